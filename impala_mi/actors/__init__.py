@@ -1,0 +1,1 @@
+"""Actors: environments and a policy to unrolls."""

@@ -1,0 +1,1 @@
+"""What was learnt: playing, scores, generated weights."""

@@ -1,0 +1,68 @@
+"""`impala-mi`: the group of commands, and errors to exit codes."""
+
+import importlib
+import os
+import sys
+
+import click
+
+from impala_mi import __version__
+from impala_mi.errors import TrainingError, UserError
+
+COMMANDS = {
+    "train": "Train an agent.",
+    "resume": "Continue a run from its last checkpoint.",
+    "eval": "Score a run's agent over complete episodes.",
+    "tsne": "Draw the t-SNE of a run's generated weights.",
+    "levels": "List the levels of a suite and their scores.",
+    "doctor": "Check this machine and its packages.",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's module when it is called, so that --help does not wait for PyTorch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = "evaluate" if cmd_name == "eval" else cmd_name
+        command: click.Command = importlib.import_module(f"impala_mi.cli.{module}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Train one agent on many tasks: IMPALA with multiplicative interactions.
+
+    Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (after a checkpoint).
+    """
+
+
+def main() -> None:
+    """Run a command and exit."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except UserError as e:
+        click.echo(f"error: {e}", err=True)
+        sys.exit(2)
+    except TrainingError as e:
+        click.echo(f"failed: {e}", err=True)
+        sys.exit(1)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

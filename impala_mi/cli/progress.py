@@ -1,0 +1,90 @@
+"""Progress of training: a live table in a terminal, a line a record elsewhere."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from impala_mi.config import Config
+from impala_mi.envs.base import Suite
+from impala_mi.system import Report
+
+
+def duration(seconds: float) -> str:
+    """1:02:03."""
+    minutes, s = divmod(int(seconds), 60)
+    h, m = divmod(minutes, 60)
+    return f"{h}:{m:02}:{s:02}"
+
+
+def remaining(config: Config, record: Mapping[str, float]) -> float:
+    """Seconds until training ends, at the present speed."""
+    frames = (config.train.env_frames - record["env_frames"]) / max(record["fps"], 1e-9)
+    limit = config.train.max_time_s
+    return max(0.0, frames if limit is None else min(frames, limit - record["time_s"]))
+
+
+def line(config: Config, record: Mapping[str, float]) -> str:
+    """One record in one line."""
+    score = record.get("score/capped_mean")
+    return (
+        f"{duration(record['time_s'])}  frames {record['env_frames']:,}  {record['fps']:,.0f} frames/s  "
+        f"ETA {duration(remaining(config, record))}  lag {record.get('lag_mean', 0):.1f}"
+        + ("" if score is None else f"  score {score:.1f}")
+    )
+
+
+def table(suite: Suite, record: Mapping[str, float]) -> Table:
+    """Returns by level."""
+    out = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("level", "episodes", "return", "length", "random", "score"):
+        out.add_column(title, justify="left" if title == "level" else "right")
+    for level in suite.levels:
+        key = f"level/{level.name}/"
+
+        def cell(name: str, form: str, key: str = key) -> str:
+            value = record.get(key + name)
+            return "-" if value is None else format(value, form)
+
+        out.add_row(
+            level.name,
+            cell("episodes", ".0f"),
+            cell("return_mean", ".2f"),
+            cell("length_mean", ".0f"),
+            "-" if level.random_score is None else f"{level.random_score:.2f}",
+            cell("score", ".1f"),
+        )
+    return out
+
+
+@contextlib.contextmanager
+def reporting(config: Config, suite: Suite, console: Console) -> Iterator[Report]:
+    """A function that shows each record."""
+    if not console.is_terminal:
+
+        def plain(record: Mapping[str, float]) -> None:
+            returns = "  ".join(
+                f"{level.name} {record[f'level/{level.name}/return_mean']:.2f}"
+                for level in suite.levels
+                if f"level/{level.name}/return_mean" in record
+            )
+            console.print(f"{line(config, record)}  {returns}", soft_wrap=True, highlight=False)
+
+        yield plain
+        return
+
+    progress = Progress(BarColumn(bar_width=None), TextColumn("{task.percentage:.0f}%"), console=console)
+    task = progress.add_task("train", total=config.train.env_frames)
+    with Live("starting actors and learner ...", console=console, refresh_per_second=4) as live:
+
+        def show(record: Mapping[str, float]) -> None:
+            done = record["env_frames"] / config.train.env_frames
+            if config.train.max_time_s is not None:
+                done = max(done, record["time_s"] / config.train.max_time_s)
+            progress.update(task, completed=min(done, 1.0) * config.train.env_frames)
+            live.update(Group(progress, line(config, record), table(suite, record)))
+
+        yield show

@@ -1,0 +1,60 @@
+"""`impala-mi resume`."""
+
+import click
+
+from impala_mi import config as configuration
+from impala_mi.errors import UserError
+
+FIXED = ("seed", "env.suite", "env.levels", "env.action_repeat", "agent", "train.deterministic")
+FIXED_IF_DETERMINISTIC = ("actors", "learner", "train.checkpoint_every_updates", "train.env_frames")
+
+
+@click.command()
+@click.argument("run")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--checkpoint", default="last", show_default=True, help="last, best, or the name of one.")
+def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
+    """Continue RUN (a folder) where a checkpoint left it.
+
+    Dotted KEY=VALUE arguments change the configuration: resources, the learner's settings and how long to train,
+    but not the agent, the levels or the seed.
+    """
+    import torch
+
+    from impala_mi import rundir, system
+    from impala_mi.cli.training import run_training
+    from impala_mi.learner import checkpoint as checkpoints
+    from impala_mi.nn.agent import Agent
+
+    folder = rundir.open_run(run)
+    old = folder.config
+    new = configuration.build(run, old.model_dump(), overrides)
+    for key in (*FIXED, *(FIXED_IF_DETERMINISTIC if old.train.deterministic else ())):
+        before, after = _get(old, key), _get(new, key)
+        if before != after:
+            raise UserError(f"{key} cannot change when a run is resumed: it is {before!r}, not {after!r}")
+    suite = system.check(new)
+    found = checkpoints.load(folder.checkpoints, checkpoint)
+    with torch.device("meta"):
+        agent = Agent(new.agent, suite.spaces)
+    checkpoints.check_fits(found, agent)
+    if new.learner.optimizer != old.learner.optimizer:
+        raise UserError(
+            f"learner.optimizer cannot change when a run is resumed: the checkpoint holds the state of "
+            f"{old.learner.optimizer!r}, not {new.learner.optimizer!r}"
+        )
+    if found.meta["env_frames"] >= new.train.env_frames:
+        raise UserError(
+            f"the run is done: {found.meta['env_frames']} of train.env_frames={new.train.env_frames}; "
+            f"train longer with: impala-mi resume {run} train.env_frames={2 * new.train.env_frames}"
+        )
+    folder.save_config(new)
+    folder.event("resumed", checkpoint=found.path.name, overrides=list(overrides))
+    return run_training(new, folder, found)
+
+
+def _get(config: configuration.Config, key: str) -> object:
+    value: object = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value

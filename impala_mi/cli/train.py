@@ -1,0 +1,34 @@
+"""`impala-mi train`."""
+
+import time
+
+import click
+
+from impala_mi import config as configuration
+
+
+@click.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--print-config", is_flag=True, help="Print the whole configuration and exit.")
+def command(config: str, overrides: tuple[str, ...], print_config: bool) -> int:
+    """Train an agent as CONFIG says: a YAML file, or a shipped one by name.
+
+    Dotted KEY=VALUE arguments override it, for example:
+
+    \b
+        impala-mi train configs/doom.yaml learner.batch_size=64 run.name=first
+
+    The results are in the folder runs/NAME. Ctrl-C writes a checkpoint and ends; `impala-mi resume` goes on.
+    """
+    name, _ = configuration.find(config)
+    loaded = configuration.load(config, overrides)
+    if print_config:
+        click.echo(configuration.to_yaml(loaded), nl=False)
+        return 0
+    from impala_mi import rundir, system
+    from impala_mi.cli.training import run_training
+
+    system.check(loaded)
+    run = loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return run_training(loaded, rundir.create(loaded, run), None)

@@ -1,0 +1,55 @@
+"""What `eval` and `tsne` share: a run's agent and a bar while it plays."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from impala_mi.analysis.play import OnEpisode
+from impala_mi.config import Config
+from impala_mi.envs.base import Suite
+from impala_mi.envs.suites import make_suite
+from impala_mi.learner import checkpoint as checkpoints
+from impala_mi.nn.agent import Agent
+from impala_mi.rundir import RunFolder, open_run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An agent as a checkpoint left it."""
+
+    folder: RunFolder
+    config: Config
+    suite: Suite
+    agent: Agent
+    checkpoint: str
+    """Its name."""
+
+
+def load_trained(run: str, which: str) -> Trained:
+    """A run's agent; raises `UserError`."""
+    folder = open_run(run)
+    config = folder.config
+    suite = make_suite(config.env)
+    checkpoint = checkpoints.load(folder.checkpoints, which)
+    agent = Agent(config.agent, suite.spaces)
+    checkpoints.check_fits(checkpoint, agent)
+    agent.load_state_dict(checkpoint.agent)
+    return Trained(folder, config, suite, agent.eval(), checkpoint.path.name)
+
+
+@contextlib.contextmanager
+def playing(what: str, episodes: int, console: Console) -> Iterator[OnEpisode]:
+    """A bar that counts episodes."""
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=episodes)
+        yield lambda _: progress.advance(task)
+
+
+def use_cores() -> None:
+    """One thread for the network; the games have processes of their own."""
+    torch.set_num_threads(1)

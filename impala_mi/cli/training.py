@@ -1,0 +1,34 @@
+"""What `train` and `resume` share: progress around the system, and its end in words."""
+
+import time
+
+from rich.console import Console
+
+from impala_mi import system
+from impala_mi.cli.progress import duration, reporting
+from impala_mi.config import Config
+from impala_mi.envs.suites import make_suite
+from impala_mi.learner.checkpoint import Checkpoint
+from impala_mi.rundir import RunFolder
+
+
+def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> int:
+    """Train with progress; returns the exit code."""
+    console = Console()
+    suite = make_suite(config.env)
+    levels = f"{len(suite.levels)} level{'s' if len(suite.levels) > 1 else ''} of {suite.name}"
+    console.print(f"run {folder.path}: {levels}, {config.actors.count} actors x {config.actors.envs} environments")
+    slots = config.actors.count * config.actors.envs
+    if slots % len(suite.levels):
+        console.print(f"note: {slots} environments are not a multiple of {len(suite.levels)} levels: some get one more")
+    began = time.monotonic()
+    with reporting(config, suite, console) as report:
+        result = system.train(config, folder, resumed, report)
+    score = "" if result.score is None else f", score {result.score:.1f}"
+    took = duration(time.monotonic() - began)
+    console.print(f"{result.status} after {took}: {result.counters.env_frames:,} frames{score}")
+    console.print(f"checkpoint {result.checkpoint}", soft_wrap=True)
+    if result.status == "interrupted":
+        console.print(f"continue with: impala-mi resume {folder.path}", soft_wrap=True)
+        return 130
+    return 0

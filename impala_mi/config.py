@@ -1,0 +1,313 @@
+"""Typed configuration, one section for each role, validated as a whole before anything starts.
+
+A configuration is a YAML file and dotted overrides (`learner.batch_size=64`). An unknown key is an error that
+names the nearest valid one; a value of the wrong type or range names the key, the value and what is accepted.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from impala_mi.errors import UserError
+
+
+def _whole(value: object) -> object:
+    """Let a whole number be written as 1e9."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[Whole, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys and implicit conversions are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class RunConfig(Section):
+    """Where results go."""
+
+    root: str = "runs"
+    """Folder that holds the runs."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run's folder; by default the configuration's name and the time."""
+
+
+class EnvConfig(Section):
+    """What is played."""
+
+    suite: str = "doom"
+    """A shipped suite, or `package.module:function` that returns a `Suite`."""
+    levels: list[str] | Literal["all"] = "all"
+    """The levels, each a task of its own."""
+    action_repeat: Count | None = None
+    """Frames for which an action is held; by default the suite's own."""
+
+
+class AgentConfig(Section):
+    """The network (paper, appendix E)."""
+
+    torso: Literal["shallow", "deep", "mlp"] = "shallow"
+    """Features of a frame: two convolutions, IMPALA's residual net, or two linear layers."""
+    core: Literal["lstm", "feedforward"] = "lstm"
+    """What remembers; `feedforward` does not."""
+    core_width: Count = 256
+    """H, the width of the core's output."""
+    head: Literal["shared", "per_task", "mi_task", "mi_context"] = "mi_context"
+    """How the task enters the policy and the value (paper, section 6.1)."""
+    conditioned: Literal["both", "policy", "value"] = "both"
+    """Which of the two outputs the head conditions; the other is a shared linear layer."""
+    context_width: Count = 32
+    """C, the width of the context z of the multiplicative heads."""
+    instruction_tokens: Count = 32
+    """L: an instruction is cut after this many words."""
+
+    @property
+    def policy_needs_task(self) -> bool:
+        """Whether the agent cannot act without a task ID."""
+        return self.head in ("per_task", "mi_task") and self.conditioned != "value"
+
+
+class ActorsConfig(Section):
+    """The processes that play."""
+
+    count: Count = 2
+    """Actor processes."""
+    envs: Count = 16
+    """E, environments in each actor; their inference is one batch."""
+    inference: Literal["local"] = "local"
+    """Where the network acts: in the actor's own process."""
+    max_restarts: Annotated[Whole, Field(ge=0)] = 10
+    """Deaths of actors that a run survives."""
+
+
+class LearnerConfig(Section):
+    """The V-trace learner; the defaults are IMPALA's for DMLab-30."""
+
+    unroll_length: Count = 100
+    """T, agent steps in an unroll."""
+    batch_size: Count = 32
+    """B, unrolls in an update."""
+    num_gpus: Annotated[Whole, Field(ge=0, le=1)] = 0
+    """GPUs of the learner; 0 trains on the CPU."""
+    num_threads: Count | None = None
+    """Threads of the learner on a CPU; by default half of the cores, 8 at most."""
+
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """`rmsprop` is TensorFlow's: epsilon inside the root, accumulator starting at 1."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.00031866995608948655
+    """At the start."""
+    learning_rate_schedule: Literal["linear", "constant"] = "linear"
+    """`linear` falls to 0 at `train.env_frames`."""
+    rmsprop_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    rmsprop_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    epsilon: Annotated[float, Field(gt=0)] = 0.1
+    """Of either optimiser."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """Gradients are scaled down to this norm; none in IMPALA's DMLab runs."""
+
+    discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+    entropy_cost: NonNegative = 0.0033391318945337044
+    value_cost: NonNegative = 0.5
+    """Times half of the squared error."""
+    loss_reduction: Literal["sum", "mean"] = "sum"
+    """Over T and B. Published learning rates and entropy costs belong to the sum."""
+    reward_clipping: Literal["none", "abs_one", "soft_asymmetric"] = "soft_asymmetric"
+    """Of the rewards in the loss; scores are never clipped."""
+    rho_clip: Annotated[float, Field(gt=0)] = 1.0
+    c_clip: Annotated[float, Field(gt=0)] = 1.0
+    pg_rho_clip: Annotated[float, Field(gt=0)] = 1.0
+    trace_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
+    max_policy_lag: Count | None = None
+    """Unrolls that are older than this many updates are discarded and counted."""
+    max_bad_updates: Count = 10
+    """Non-finite updates in a row after which the run stops."""
+
+    @model_validator(mode="after")
+    def _clips(self) -> Self:
+        if self.rho_clip < self.c_clip:
+            raise ValueError(f"rho_clip ({self.rho_clip}) must be at least c_clip ({self.c_clip})")
+        return self
+
+
+class TrainConfig(Section):
+    """How long, and what is written when."""
+
+    env_frames: Count = 10_000_000_000
+    """Frames of all levels together, action repeats counted."""
+    max_time_s: Seconds | None = None
+    """Stops (as done) after this many seconds of training, if sooner."""
+    log_every_s: Seconds = 10.0
+    checkpoint_every_s: Seconds = 600.0
+    keep_checkpoints: Count = 2
+    """Newest checkpoints kept, beside the best."""
+    score_episodes: Count = 50
+    """Episodes of each level over which returns are averaged while training."""
+    deterministic: bool = False
+    """Lock-step: every update waits for every actor, episodes start anew at each checkpoint, and a resumed
+    run equals an uninterrupted one bit for bit. Slower."""
+    checkpoint_every_updates: Count | None = None
+    """Needed in the deterministic mode, where seconds would not repeat."""
+
+    @model_validator(mode="after")
+    def _deterministic(self) -> Self:
+        if self.deterministic and self.checkpoint_every_updates is None:
+            raise ValueError("deterministic=true needs checkpoint_every_updates")
+        if self.deterministic and self.max_time_s is not None:
+            raise ValueError("deterministic=true cannot be combined with max_time_s")
+        return self
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 1
+    run: RunConfig = RunConfig()
+    env: EnvConfig = EnvConfig()
+    agent: AgentConfig = AgentConfig()
+    actors: ActorsConfig = ActorsConfig()
+    learner: LearnerConfig = LearnerConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _batches(self) -> Self:
+        envs, batch = self.actors.envs, self.learner.batch_size
+        if batch % envs:
+            raise ValueError(
+                f"learner.batch_size={batch} must be a multiple of actors.envs={envs}: "
+                "an actor hands in one unroll of each of its environments at a time"
+            )
+        if self.train.deterministic and batch % (envs * self.actors.count):
+            raise ValueError(
+                f"with train.deterministic=true, learner.batch_size={batch} must be a multiple of "
+                f"actors.count x actors.envs = {envs * self.actors.count}"
+            )
+        return self
+
+    @property
+    def unrolls_per_actor_batch(self) -> int:
+        """Hand-ins of actors that make one batch of the learner."""
+        return self.learner.batch_size // self.actors.envs
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats (1e-3), and no key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = {k for k in keys if keys.count(k) > 1}
+        if twice:
+            raise UserError(f"line {node.start_mark.line + 1}: the key {sorted(twice)[0]!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text; raises `UserError` naming `where`."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise UserError(f"{where}{line}: not valid YAML: {getattr(e, 'problem', None) or e}") from None
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from None
+
+
+def find(path: str) -> tuple[str, str]:
+    """(name, text) of a configuration: a file, or one that is shipped (`doom`, `configs/doom.yaml`)."""
+    file = Path(path)
+    if file.is_file():
+        try:
+            return file.stem, file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise UserError(f"{path}: cannot be read: {e}") from None
+    shipped = resources.files("impala_mi") / "configs"
+    names = sorted(f.name.removesuffix(".yaml") for f in shipped.iterdir() if f.name.endswith(".yaml"))
+    if file.parent in (Path("."), Path("configs")) and file.name.removesuffix(".yaml") in names:
+        name = file.name.removesuffix(".yaml")
+        return name, (shipped / f"{name}.yaml").read_text(encoding="utf-8")
+    raise UserError(f"no configuration {path!r}: neither a file nor one of the shipped {', '.join(names)}")
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration and apply `key=value` overrides; raises `UserError`."""
+    name, text = find(path)
+    values = parse_yaml(text, path)
+    return build(name, {} if values is None else values, overrides)
+
+
+def build(name: str, values: Any, overrides: Sequence[str] = ()) -> Config:
+    """Validate a nested mapping with overrides; `name` names the run's folder and the errors."""
+    if not isinstance(values, dict):
+        raise UserError(f"{name}: a configuration is a mapping of sections, not {type(values).__name__}")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"override {override!r}: write it as key=value, for example learner.batch_size=64")
+        _set(values, key.strip().split("."), parse_yaml(value, f"override {override!r}"), override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as e:
+        raise UserError("; ".join(_explain(name, e))) from None
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for key in path[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UserError(f"override {override!r}: {key!r} is a value, not a section")
+    values[path[-1]] = value
+
+
+def _explain(name: str, error: ValidationError) -> Iterator[str]:
+    for e in error.errors():
+        path = [str(p) for p in e["loc"] if not str(p).startswith(("list[", "literal[", "constrained", "function"))]
+        key = ".".join(path)
+        if e["type"] == "extra_forbidden":
+            valid = list(keys())
+            close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
+                path[-1], [k.rpartition(".")[2] for k in valid], n=1
+            )
+            near = [k for k in valid if close and (k == close[0] or k.endswith("." + close[0]))]
+            yield f"{name}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        elif not key:
+            yield f"{name}: {e['msg'].removeprefix('Value error, ')}"
+        else:
+            yield f"{name}: {key}={e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+
+
+def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key."""
+    for field, info in model.model_fields.items():
+        yield prefix + field
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from keys(info.annotation, f"{prefix}{field}.")
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as the YAML that loads it again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,1 @@
+"""Environments: the contract, the suites, and many of them side by side."""

@@ -1,0 +1,118 @@
+"""ViZDoom's nine single-player scenarios with one action set.
+
+The nine actions mirror IMPALA's for DMLab. Buttons that a scenario does not offer do nothing, so a scenario
+stays the published one and scores compare. Drawn at 160x120, ViZDoom's smallest size, and resized to 96x72.
+
+Random scores: 200 episodes each of uniformly random actions at an action repeat of 4, measured with
+`impala-mi levels doom --measure-random 200`.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from impala_mi.config import EnvConfig
+from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
+from impala_mi.envs.choose import choose_levels
+from impala_mi.errors import MissingPackageError
+from impala_mi.types import Spaces
+
+WIDTH, HEIGHT = 96, 72
+ACTIONS = {
+    "forward": ("MOVE_FORWARD",),
+    "backward": ("MOVE_BACKWARD",),
+    "strafe_left": ("MOVE_LEFT",),
+    "strafe_right": ("MOVE_RIGHT",),
+    "look_left": ("TURN_LEFT",),
+    "look_right": ("TURN_RIGHT",),
+    "forward_look_left": ("MOVE_FORWARD", "TURN_LEFT"),
+    "forward_look_right": ("MOVE_FORWARD", "TURN_RIGHT"),
+    "fire": ("ATTACK",),
+}
+_CARDS = "Sample Factory APPO, mean of the published model cards"
+LEVELS = (
+    Level("basic", None, 76.0, _CARDS, 0.02),
+    Level("deadly_corridor", None, 1766.0, _CARDS, 0.01),
+    Level("defend_the_center", None, 24.4, _CARDS, 1.0),
+    Level("defend_the_line", None, 35.8, _CARDS, 1.0),
+    Level("health_gathering", None, 2100.0, "the time limit, reached by published GRPO agents", 0.02),
+    Level("health_gathering_supreme", None, 2100.0, "the time limit; no published score in these units", 0.02),
+    Level("my_way_home", None, 0.98, _CARDS, 5.0),
+    Level("predict_position", None, 0.92, "published RGB+GRU agent", 2.0),
+    Level("take_cover", None, 1092.0, "World Models (Ha and Schmidhuber 2018), table 2", 0.02),
+)
+
+
+class DoomGame(Game):
+    """One scenario in a game process of its own."""
+
+    def __init__(self, scenario: str, action_repeat: int) -> None:
+        import cv2
+        import vizdoom
+
+        cv2.setNumThreads(1)
+        self._resize = cv2.resize
+        self._repeat = action_repeat
+        # ViZDoom writes its settings where it is told and leaves a working folder in the current one.
+        self._folder = tempfile.TemporaryDirectory(prefix="impala-mi-doom-")
+        game = vizdoom.DoomGame()
+        game.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario}.cfg"))
+        game.set_doom_config_path(str(Path(self._folder.name) / "vizdoom.ini"))
+        game.set_window_visible(False)
+        game.set_sound_enabled(False)
+        game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+        game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+        game.set_mode(vizdoom.Mode.PLAYER)
+        buttons = [button.name for button in game.get_available_buttons()]
+        self._actions = [[float(b in pressed) for b in buttons] for pressed in ACTIONS.values()]
+        self._game = game
+        self._running = False
+
+    def reset(self, seed: int) -> Observation:
+        """Start an episode of that seed."""
+        self._game.set_seed(seed)
+        if self._running:
+            self._game.new_episode()
+        else:
+            self._game.init()
+            self._running = True
+        return self._observe()
+
+    def step(self, action: int) -> Outcome:
+        """Press the action's buttons for the action repeat."""
+        reward = self._game.make_action(self._actions[action], self._repeat)
+        if not self._game.is_episode_finished():
+            return Outcome(self._observe(), reward)
+        timeout = self._game.is_episode_timeout_reached() and not self._game.is_player_dead()
+        return Outcome(None, reward, terminated=not timeout, truncated=timeout)  # there is no final screen
+
+    def close(self) -> None:
+        """End the game process and remove its files."""
+        self._game.close()
+        self._folder.cleanup()
+
+    def _observe(self) -> Observation:
+        screen = self._game.get_state().screen_buffer
+        return Observation(self._resize(screen, (WIDTH, HEIGHT)))
+
+
+def doom(config: EnvConfig) -> Suite:
+    """The suite; raises `MissingPackageError` without the `doom` extra."""
+    for package in ("vizdoom", "cv2"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise MissingPackageError(package, "doom") from None
+    levels = choose_levels("doom", LEVELS, config.levels)
+    repeat = config.action_repeat or 4
+    return Suite(
+        name="doom",
+        levels=levels,
+        spaces=Spaces((HEIGHT, WIDTH, 3), "uint8", len(ACTIONS), len(levels), instructions=False),
+        actions=tuple(ACTIONS),
+        make_game=lambda level: DoomGame(level, repeat),
+        action_repeat=repeat,
+        step_threads=min(4, 2 * (os.cpu_count() or 1)),
+    )

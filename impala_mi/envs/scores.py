@@ -1,0 +1,26 @@
+"""Scores: returns against a random player and a reference."""
+
+from collections.abc import Mapping, Sequence
+
+from impala_mi.envs.base import Level
+
+
+def normalised(level: Level, mean_return: float) -> float | None:
+    """100 (mean - random) / (reference - random), or None where the level has no such scores."""
+    if level.random_score is None or level.reference_score is None:
+        return None
+    return 100 * (mean_return - level.random_score) / (level.reference_score - level.random_score)
+
+
+def capped_mean(levels: Sequence[Level], mean_returns: Mapping[str, float]) -> float | None:
+    """Mean over levels of min(normalised, 100): averaged over episodes first, capped second, no floor.
+
+    None until every level has a mean return, and for suites without reference scores.
+    """
+    scores = []
+    for level in levels:
+        score = normalised(level, mean_returns[level.name]) if level.name in mean_returns else None
+        if score is None:
+            return None
+        scores.append(min(score, 100.0))
+    return sum(scores) / len(scores)

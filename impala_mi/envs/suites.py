@@ -1,0 +1,39 @@
+"""Suites by name."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from impala_mi.config import EnvConfig
+from impala_mi.envs.base import Suite
+from impala_mi.errors import UserError
+
+SUITES = {
+    "doom": "impala_mi.envs.doom:doom",
+    "babyai": "impala_mi.envs.babyai:babyai",
+    "gym": "impala_mi.envs.gym:gym",
+    "tiny": "impala_mi.envs.tiny:tiny",
+}
+
+
+def make_suite(config: EnvConfig) -> Suite:
+    """The suite that the configuration names, with its levels; raises `UserError`."""
+    target = SUITES.get(config.suite, config.suite)
+    module, colon, function = target.partition(":")
+    if not colon:
+        raise UserError(
+            f"env.suite={config.suite!r}: no such suite; there are {', '.join(SUITES)}, or name your own "
+            "function as package.module:function"
+        )
+    make: Callable[[EnvConfig], Suite]
+    if config.suite not in SUITES and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a user's own module beside the configuration
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as e:
+        raise UserError(f"env.suite={config.suite!r}: cannot be imported: {e}") from None
+    suite = make(config)
+    if not isinstance(suite, Suite):
+        raise UserError(f"env.suite={config.suite!r}: returned {type(suite).__name__}, not impala_mi.envs.base.Suite")
+    return suite

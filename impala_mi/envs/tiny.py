@@ -1,0 +1,77 @@
+"""Levels that an agent learns on a CPU in seconds: what memory, words and conditioning are tested with.
+
+All show a 5x5 image and take 3 actions. Rewards are 1 for success and -1 for failure, at the end of an episode.
+"""
+
+import numpy as np
+
+from impala_mi.config import EnvConfig
+from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
+from impala_mi.envs.choose import choose_levels
+from impala_mi.types import Spaces
+
+SIDE, ACTIONS = 5, ("left", "stay", "right")
+WORDS = ("go left", "stay here", "please go right now")
+
+
+class TinyGame(Game):
+    """Every level: an answer drawn at the start, what is shown of it and when it is asked for.
+
+    catch: move the paddle under a ball that falls for four steps.
+    memory: the answer is shown in the first frame and asked for after four blank ones.
+    language: the answer is only in the instruction.
+    always_left, always_right: nothing is shown; only the task tells which action is right.
+    """
+
+    def __init__(self, level: str) -> None:
+        self.level = level
+
+    def reset(self, seed: int) -> Observation:
+        """Draw the answer."""
+        rng = np.random.default_rng(seed)
+        self.time, self.paddle = 0, SIDE // 2
+        fixed = {"always_left": 0, "always_right": 2}
+        columns = SIDE if self.level == "catch" else 3
+        self.answer = fixed.get(self.level, int(rng.integers(columns)))
+        return self._observe()
+
+    def step(self, action: int) -> Outcome:
+        """Move on by one step; the last brings the reward."""
+        self.time += 1
+        self.paddle = min(max(self.paddle + action - 1, 0), SIDE - 1)
+        last = {"catch": SIDE - 1, "memory": SIDE}.get(self.level, 1)
+        if self.time < last:
+            return Outcome(self._observe(), 0.0)
+        given = self.paddle if self.level == "catch" else action
+        return Outcome(self._observe(), 1.0 if given == self.answer else -1.0, terminated=True)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _observe(self) -> Observation:
+        frame = np.zeros((SIDE, SIDE, 1), np.uint8)
+        if self.level == "catch":
+            frame[min(self.time, SIDE - 1), self.answer] = 255
+            frame[SIDE - 1, self.paddle] = 255
+        elif self.level == "memory" and self.time == 0:
+            frame[0, self.answer] = 255
+        return Observation(frame, WORDS[self.answer] if self.level == "language" else "")
+
+
+LEVELS = (
+    Level("catch", -0.6, 1.0, "best possible"),
+    *(Level(name, -1 / 3, 1.0, "best possible") for name in ("memory", "language", "always_left", "always_right")),
+)
+
+
+def tiny(config: EnvConfig) -> Suite:
+    """The suite."""
+    levels = choose_levels("tiny", LEVELS, config.levels)
+    return Suite(
+        name="tiny",
+        levels=levels,
+        spaces=Spaces((SIDE, SIDE, 1), "uint8", len(ACTIONS), len(levels), instructions=True),
+        actions=ACTIONS,
+        make_game=TinyGame,
+        action_repeat=config.action_repeat or 1,
+    )

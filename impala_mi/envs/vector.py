@@ -1,0 +1,140 @@
+"""Many environments of one actor, stepped together into preallocated arrays."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from impala_mi.envs.base import Environment, Observation, Suite
+from impala_mi.types import NO_ACTION, AgentInput, Episode
+from impala_mi.words import tokenize
+
+
+@dataclass
+class StepResult:
+    """What E actions brought."""
+
+    reward: np.ndarray
+    """[E] float32, scaled by the level."""
+    terminated: np.ndarray
+    """[E] bool."""
+    truncated: np.ndarray
+    """[E] bool."""
+    episodes: list[tuple[int, Episode]] = field(default_factory=list)
+    """(column, episode) of those that ended."""
+    finals: list[tuple[int, Observation]] = field(default_factory=list)
+    """(column, final observation) of those that were truncated."""
+
+
+class VectorEnv:
+    """E environments, the e-th of level `levels[e]`.
+
+    Args:
+        suite: makes the environments.
+        levels: level index of each column.
+        seeds: where each column's episodes come from.
+        tokens: L, the length to which instructions are cut.
+    """
+
+    def __init__(
+        self, suite: Suite, levels: Sequence[int], seeds: Sequence[np.random.SeedSequence], tokens: int
+    ) -> None:
+        self.levels = np.asarray(levels, np.int64)
+        self.scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
+        self._tokens = tokens if suite.spaces.instructions else 0
+        threads = min(suite.step_threads, len(levels))
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._groups = [range(i, len(levels), threads) for i in range(threads)]
+        self._instructions: list[tuple[str, np.ndarray]] = [("", tokenize("", self._tokens))] * len(levels)
+        self._environments: list[Environment] = []
+        try:
+            for level, seed in zip(levels, seeds, strict=True):
+                self._environments.append(suite.make_environment(level, seed))
+        except BaseException:
+            self.close()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._environments)
+
+    def reset(self, out: AgentInput) -> None:
+        """Start an episode everywhere and write its first observation to the [E, ...] arrays of `out`."""
+
+        def reset(e: int) -> None:
+            self._write(e, self._environments[e].reset().observation, out)
+
+        self._each(reset)
+        out.first[:] = True
+        out.last_action[:] = NO_ACTION
+        out.last_reward[:] = 0
+        out.level[:] = self.levels
+
+    def step(self, actions: np.ndarray, out: AgentInput, active: np.ndarray | None = None) -> StepResult:
+        """Act with `actions` [E] and write what the agent sees next to the [E, ...] arrays of `out`.
+
+        Columns that are not `active` [E] rest.
+        """
+        width = len(self)
+        result = StepResult(np.zeros(width, np.float32), np.zeros(width, bool), np.zeros(width, bool))
+        plain = actions.tolist()
+
+        def step(e: int) -> None:
+            if active is not None and not active[e]:
+                return
+            step = self._environments[e].step(plain[e])
+            self._write(e, step.observation, out)
+            result.reward[e] = step.reward
+            result.terminated[e], result.truncated[e] = step.terminated, step.truncated
+            if step.episode is not None:
+                result.episodes.append((e, step.episode))
+            if step.final_observation is not None:
+                result.finals.append((e, step.final_observation))
+
+        self._each(step)
+        result.episodes.sort(key=lambda pair: pair[0])
+        result.finals.sort(key=lambda pair: pair[0])
+        result.reward *= self.scale
+        np.logical_or(result.terminated, result.truncated, out=out.first)
+        out.last_action[:] = np.where(out.first, NO_ACTION, actions)
+        out.last_reward[:] = np.where(out.first, 0, result.reward)
+        out.level[:] = self.levels
+        return result
+
+    def tokens(self, instruction: str) -> np.ndarray:
+        """[L] hash buckets of an instruction."""
+        return tokenize(instruction, self._tokens)
+
+    def close(self) -> None:
+        """Free every environment, also where one fails to close."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+        errors = []
+        for environment in self._environments:
+            try:
+                environment.close()
+            except Exception as e:  # the others must be closed all the same
+                errors.append(e)
+        self._environments = []
+        if errors:
+            raise errors[0]
+
+    def _write(self, e: int, observation: Observation, out: AgentInput) -> None:
+        out.frame[e] = observation.frame
+        if self._tokens:
+            if observation.instruction != self._instructions[e][0]:
+                self._instructions[e] = (observation.instruction, self.tokens(observation.instruction))
+            out.tokens[e] = self._instructions[e][1]
+
+    def _each(self, work: Callable[[int], None]) -> None:
+        if self._pool is None:
+            for e in range(len(self)):
+                work(e)
+            return
+
+        def group(columns: range) -> None:
+            for e in columns:
+                work(e)
+
+        for _ in self._pool.map(group, self._groups):
+            pass

@@ -1,0 +1,1 @@
+"""The learner: unrolls to gradients."""

@@ -1,0 +1,170 @@
+"""One step of learning: a batch of unrolls to gradients, new weights and metrics."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from impala_mi.config import Config
+from impala_mi.errors import TrainingError
+from impala_mi.learner.optim import learning_rate, make_optimizer
+from impala_mi.losses.actor_critic import actor_critic_loss
+from impala_mi.nn.agent import Agent, AgentOutput
+from impala_mi.types import AgentInput, CoreState, Spaces, Transitions
+
+
+@dataclass
+class Counters:
+    """How far training has come; all of it survives a resume."""
+
+    updates: int = 0
+    """Attempted, skipped ones too."""
+    version: int = 0
+    """Updates applied; the version of the weights."""
+    agent_steps: int = 0
+    env_frames: int = 0
+    """agent_steps times the action repeat."""
+    skipped: int = 0
+    """Updates left out because the loss or a gradient was not finite."""
+    skipped_in_a_row: int = 0
+
+
+def final_values(agent: Agent, out: AgentOutput, batch: Transitions) -> Float[Tensor, " F"]:
+    """V of the final observation of each truncated episode, from the core's state at its end; no gradient."""
+    finals = batch.finals
+    t, b = finals.time, finals.column
+    # The episode after it starts at t + 1, so the core has kept its state before that reset.
+    times = t.tolist()
+    state = CoreState(
+        torch.stack([out.before[i + 1].hidden[j] for i, j in zip(times, b.tolist(), strict=True)]),
+        torch.stack([out.before[i + 1].cell[j] for i, j in zip(times, b.tolist(), strict=True)]),
+    )
+    inputs = AgentInput(
+        frame=finals.frame.unsqueeze(0),
+        tokens=finals.tokens.unsqueeze(0),
+        last_action=batch.action[t, b].unsqueeze(0),
+        last_reward=batch.reward[t, b].unsqueeze(0),
+        first=torch.zeros_like(t, dtype=torch.bool).unsqueeze(0),
+        level=batch.inputs.level[t, b].unsqueeze(0),
+    )
+    with torch.no_grad():
+        return agent(inputs, state).value.squeeze(0)  # type: ignore[no-any-return]
+
+
+class Learner:
+    """The agent, its optimiser and the counters on one device.
+
+    Args:
+        config: the run's configuration.
+        spaces: of the suite.
+        action_repeat: env frames in an agent step.
+        device: where the agent lives.
+    """
+
+    def __init__(self, config: Config, spaces: Spaces, action_repeat: int, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, device
+        self.action_repeat = action_repeat
+        self.agent = Agent(config.agent, spaces).to(device)
+        self.optimizer = make_optimizer(config.learner, self.agent.parameters())
+        self.counters = Counters()
+
+    def update(self, batch: Transitions) -> dict[str, float]:
+        """Learn from a batch [T+1, B, ...] on the device; returns metrics.
+
+        An update whose loss or gradient is not finite is skipped and counted; `max_bad_updates` of them in a row
+        raise `TrainingError`. The only synchronisation with a GPU is the copy of the metrics at the end.
+        """
+        config, counters = self.config.learner, self.counters
+        began = time.perf_counter()
+        out = self.agent(batch.inputs, batch.state)
+        next_values = out.value[1:].detach().clone()
+        if len(batch.finals.time):
+            next_values[batch.finals.time, batch.finals.column] = final_values(self.agent, out, batch)
+        loss = actor_critic_loss(
+            config,
+            out.logits[:-1],
+            out.value[:-1],
+            next_values,
+            batch.action,
+            batch.logits,
+            batch.reward,
+            batch.terminated,
+            batch.truncated,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        forward_done = time.perf_counter()
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        backward_done = time.perf_counter()
+
+        params = [p for p in self.agent.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        per_step = batch.action.numel() if config.loss_reduction == "sum" else 1
+        parts = torch.stack([loss.total, loss.policy, loss.value, loss.entropy]) / per_step
+        total, policy, value, entropy, rho, grad_norm = (
+            torch.cat([parts, loss.rho.unsqueeze(0), norm.unsqueeze(0)]).detach().tolist()
+        )
+        rate = learning_rate(config, counters.env_frames, self.config.train.env_frames)
+        good = bool(np.isfinite([total, grad_norm]).all())
+        if good:
+            if config.max_grad_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(params, config.max_grad_norm, norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            counters.version += 1
+            counters.skipped_in_a_row = 0
+        else:
+            counters.skipped += 1
+            counters.skipped_in_a_row += 1
+        counters.updates += 1
+        counters.agent_steps += batch.action.numel()
+        counters.env_frames = counters.agent_steps * self.action_repeat
+        if counters.skipped_in_a_row >= config.max_bad_updates:
+            raise TrainingError(
+                f"{counters.skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
+                f"(loss {total}, gradient norm {grad_norm}); lower learner.learning_rate or set "
+                "learner.max_grad_norm. The last good checkpoint is kept"
+            )
+        end = time.perf_counter()
+        return {
+            "loss/total": total,
+            "loss/policy": policy,
+            "loss/value": value,
+            "loss/entropy": entropy,
+            "learner/grad_norm": grad_norm,
+            "learner/rho_mean": rho,
+            "learner/learning_rate": rate,
+            "learner/skipped_updates": float(counters.skipped),
+            "time/forward_s": forward_done - began,
+            "time/backward_s": backward_done - forward_done,
+            "time/optimizer_s": end - backward_done,
+        }
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """A copy of the agent's weights as NumPy arrays."""
+        return {k: v.detach().cpu().numpy().copy() for k, v in self.agent.state_dict().items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything a checkpoint needs of the learner; plain containers of tensors and numbers."""
+        return {
+            "agent": {k: v.detach().cpu().clone() for k, v in self.agent.state_dict().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "counters": asdict(self.counters),
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.agent.load_state_dict(state["agent"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        # The configuration's hyperparameters hold, not those saved with the optimiser.
+        fresh = make_optimizer(self.config.learner, self.agent.parameters())
+        for group, now in zip(self.optimizer.param_groups, fresh.param_groups, strict=True):
+            group.update({k: v for k, v in now.items() if k != "params"})
+        self.counters = Counters(**state["counters"])
+        torch.set_rng_state(state["torch_rng"])

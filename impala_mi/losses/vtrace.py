@@ -1,0 +1,71 @@
+"""V-trace (Espeholt et al. 2018, arXiv 1802.01561, section 4.1)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class VTrace(NamedTuple):
+    """Targets and advantages; neither carries gradients."""
+
+    vs: Float[Tensor, "T B"]
+    """v_s, the target of the value of x_s."""
+    advantages: Float[Tensor, "T B"]
+    """rho_s (r_s + gamma_s v_{s+1} - V(x_s)), what multiplies the gradient of log pi(a_s | x_s)."""
+
+
+@torch.no_grad()
+def vtrace(
+    log_rhos: Float[Tensor, "T B"],
+    discounts: Float[Tensor, "T B"],
+    rewards: Float[Tensor, "T B"],
+    values: Float[Tensor, "T B"],
+    next_values: Float[Tensor, "T B"],
+    ends: Bool[Tensor, "T B"],
+    *,
+    rho_clip: float = 1.0,
+    c_clip: float = 1.0,
+    pg_rho_clip: float = 1.0,
+    trace_lambda: float = 1.0,
+) -> VTrace:
+    """V-trace targets v_s and policy-gradient advantages.
+
+    With rho_t = min(rho_clip, pi/mu), c_t = trace_lambda * min(c_clip, pi/mu) and
+    delta_t = rho_t (r_t + gamma_t V(x'_{t+1}) - V(x_t)):
+
+        v_s = V(x_s) + sum_{t >= s} (prod_{s <= i < t} gamma_i c_i) delta_t
+
+    where the sum stops at the end of the episode. x'_{t+1} is what truly followed a_t: the next observation of
+    the same episode or, where the episode was truncated at t, its own final observation.
+
+    Args:
+        log_rhos: log pi(a_t | x_t) - log mu(a_t | x_t).
+        discounts: gamma_t, 0 where the episode terminated at t.
+        rewards: r_t.
+        values: V(x_t).
+        next_values: V(x'_{t+1}); the last row is the bootstrap value. Ignored where gamma_t is 0.
+        ends: the episode terminated or was truncated at t, so that nothing of row t + 1 may reach row t.
+        rho_clip: bound of rho in v_s; it sets the fixed point.
+        c_clip: bound of c; it sets the speed of contraction.
+        pg_rho_clip: bound of rho in the advantages.
+        trace_lambda: lambda of Remark 2; it enters c alone.
+
+    Returns:
+        Targets and advantages, [T, B]. The advantage's v_{s+1} is V(x'_{s+1}) at an end and in the last row.
+    """
+    ratios = log_rhos.exp()
+    rhos = ratios.clamp(max=rho_clip)
+    # What carries delta_{t+1} back to t: nothing across an end.
+    carries = discounts * trace_lambda * ratios.clamp(max=c_clip) * ~ends
+    deltas = rhos * (rewards + discounts * next_values - values)
+    corrections = torch.empty_like(deltas)
+    correction = torch.zeros_like(deltas[0])
+    for t in range(len(deltas) - 1, -1, -1):
+        correction = deltas[t] + carries[t] * correction
+        corrections[t] = correction
+    vs = values + corrections
+    next_vs = torch.where(ends[:-1], next_values[:-1], vs[1:])
+    q = rewards + discounts * torch.cat([next_vs, next_values[-1:]])
+    return VTrace(vs, ratios.clamp(max=pg_rho_clip) * (q - values))

@@ -1,0 +1,127 @@
+"""Metrics: their names, aggregation over time, metrics.jsonl and TensorBoard.
+
+A record has at least: time_s, env_frames, agent_steps, updates, fps, learner_fps, lag_mean, lag_max, loss/*,
+level/<name>/return_mean (of levels whose episodes have ended), score/capped_mean (where the suite has references).
+"""
+
+import json
+import math
+import os
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from impala_mi.envs.base import Level
+from impala_mi.envs.scores import capped_mean, normalised
+from impala_mi.types import Episode
+
+
+class LevelScores:
+    """Returns and lengths of each level's newest episodes."""
+
+    def __init__(self, levels: Sequence[Level], window: int) -> None:
+        self.levels = levels
+        self._returns = [deque[float](maxlen=window) for _ in levels]
+        self._lengths = [deque[int](maxlen=window) for _ in levels]
+        self.episodes = [0] * len(levels)
+
+    def add(self, episodes: Iterable[Episode]) -> None:
+        """Count ended episodes."""
+        for episode in episodes:
+            self._returns[episode.level].append(episode.return_)
+            self._lengths[episode.level].append(episode.length)
+            self.episodes[episode.level] += 1
+
+    def mean_returns(self) -> dict[str, float]:
+        """Of the levels whose episodes have ended."""
+        return {
+            level.name: sum(r) / len(r) for level, r in zip(self.levels, self._returns, strict=True) if r
+        }
+
+    def score(self) -> float | None:
+        """Mean capped normalised score over the window."""
+        return capped_mean(self.levels, self.mean_returns())
+
+    def metrics(self) -> dict[str, float]:
+        """Records of each level and the capped mean."""
+        out: dict[str, float] = {}
+        means = self.mean_returns()
+        for level, lengths, count in zip(self.levels, self._lengths, self.episodes, strict=True):
+            if level.name in means:
+                out[f"level/{level.name}/return_mean"] = means[level.name]
+                out[f"level/{level.name}/length_mean"] = sum(lengths) / len(lengths)
+                score = normalised(level, means[level.name])
+                if score is not None:
+                    out[f"level/{level.name}/score"] = score
+            out[f"level/{level.name}/episodes"] = count
+        score = self.score()
+        if score is not None:
+            out["score/capped_mean"] = score
+        return out
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "returns": [list(r) for r in self._returns],
+            "lengths": [list(n) for n in self._lengths],
+            "episodes": list(self.episodes),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state()`."""
+        for window, saved in zip(self._returns, state["returns"], strict=True):
+            window.extend(saved)
+        for lengths, saved in zip(self._lengths, state["lengths"], strict=True):
+            lengths.extend(saved)
+        self.episodes = list(state["episodes"])
+
+
+class Means:
+    """Means (and maxima of keys ending in _max) of what was added since the last `take`."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Add one value to each key."""
+        for key, value in values.items():
+            self._values[key].append(value)
+
+    def take(self) -> dict[str, float]:
+        """The means, and begin anew."""
+        out = {
+            key: max(values) if key.endswith("_max") else sum(values) / len(values)
+            for key, values in self._values.items()
+        }
+        self._values.clear()
+        return out
+
+
+class MetricsWriter:
+    """metrics.jsonl and TensorBoard of a run; env_frames is the x-axis."""
+
+    def __init__(self, folder: Path, purge_from: int | None = None) -> None:
+        self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_from, flush_secs=10)
+
+    def write(self, record: Mapping[str, float]) -> None:
+        """One line, whole, and one point of every scalar."""
+        plain = {k: v if math.isfinite(v) else None for k, v in record.items()}
+        self._file.write(json.dumps(plain) + "\n")
+        self._file.flush()
+        for key, value in record.items():
+            tag = key if "/" in key else f"run/{key}"
+            self._board.add_scalar(tag, value, int(record["env_frames"]))
+
+    def text(self, tag: str, text: str) -> None:
+        """A text in TensorBoard."""
+        self._board.add_text(tag, text)
+
+    def close(self) -> None:
+        """Flush to disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._board.close()

@@ -1,0 +1,92 @@
+"""The agent: torso, instruction encoder, core and head (paper, appendix E)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from impala_mi.config import AgentConfig
+from impala_mi.nn.core import FeedForwardCore, LSTMCore
+from impala_mi.nn.heads import Head
+from impala_mi.nn.instruction import InstructionEncoder
+from impala_mi.nn.torsos import WIDTH, make_torso
+from impala_mi.types import AgentInput, CoreState, Spaces
+
+
+class AgentOutput(NamedTuple):
+    """What the agent makes of T steps of B columns."""
+
+    logits: Float[Tensor, "T B A"]
+    value: Float[Tensor, "T B"]
+    core: Float[Tensor, "T B H"]
+    state: CoreState
+    before: dict[int, CoreState]
+    """See `CoreOutput.before`."""
+
+
+class Action(NamedTuple):
+    """One step of acting for N environments."""
+
+    action: Int[Tensor, " N"]
+    logits: Float[Tensor, "N A"]
+    core: Float[Tensor, "N H"]
+    state: CoreState
+
+
+class Agent(nn.Module):
+    """A policy and a value for every step of an unroll."""
+
+    def __init__(self, config: AgentConfig, spaces: Spaces) -> None:
+        super().__init__()
+        self.config, self.spaces = config, spaces
+        self.torso = make_torso(config.torso, spaces.frame_shape)
+        self.instruction = InstructionEncoder() if spaces.instructions else None
+        inputs = WIDTH + spaces.num_actions + 1 + (InstructionEncoder.width if spaces.instructions else 0)
+        core = LSTMCore if config.core == "lstm" else FeedForwardCore
+        self.core = core(inputs, config.core_width)
+        self.head = Head(config, spaces.num_actions, spaces.num_levels)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def initial_state(self, batch: int) -> CoreState:
+        """Zeros [batch, H]."""
+        zeros = next(self.parameters()).new_zeros(batch, self.config.core_width)
+        return CoreState(zeros, zeros.clone())
+
+    def forward(self, inputs: AgentInput, state: CoreState) -> AgentOutput:
+        """Run over [T, B, ...] inputs from the state before the first of them."""
+        first: Bool[Tensor, "T B"] = inputs.first
+        steps, batch = first.shape
+        parts = [
+            self.torso(inputs.frame.flatten(0, 1)).unflatten(0, (steps, batch)),
+            # One-hot of the last action, zeros where there is none (an index one too far, cut off).
+            F.one_hot(inputs.last_action % (self.spaces.num_actions + 1), self.spaces.num_actions + 1)[..., :-1],
+            inputs.last_reward.clamp(-1, 1).unsqueeze(-1),
+        ]
+        if self.instruction is not None:
+            parts.append(self.instruction(inputs.tokens.flatten(0, 1)).unflatten(0, (steps, batch)))
+        core = self.core(torch.cat(parts, -1), first, state)
+        level = None if inputs.level is None else inputs.level.flatten()
+        head = self.head(core.output.flatten(0, 1), level)
+        return AgentOutput(
+            head.logits.unflatten(0, (steps, batch)),
+            head.value.unflatten(0, (steps, batch)),
+            core.output,
+            core.state,
+            core.before,
+        )
+
+    @torch.inference_mode()
+    def act(self, inputs: AgentInput, state: CoreState, generator: torch.Generator) -> Action:
+        """Sample one action for each of N environments; `inputs` are [N, ...] NumPy arrays."""
+        tensors = AgentInput(*(None if a is None else torch.from_numpy(a).unsqueeze(0) for a in inputs))
+        out = self(tensors, state)
+        logits = out.logits.squeeze(0)
+        # Gumbel's trick: the arg max of logits plus this noise is a sample of the softmax.
+        noise = torch.empty_like(logits).exponential_(generator=generator).log_()
+        return Action((logits - noise).argmax(-1), logits, out.core.squeeze(0), out.state)

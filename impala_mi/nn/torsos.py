@@ -1,0 +1,105 @@
+"""Torsos: a frame to features. Frames stay uint8, channels last, until here."""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from impala_mi.errors import UserError
+
+WIDTH = 256
+
+
+def make_torso(kind: str, frame_shape: tuple[int, ...]) -> nn.Module:
+    """A torso [N, *frame_shape] -> [N, 256]; raises `UserError` where the frame does not suit it."""
+    if kind == "mlp":
+        return MLP(frame_shape)
+    smallest = Shallow.SMALLEST if kind == "shallow" else 1
+    if len(frame_shape) != 3 or min(frame_shape[:2]) < smallest:
+        raise UserError(
+            f"agent.torso={kind!r} needs frames [height, width, channels] of at least {smallest} pixels a side, but "
+            f"the suite's observations are {list(frame_shape)}; use agent.torso=mlp"
+        )
+    return Shallow(frame_shape) if kind == "shallow" else Deep(frame_shape)
+
+
+def pixels(frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N c h w"]:
+    """Frames as floats in [0, 1], channels first."""
+    return frame.permute(0, 3, 1, 2).to(torch.get_default_dtype(), memory_format=torch.contiguous_format).mul_(1 / 255)
+
+
+class Shallow(nn.Module):
+    """Conv 16 8x8 stride 4, conv 32 4x4 stride 2, linear 256, ReLUs (paper, appendix E)."""
+
+    SMALLEST = 20
+
+    def __init__(self, frame_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        height, width, channels = frame_shape
+        self.conv1 = nn.Conv2d(channels, 16, 8, 4)
+        self.conv2 = nn.Conv2d(16, 32, 4, 2)
+        rows, columns = (((side - 8) // 4 + 1 - 4) // 2 + 1 for side in (height, width))
+        self.linear = nn.Linear(32 * rows * columns, WIDTH)
+
+    def forward(self, frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N 256"]:
+        """[N, 256]."""
+        x = F.relu(self.conv1(pixels(frame)))
+        x = F.relu(self.conv2(x))
+        return F.relu(self.linear(x.flatten(1)))
+
+
+def same_max_pool(x: Float[Tensor, "N c h w"]) -> Float[Tensor, "N c h2 w2"]:
+    """Max over 3x3, stride 2, padded as TensorFlow's SAME: the odd pixel goes behind, not before."""
+    pad = []
+    for side in (x.shape[-1], x.shape[-2]):
+        total = max((-(-side // 2) - 1) * 2 + 3 - side, 0)
+        pad += [total // 2, total - total // 2]
+    return F.max_pool2d(F.pad(x, pad, value=float("-inf")), 3, 2)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As x."""
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))  # type: ignore[no-any-return]
+
+
+class Deep(nn.Module):
+    """IMPALA's residual net: sections of 16, 32, 32 channels, linear 256 (IMPALA, figure 3 right)."""
+
+    def __init__(self, frame_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        height, width, channels = frame_shape
+        self.convs, self.blocks = nn.ModuleList(), nn.ModuleList()
+        for out in (16, 32, 32):
+            self.convs.append(nn.Conv2d(channels, out, 3, padding=1))
+            self.blocks.append(nn.Sequential(ResidualBlock(out), ResidualBlock(out)))
+            channels, height, width = out, -(-height // 2), -(-width // 2)
+        self.linear = nn.Linear(channels * height * width, WIDTH)
+
+    def forward(self, frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N 256"]:
+        """[N, 256]."""
+        x = pixels(frame)
+        for conv, block in zip(self.convs, self.blocks, strict=True):
+            x = block(same_max_pool(conv(x)))
+        return F.relu(self.linear(F.relu(x).flatten(1)))
+
+
+class MLP(nn.Module):
+    """Two linear layers of 256 with tanh, for vectors and very small images."""
+
+    def __init__(self, frame_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        size = int(torch.Size(frame_shape).numel())
+        self.layers = nn.Sequential(nn.Linear(size, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh())
+
+    def forward(self, frame: Shaped[Tensor, "N *shape"]) -> Float[Tensor, "N 256"]:
+        """[N, 256]; uint8 is scaled to [0, 1], floats are taken as they are."""
+        x = frame.flatten(1).to(torch.get_default_dtype())
+        return self.layers(x / 255 if frame.dtype == torch.uint8 else x)  # type: ignore[no-any-return]

@@ -1,0 +1,106 @@
+"""A run's folder: config.yaml, versions.json, metrics.jsonl, events.jsonl, tensorboard/, checkpoints/, eval/, tsne/."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from impala_mi.config import Config, build, parse_yaml, to_yaml
+from impala_mi.errors import UserError
+
+SMALLEST_DISK = 500 * 2**20
+PACKAGES = ("impala-mi", "torch", "ray", "gymnasium", "numpy", "tensorboard", "vizdoom", "minigrid", "deepmind-lab")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds a folder for each checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def config(self) -> Config:
+        """As the run was started or last resumed; raises `UserError`."""
+        file = self.path / "config.yaml"
+        return build(str(file), parse_yaml(file.read_text(encoding="utf-8"), str(file)))
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Append to events.jsonl."""
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **details}
+        with open(self.path / "events.jsonl", "a", encoding="utf-8") as f:
+            f.write(json.dumps(line) + "\n")
+
+    def save_config(self, config: Config) -> None:
+        """Write config.yaml and versions.json, each whole or not at all."""
+        write_atomically(self.path / "config.yaml", to_yaml(config))
+        write_atomically(self.path / "versions.json", json.dumps(versions(), indent=1) + "\n")
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Replace a file in one step."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, file)
+
+
+def create(config: Config, name: str) -> RunFolder:
+    """A new run's folder; raises `UserError` where it exists, cannot be written or the disk is full."""
+    path = Path(config.run.root) / name
+    if path.exists():
+        raise UserError(
+            f"the run {str(path)!r} exists; continue it with: impala-mi resume {path}, or choose another run.name"
+        )
+    try:
+        path.mkdir(parents=True)
+        free = shutil.disk_usage(path).free
+    except OSError as e:
+        raise UserError(f"run.root={config.run.root!r}: cannot make the folder {str(path)!r}: {e.strerror}") from None
+    if free < SMALLEST_DISK:
+        path.rmdir()
+        raise UserError(
+            f"run.root={config.run.root!r}: only {free / 2**20:.0f} MiB of disk are free, "
+            f"{SMALLEST_DISK / 2**20:.0f} MiB are needed; free some or choose another run.root"
+        )
+    folder = RunFolder(path)
+    folder.save_config(config)
+    return folder
+
+
+def open_run(path: str) -> RunFolder:
+    """An existing run's folder; raises `UserError`."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"no run {path!r}: there is no such folder")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{path!r} is not a run: it has no config.yaml")
+    return RunFolder(folder)
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python, the packages that matter and the project's git revision, None where absent."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        tracked = subprocess.run([*git[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10)
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
+        found["git"] = done.stdout.strip() if tracked.returncode == done.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired):
+        found["git"] = None
+    return found

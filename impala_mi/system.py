@@ -1,0 +1,402 @@
+"""The composition root: a configuration to a running system of actors and a learner.
+
+The driver moves references, never arrays: actors hand in unrolls, batches of them go to the learner, the learner
+publishes weights, and each actor is given the newest version with its next unroll. Everything is bounded: an actor
+has one unroll in flight, at most one batch waits beside the one that the learner works on, and actors rest while
+more would pile up.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import ray
+import torch
+
+from impala_mi.actors.worker import ActorProcess
+from impala_mi.config import Config
+from impala_mi.envs.base import Suite
+from impala_mi.envs.suites import make_suite
+from impala_mi.errors import TrainingError, UserError
+from impala_mi.learner import checkpoint as checkpoints
+from impala_mi.learner.checkpoint import Checkpoint
+from impala_mi.learner.update import Counters
+from impala_mi.learner.worker import LearnerProcess, UpdateResult
+from impala_mi.metrics import LevelScores, Means, MetricsWriter
+from impala_mi.nn.agent import Agent
+from impala_mi.rundir import RunFolder
+from impala_mi.types import UnrollInfo, transitions_buffer
+
+Report = Callable[[Mapping[str, float]], None]
+SHARED_MEMORY = Path("/dev/shm")
+MIB = 2**20
+
+
+def check(config: Config) -> Suite:
+    """The suite, if this machine can run the configuration; raises `UserError` before anything starts."""
+    suite = make_suite(config.env)
+    slots, levels = config.actors.count * config.actors.envs, len(suite.levels)
+    if slots < levels:
+        raise UserError(
+            f"{levels} levels but only actors.count={config.actors.count} x actors.envs={config.actors.envs} = "
+            f"{slots} environments: each level needs one"
+        )
+    if config.learner.num_gpus and not torch.cuda.is_available():
+        raise UserError(
+            f"learner.num_gpus={config.learner.num_gpus}, but this PyTorch ({torch.__version__}) sees no GPU; "
+            "set learner.num_gpus=0"
+        )
+    Agent(config.agent, suite.spaces)  # raises where the torso does not suit the frames
+    needed = object_store_bytes(config, suite)
+    if SHARED_MEMORY.is_dir() and not os.environ.get("RAY_ADDRESS"):
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        if free < needed:
+            raise UserError(
+                f"shared memory: {SHARED_MEMORY} has {free // MIB} MiB free, {needed // MIB} MiB are needed; in Docker "
+                f"start with --shm-size={needed // MIB + 64}m, or lower actors.count, actors.envs or "
+                "learner.unroll_length"
+            )
+    return suite
+
+
+def object_store_bytes(config: Config, suite: Suite) -> int:
+    """Room for every unroll that can exist at once, for weights and for slack."""
+    buffer = transitions_buffer(
+        suite.spaces, config.learner.unroll_length, config.actors.envs, config.agent.instruction_tokens, 1
+    )
+    unroll = sum(a.nbytes for a in (*buffer.inputs, buffer.action, buffer.logits, buffer.reward))
+    weights = 4 * Agent(config.agent, suite.spaces).num_parameters
+    waiting = 3 * config.unrolls_per_actor_batch + 2 * config.actors.count
+    return max(128 * MIB, int(1.5 * waiting * unroll) + 8 * weights)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    status: Literal["done", "interrupted"]
+    counters: Counters
+    checkpoint: Path
+    score: float | None
+
+
+class StopSignal:
+    """Ctrl-C or SIGTERM asks for an end after a checkpoint; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["StopSignal"]:
+        """Handle the signals within."""
+        old = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self.name is not None:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+
+
+def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report: Report) -> Result:
+    """Train until `train.env_frames`, from the start or from a checkpoint.
+
+    `report` gets every record that is logged. Raises `TrainingError` where training cannot go on.
+    """
+    suite = check(config)
+    with StopSignal().installed() as stop, _ray(config, suite):
+        trainer = Trainer(config, suite, folder, resumed, report, stop)
+        try:
+            return trainer.run()
+        finally:
+            trainer.close()
+
+
+@contextlib.contextmanager
+def _ray(config: Config, suite: Suite) -> Iterator[None]:
+    """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=True)
+        needed, there = config.actors.count + 1, ray.cluster_resources()
+        if there.get("CPU", 0) < needed or there.get("GPU", 0) < config.learner.num_gpus:
+            ray.shutdown()
+            raise UserError(
+                f"the cluster at {os.environ['RAY_ADDRESS']} has {there.get('CPU', 0):.0f} CPUs and "
+                f"{there.get('GPU', 0):.0f} GPUs; {needed} CPUs (one for each of actors.count={config.actors.count} "
+                f"and the learner) and {config.learner.num_gpus} GPUs are needed"
+            )
+    else:
+        ray.init(
+            address="local",
+            num_cpus=config.actors.count + 1,
+            num_gpus=config.learner.num_gpus,
+            include_dashboard=False,
+            object_store_memory=object_store_bytes(config, suite),
+            logging_level="WARNING",
+            _node_ip_address="127.0.0.1",
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass
+class _Slot:
+    """An actor's place: who plays there and with what."""
+
+    process: ActorProcess
+    version: int = -1
+    restarts: int = 0
+
+
+@dataclass
+class _Clock:
+    """When things were last done."""
+
+    started: float = field(default_factory=time.monotonic)
+    logged: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+
+
+class Trainer:
+    """The driver's loop; see the module's docstring."""
+
+    def __init__(
+        self,
+        config: Config,
+        suite: Suite,
+        folder: RunFolder,
+        resumed: Checkpoint | None,
+        report: Report,
+        stop: StopSignal,
+    ) -> None:
+        self.config, self.suite, self.folder, self.stop = config, suite, folder, stop
+        self._report = report
+        self._scores = LevelScores(suite.levels, config.train.score_episodes)
+        self._means = Means()
+        self._time_before, self._discarded, self._starts, self._restarts = 0.0, 0, 0, 0
+        if resumed is not None:
+            self._scores.load_state(resumed.run["scores"])
+            self._time_before = resumed.run["time_s"]
+            self._discarded = resumed.run["discarded"]
+            self._starts = resumed.run["starts"] + 1
+        self._learner = LearnerProcess(config, None if resumed is None else resumed.learner, num_cpus=1)
+        # The number of the start tells the seeds of a resumed run from those before; in the deterministic mode
+        # only the number of updates does, so that a resumed run repeats what an uninterrupted one does.
+        begin = 0 if resumed is None else int(resumed.meta["updates"])
+        self._segment = (begin, 0 if config.train.deterministic else self._starts)
+        self._actors = [
+            _Slot(ActorProcess(config, i, (*self._segment, 0), num_cpus=1)) for i in range(config.actors.count)
+        ]
+        self._playing: dict[ray.ObjectRef, tuple[_Slot, ray.ObjectRef]] = {}
+        self._ready: deque[tuple[UnrollInfo, ray.ObjectRef]] = deque()
+        self._updating: ray.ObjectRef | None = None
+        purge = None if resumed is None else int(resumed.meta["env_frames"])
+        self._writer = MetricsWriter(folder.path, purge)
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Train to the end or until stopped, and leave a checkpoint."""
+        self._take(ray.get(self._learner.start()))
+        self.folder.event("started", env_frames=self._counters.env_frames, updates=self._counters.updates)
+        self._clock = _Clock()
+        self._logged = self._counters_now()
+        step = self._lockstep if self.config.train.deterministic else self._step
+        while not self._finished() and self.stop.name is None:
+            step()
+            now = time.monotonic()
+            if now - self._clock.logged >= self.config.train.log_every_s:
+                self._log()
+            if not self.config.train.deterministic and now - self._clock.saved >= self.config.train.checkpoint_every_s:
+                self._checkpoint()
+        self._log()
+        path = self._checkpoint()
+        status: Literal["done", "interrupted"] = "done" if self.stop.name is None else "interrupted"
+        self.folder.event(status, env_frames=self._counters.env_frames, signal=self.stop.name)
+        return Result(status, self._counters, path, self._scores.score())
+
+    def _finished(self) -> bool:
+        limit = self.config.train.max_time_s
+        late = limit is not None and self._time_s() >= limit
+        return late or self._counters.env_frames >= self.config.train.env_frames
+
+    def _step(self) -> None:
+        """Give work, wait for something to be done, take it."""
+        batch = self.config.unrolls_per_actor_batch
+        if self._updating is None and len(self._ready) >= batch:
+            self._submit()
+        if len(self._ready) < batch:
+            busy = {id(slot) for slot, _ in self._playing.values()}
+            for slot in self._actors:
+                if id(slot) not in busy:
+                    self._play(slot)
+        waiting = [*self._playing, *([] if self._updating is None else [self._updating])]
+        for ref in ray.wait(waiting, timeout=0.5)[0]:
+            if ref is self._updating:
+                self._updating = None
+                self._take(self._learned(ref))
+            else:
+                self._take_unrolls(ref)
+
+    def _lockstep(self) -> None:
+        """One update: every actor plays with the newest weights, in the order of the actors."""
+        rounds = self.config.unrolls_per_actor_batch // len(self._actors)
+        for _ in range(rounds):
+            for slot in self._actors:
+                self._play(slot)
+            for ref in list(self._playing):
+                self._take_unrolls(ref)
+        self._submit()
+        assert self._updating is not None
+        self._take(self._learned(self._updating))
+        self._updating = None
+        every = self.config.train.checkpoint_every_updates
+        if every and self._counters.updates % every == 0 and not self._finished():
+            self._checkpoint()
+            self._segment = (self._counters.updates, 0)
+            ray.get([slot.process.start((*self._segment, 0)) for slot in self._actors])
+
+    # -- actors --------------------------------------------------------------------------------------------------
+
+    def _play(self, slot: _Slot) -> None:
+        info, data = slot.process.unroll(self._weights, self._counters.version)
+        self._playing[info] = (slot, data)
+
+    def _take_unrolls(self, ref: ray.ObjectRef) -> None:
+        slot, data = self._playing.pop(ref)
+        try:
+            info: UnrollInfo = ray.get(ref)
+        except ray.exceptions.RayError as e:
+            self._restart(slot, e)
+            return
+        self._scores.add(info.episodes)
+        self._means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
+        lag, allowed = self._counters.version - info.version, self.config.learner.max_policy_lag
+        if allowed is not None and lag > allowed:
+            self._discarded += 1
+        else:
+            self._ready.append((info, data))
+
+    def _restart(self, slot: _Slot, error: Exception) -> None:
+        """Put a new actor in the place of one that died; its unfinished unrolls are lost."""
+        if self.stop.name is not None:
+            return
+        slot.restarts += 1
+        self._restarts += 1
+        cause = str(getattr(error, "cause", None) or error).strip().splitlines()
+        self.folder.event("actor_died", actor=slot.process.index, error=cause[-1] if cause else repr(error))
+        if self._restarts > self.config.actors.max_restarts:
+            raise TrainingError(
+                f"actors died {self._restarts} times, more than actors.max_restarts="
+                f"{self.config.actors.max_restarts}; the last: {cause[-1] if cause else error!r}"
+            )
+        with contextlib.suppress(ray.exceptions.RayError):
+            slot.process.kill()
+        segment = (*self._segment, self._restarts)
+        slot.process = ActorProcess(self.config, slot.process.index, segment, num_cpus=1)
+        if self.config.train.deterministic:
+            self._play(slot)
+            for ref in [r for r, (s, _) in self._playing.items() if s is slot]:
+                self._take_unrolls(ref)
+
+    # -- learner -------------------------------------------------------------------------------------------------
+
+    def _submit(self) -> None:
+        """Hand a batch to the learner."""
+        taken = [self._ready.popleft() for _ in range(self.config.unrolls_per_actor_batch)]
+        versions = [info.version for info, _ in taken]
+        self._updating = self._learner.update(versions, [data for _, data in taken])
+
+    def _learned(self, ref: ray.ObjectRef) -> UpdateResult:
+        try:
+            result: UpdateResult = ray.get(ref)
+        except ray.exceptions.RayTaskError as e:
+            if isinstance(e.cause, TrainingError):
+                raise TrainingError(str(e.cause)) from None
+            raise
+        except ray.exceptions.RayActorError as e:
+            raise TrainingError(
+                f"the learner died ({str(e).strip().splitlines()[0]}); "
+                f"continue from the last checkpoint with: impala-mi resume {self.folder.path}"
+            ) from None
+        return result
+
+    def _take(self, result: UpdateResult) -> None:
+        self._counters = result.counters
+        if result.weights is not None:
+            self._weights = result.weights
+        self._means.add(result.metrics)
+
+    # -- records -------------------------------------------------------------------------------------------------
+
+    def _time_s(self) -> float:
+        return self._time_before + time.monotonic() - self._clock.started
+
+    def _counters_now(self) -> tuple[float, int]:
+        return self._time_s(), self._counters.env_frames
+
+    def _log(self) -> None:
+        """Write one record of what happened since the last."""
+        time_s, frames = self._counters_now()
+        before_s, before = self._logged
+        if frames == before:
+            return
+        means = self._means.take()
+        update_s = means.get("time/update_s", 0.0)
+        per_update = (
+            self.config.learner.batch_size * self.config.learner.unroll_length * self.suite.action_repeat
+        )
+        counters = asdict(self._counters)
+        record = {
+            "time_s": time_s,
+            **{k: counters[k] for k in ("env_frames", "agent_steps", "updates")},
+            "fps": (frames - before) / max(time_s - before_s, 1e-9),
+            "learner_fps": per_update / update_s if update_s else 0.0,
+            "actors/restarts": self._restarts,
+            "actors/discarded_unrolls": self._discarded,
+            **means,
+            **self._scores.metrics(),
+        }
+        self._writer.write(record)
+        self._report(record)
+        self._logged = (time_s, frames)
+        self._clock.logged = time.monotonic()
+
+    def _checkpoint(self) -> Path:
+        state = ray.get(self._learner.state())
+        counters = Counters(**state["counters"])
+        run = {
+            "scores": self._scores.state(),
+            "time_s": self._time_s(),
+            "discarded": self._discarded,
+            "starts": self._starts,
+        }
+        meta = {"env_frames": counters.env_frames, "updates": counters.updates, "score": self._scores.score()}
+        path = checkpoints.save(self.folder.checkpoints, state, run, meta, self.config.train.keep_checkpoints)
+        self.folder.event("checkpoint", env_frames=counters.env_frames, path=path.name)
+        self._clock.saved = time.monotonic()
+        return path
+
+    def close(self) -> None:
+        """End every process, the games first."""
+        self._writer.close()
+        closing = [slot.process.close() for slot in self._actors]
+        ray.wait(closing, num_returns=len(closing), timeout=20)
+        for process in (*(slot.process for slot in self._actors), self._learner):
+            with contextlib.suppress(ray.exceptions.RayError):
+                process.kill()
