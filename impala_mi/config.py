@@ -211,7 +211,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's floats (1e-3), and no key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
         twice = {k for k in keys if keys.count(k) > 1}
         if twice:
             raise UserError(f"line {node.start_mark.line + 1}: the key {sorted(twice)[0]!r} is given twice")

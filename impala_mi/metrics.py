@@ -37,9 +37,7 @@ class LevelScores:
 
     def mean_returns(self) -> dict[str, float]:
         """Of the levels whose episodes have ended."""
-        return {
-            level.name: sum(r) / len(r) for level, r in zip(self.levels, self._returns, strict=True) if r
-        }
+        return {level.name: sum(r) / len(r) for level, r in zip(self.levels, self._returns, strict=True) if r}
 
     def score(self) -> float | None:
         """Mean capped normalised score over the window."""

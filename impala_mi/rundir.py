@@ -1,4 +1,4 @@
-"""A run's folder: config.yaml, versions.json, metrics.jsonl, events.jsonl, tensorboard/, checkpoints/, eval/, tsne/."""
+"""A run's folder: config.yaml, versions.json, metrics.jsonl, events.jsonl, tensorboard/, checkpoints/ ..."""
 
 import importlib.metadata
 import json
@@ -15,7 +15,17 @@ from impala_mi.config import Config, build, parse_yaml, to_yaml
 from impala_mi.errors import UserError
 
 SMALLEST_DISK = 500 * 2**20
-PACKAGES = ("impala-mi", "torch", "ray", "gymnasium", "numpy", "tensorboard", "vizdoom", "minigrid", "deepmind-lab")
+PACKAGES = (
+    "impala-mi",
+    "torch",
+    "ray",
+    "gymnasium",
+    "numpy",
+    "tensorboard",
+    "vizdoom",
+    "minigrid",
+    "deepmind-lab",
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,9 @@ def create(config: Config, name: str) -> RunFolder:
         path.mkdir(parents=True)
         free = shutil.disk_usage(path).free
     except OSError as e:
-        raise UserError(f"run.root={config.run.root!r}: cannot make the folder {str(path)!r}: {e.strerror}") from None
+        raise UserError(
+            f"run.root={config.run.root!r}: cannot make the folder {str(path)!r}: {e.strerror}"
+        ) from None
     if free < SMALLEST_DISK:
         path.rmdir()
         raise UserError(
@@ -98,7 +110,9 @@ def versions() -> dict[str, str | None]:
     here = Path(__file__).resolve().parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        tracked = subprocess.run([*git[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10)
+        tracked = subprocess.run(
+            [*git[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10
+        )
         done = subprocess.run(git, capture_output=True, text=True, timeout=10)
         found["git"] = done.stdout.strip() if tracked.returncode == done.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired):

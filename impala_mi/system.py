@@ -7,6 +7,7 @@ more would pile up.
 """
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 import torch
@@ -32,7 +33,7 @@ from impala_mi.learner.worker import LearnerProcess, UpdateResult
 from impala_mi.metrics import LevelScores, Means, MetricsWriter
 from impala_mi.nn.agent import Agent
 from impala_mi.rundir import RunFolder
-from impala_mi.types import UnrollInfo, transitions_buffer
+from impala_mi.types import Transitions, UnrollInfo, transitions_buffer
 
 Report = Callable[[Mapping[str, float]], None]
 SHARED_MEMORY = Path("/dev/shm")
@@ -59,8 +60,8 @@ def check(config: Config) -> Suite:
         free = shutil.disk_usage(SHARED_MEMORY).free
         if free < needed:
             raise UserError(
-                f"shared memory: {SHARED_MEMORY} has {free // MIB} MiB free, {needed // MIB} MiB are needed; in Docker "
-                f"start with --shm-size={needed // MIB + 64}m, or lower actors.count, actors.envs or "
+                f"shared memory: {SHARED_MEMORY} has {free // MIB} MiB free, {needed // MIB} MiB are needed; in "
+                f"Docker start with --shm-size={needed // MIB + 64}m, or lower actors.count, actors.envs or "
                 "learner.unroll_length"
             )
     return suite
@@ -135,8 +136,8 @@ def _ray(config: Config, suite: Suite) -> Iterator[None]:
             ray.shutdown()
             raise UserError(
                 f"the cluster at {os.environ['RAY_ADDRESS']} has {there.get('CPU', 0):.0f} CPUs and "
-                f"{there.get('GPU', 0):.0f} GPUs; {needed} CPUs (one for each of actors.count={config.actors.count} "
-                f"and the learner) and {config.learner.num_gpus} GPUs are needed"
+                f"{there.get('GPU', 0):.0f} GPUs; {needed} CPUs (actors.count={config.actors.count} "
+                f"and one for the learner) and {config.learner.num_gpus} GPUs are needed"
             )
     else:
         ray.init(
@@ -145,7 +146,7 @@ def _ray(config: Config, suite: Suite) -> Iterator[None]:
             num_gpus=config.learner.num_gpus,
             include_dashboard=False,
             object_store_memory=object_store_bytes(config, suite),
-            logging_level="WARNING",
+            logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
     try:
@@ -202,9 +203,9 @@ class Trainer:
         self._actors = [
             _Slot(ActorProcess(config, i, (*self._segment, 0), num_cpus=1)) for i in range(config.actors.count)
         ]
-        self._playing: dict[ray.ObjectRef, tuple[_Slot, ray.ObjectRef]] = {}
-        self._ready: deque[tuple[UnrollInfo, ray.ObjectRef]] = deque()
-        self._updating: ray.ObjectRef | None = None
+        self._playing: dict[ray.ObjectRef[UnrollInfo], tuple[_Slot, ray.ObjectRef[Transitions]]] = {}
+        self._ready: deque[tuple[UnrollInfo, ray.ObjectRef[Transitions]]] = deque()
+        self._updating: ray.ObjectRef[UpdateResult] | None = None
         purge = None if resumed is None else int(resumed.meta["env_frames"])
         self._writer = MetricsWriter(folder.path, purge)
 
@@ -222,7 +223,10 @@ class Trainer:
             now = time.monotonic()
             if now - self._clock.logged >= self.config.train.log_every_s:
                 self._log()
-            if not self.config.train.deterministic and now - self._clock.saved >= self.config.train.checkpoint_every_s:
+            if (
+                not self.config.train.deterministic
+                and now - self._clock.saved >= self.config.train.checkpoint_every_s
+            ):
                 self._checkpoint()
         self._log()
         path = self._checkpoint()
@@ -245,9 +249,11 @@ class Trainer:
             for slot in self._actors:
                 if id(slot) not in busy:
                     self._play(slot)
-        waiting = [*self._playing, *([] if self._updating is None else [self._updating])]
+        waiting: list[ray.ObjectRef[Any]] = list(self._playing)
+        if self._updating is not None:
+            waiting.append(self._updating)
         for ref in ray.wait(waiting, timeout=0.5)[0]:
-            if ref is self._updating:
+            if ref == self._updating:
                 self._updating = None
                 self._take(self._learned(ref))
             else:
@@ -271,13 +277,13 @@ class Trainer:
             self._segment = (self._counters.updates, 0)
             ray.get([slot.process.start((*self._segment, 0)) for slot in self._actors])
 
-    # -- actors --------------------------------------------------------------------------------------------------
+    # -- actors ------------------------------------------------------------------------------
 
     def _play(self, slot: _Slot) -> None:
         info, data = slot.process.unroll(self._weights, self._counters.version)
         self._playing[info] = (slot, data)
 
-    def _take_unrolls(self, ref: ray.ObjectRef) -> None:
+    def _take_unrolls(self, ref: ray.ObjectRef[UnrollInfo]) -> None:
         slot, data = self._playing.pop(ref)
         try:
             info: UnrollInfo = ray.get(ref)
@@ -314,7 +320,7 @@ class Trainer:
             for ref in [r for r, (s, _) in self._playing.items() if s is slot]:
                 self._take_unrolls(ref)
 
-    # -- learner -------------------------------------------------------------------------------------------------
+    # -- learner -----------------------------------------------------------------------------
 
     def _submit(self) -> None:
         """Hand a batch to the learner."""
@@ -322,7 +328,7 @@ class Trainer:
         versions = [info.version for info, _ in taken]
         self._updating = self._learner.update(versions, [data for _, data in taken])
 
-    def _learned(self, ref: ray.ObjectRef) -> UpdateResult:
+    def _learned(self, ref: ray.ObjectRef[UpdateResult]) -> UpdateResult:
         try:
             result: UpdateResult = ray.get(ref)
         except ray.exceptions.RayTaskError as e:
@@ -342,7 +348,7 @@ class Trainer:
             self._weights = result.weights
         self._means.add(result.metrics)
 
-    # -- records -------------------------------------------------------------------------------------------------
+    # -- records -----------------------------------------------------------------------------
 
     def _time_s(self) -> float:
         return self._time_before + time.monotonic() - self._clock.started
@@ -358,9 +364,7 @@ class Trainer:
             return
         means = self._means.take()
         update_s = means.get("time/update_s", 0.0)
-        per_update = (
-            self.config.learner.batch_size * self.config.learner.unroll_length * self.suite.action_repeat
-        )
+        per_update = self.config.learner.batch_size * self.config.learner.unroll_length * self.suite.action_repeat
         counters = asdict(self._counters)
         record = {
             "time_s": time_s,
@@ -397,6 +401,8 @@ class Trainer:
         self._writer.close()
         closing = [slot.process.close() for slot in self._actors]
         ray.wait(closing, num_returns=len(closing), timeout=20)
-        for process in (*(slot.process for slot in self._actors), self._learner):
+        for slot in self._actors:
             with contextlib.suppress(ray.exceptions.RayError):
-                process.kill()
+                slot.process.kill()
+        with contextlib.suppress(ray.exceptions.RayError):
+            self._learner.kill()

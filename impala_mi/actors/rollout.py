@@ -1,7 +1,7 @@
 """The rollout: environments and an agent to unrolls. Pure of Ray; see `types` for the alignment."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class Rollout:
         """Of the weights that act; -1 before the first."""
         return self._version
 
-    def load(self, weights: Mapping[str, np.ndarray], version: int) -> None:
+    def load(self, weights: dict[str, np.ndarray], version: int) -> None:
         """Act with these weights from now on."""
         with torch.no_grad():
             for name, tensor in self._agent.state_dict().items():

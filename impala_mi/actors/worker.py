@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 
@@ -11,13 +12,15 @@ from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
 from impala_mi.types import Transitions, UnrollInfo
 
+Weights = dict[str, np.ndarray]
+
 
 class _Actor:
     def __init__(self, config: Config, index: int, segment: Sequence[int]) -> None:
         torch.set_num_threads(1)  # processes are the parallelism
         self._rollout = Rollout(config, make_suite(config.env), index, segment)
 
-    def unroll(self, weights: list[ray.ObjectRef], version: int) -> tuple[UnrollInfo, Transitions]:
+    def unroll(self, weights: list[ray.ObjectRef[Weights]], version: int) -> tuple[UnrollInfo, Transitions]:
         """Play one unroll in each environment with weights no older than `version`.
 
         The reference comes in a list so that Ray fetches the weights only when this actor asks.
@@ -44,16 +47,18 @@ class ActorProcess:
         remote = ray.remote(_Actor).options(num_cpus=num_cpus, max_restarts=0)
         self._handle: Any = remote.remote(config, index, segment)
 
-    def unroll(self, weights: ray.ObjectRef, version: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+    def unroll(
+        self, weights: ray.ObjectRef[Weights], version: int
+    ) -> tuple[ray.ObjectRef[UnrollInfo], ray.ObjectRef[Transitions]]:
         """References of the info and the transitions of one unroll."""
         info, data = self._handle.unroll.options(num_returns=2).remote([weights], version)
         return info, data
 
-    def start(self, segment: Sequence[int]) -> ray.ObjectRef:
+    def start(self, segment: Sequence[int]) -> ray.ObjectRef[None]:
         """See `Rollout.start`."""
         return self._handle.start.remote(segment)
 
-    def close(self) -> ray.ObjectRef:
+    def close(self) -> ray.ObjectRef[None]:
         """Free the environments before `kill`."""
         return self._handle.close.remote()
 

@@ -45,7 +45,8 @@ def draw(data: GeneratedWeights, names: Sequence[str], seed: int, file: Path) ->
         time = data.time[mine]
         alpha = 0.1 + 0.9 * time / max(int(time.max()), 1)
         colour = colours(k) if len(names) <= 10 else colours(k / len(names))
-        axes.scatter(*points[mine].T, s=12, color=colour, alpha=alpha, linewidths=0)
+        x, y = points[mine].T
+        axes.scatter(x, y, s=12, color=colour, alpha=alpha, linewidths=0)
         axes.scatter([], [], s=30, color=colour, label=name)
     axes.set(xticks=[], yticks=[], title=f"{method} of generated weights (faint: early in the episode)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

@@ -8,7 +8,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-SUITE_PACKAGES = {"doom": ("vizdoom", "cv2"), "babyai": ("minigrid",), "atari": ("ale_py",), "dmlab": ("deepmind_lab",)}
+SUITE_PACKAGES = {
+    "doom": ("vizdoom", "cv2"),
+    "babyai": ("minigrid",),
+    "atari": ("ale_py",),
+    "dmlab": ("deepmind_lab",),
+}
 
 
 @click.command()
@@ -34,7 +39,12 @@ def command() -> int:
         mark = {True: "[green]ok[/]", False: "[red]bad[/]", None: "[yellow]-[/]"}[good]
         table.add_row(mark, what, found, remedy)
 
-    row(sys.version_info >= (3, 11), "Python", f"{sys.version.split()[0]} at {sys.executable}", "3.11 or newer")
+    row(
+        sys.version_info >= (3, 11),
+        "Python",
+        f"{sys.version.split()[0]} at {sys.executable}",
+        "3.11 or newer",
+    )
     for package, version in versions().items():
         if package not in ("python", "platform") and version is not None:
             row(True, package, version)
@@ -60,7 +70,12 @@ def command() -> int:
     for suite, packages in SUITE_PACKAGES.items():
         missing = [p for p in packages if importlib.util.find_spec(p) is None]
         if missing:
-            row(None, f"suite {suite}", f"{', '.join(missing)} not installed", f"pip install 'impala-mi[{suite}]'")
+            row(
+                None,
+                f"suite {suite}",
+                f"{', '.join(missing)} not installed",
+                f"pip install 'impala-mi[{suite}]'",
+            )
         else:
             row(True, f"suite {suite}", "installed")
     Console().print(table)

@@ -16,9 +16,7 @@ from impala_mi.errors import UserError
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--against-random", is_flag=True, help="Let a random player play as many, and compare the intervals.")
 @click.option("--no-task-ids", is_flag=True, help="Do not tell the agent which level it plays.")
-def command(
-    run: str, episodes: int, checkpoint: str, seed: int, against_random: bool, no_task_ids: bool
-) -> None:
+def command(run: str, episodes: int, checkpoint: str, seed: int, against_random: bool, no_task_ids: bool) -> None:
     """Score the agent of RUN (a folder) over complete episodes of its levels.
 
     Prints a table and writes eval/CHECKPOINT.json in the run's folder.
@@ -33,15 +31,13 @@ def command(
     if no_task_ids and trained.config.agent.policy_needs_task:
         raise UserError(
             f"--no-task-ids: the policy of agent.head={trained.config.agent.head!r} with "
-            f"agent.conditioned={trained.config.agent.conditioned!r} is chosen by the task ID and cannot act without "
-            "it; train with agent.head=mi_context or agent.conditioned=value"
+            f"agent.conditioned={trained.config.agent.conditioned!r} is chosen by the task ID and cannot act "
+            "without it; train with agent.head=mi_context or agent.conditioned=value"
         )
     console = Console()
     total = episodes * len(trained.suite.levels)
     with playing("agent", total, console) as count:
-        mine = play(
-            trained.agent, trained.suite, episodes, seed, tell_task=not no_task_ids, on_episode=count
-        )
+        mine = play(trained.agent, trained.suite, episodes, seed, tell_task=not no_task_ids, on_episode=count)
     random = None
     if against_random:
         with playing("random player", total, console) as count:
@@ -54,11 +50,7 @@ def command(
         table.add_column(heading, justify="left" if heading == "level" else "right")
     for row in result.levels:
         a, r = row.agent, row.random
-        against = (
-            f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]"
-            if r is not None
-            else _number(row.random_score)
-        )
+        against = f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]" if r is not None else _number(row.random_score)
         cells = [
             row.level, str(a.episodes), f"{a.mean:.2f}", f"[{a.low:.2f}, {a.high:.2f}]", against,
             _number(row.reference_score), _number(row.score, ".1f"),

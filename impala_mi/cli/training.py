@@ -20,7 +20,9 @@ def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) 
     console.print(f"run {folder.path}: {levels}, {config.actors.count} actors x {config.actors.envs} environments")
     slots = config.actors.count * config.actors.envs
     if slots % len(suite.levels):
-        console.print(f"note: {slots} environments are not a multiple of {len(suite.levels)} levels: some get one more")
+        console.print(
+            f"note: {slots} environments are not a multiple of {len(suite.levels)} levels: some get one more"
+        )
     began = time.monotonic()
     with reporting(config, suite, console) as report:
         result = system.train(config, folder, resumed, report)

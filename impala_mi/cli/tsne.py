@@ -7,7 +7,9 @@ from rich.console import Console
 @click.command()
 @click.argument("run")
 @click.option("--episodes", type=click.IntRange(min=1), default=8, show_default=True, help="Played of each level.")
-@click.option("--points", type=click.IntRange(min=1), default=400, show_default=True, help="Steps kept of each level.")
+@click.option(
+    "--points", type=click.IntRange(min=1), default=400, show_default=True, help="Steps kept of each level."
+)
 @click.option("--checkpoint", default="last", show_default=True, help="last, best, or the name of one.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 def command(run: str, episodes: int, points: int, checkpoint: str, seed: int) -> None:
@@ -32,7 +34,11 @@ def command(run: str, episodes: int, points: int, checkpoint: str, seed: int) ->
     file = folder / f"{trained.checkpoint}.png"
     names = trained.suite.level_names
     np.savez_compressed(
-        file.with_suffix(".npz"), weights=data.weights, level=data.level, time=data.time, names=np.array(names)
+        file.with_suffix(".npz"),
+        weights=data.weights,
+        level=data.level,
+        time=data.time,
+        names=np.array(names),
     )
     with console.status("embedding"):
         draw(data, names, seed, file)

@@ -33,15 +33,15 @@ ACTIONS = {
 }
 _CARDS = "Sample Factory APPO, mean of the published model cards"
 LEVELS = (
-    Level("basic", None, 76.0, _CARDS, 0.02),
-    Level("deadly_corridor", None, 1766.0, _CARDS, 0.01),
-    Level("defend_the_center", None, 24.4, _CARDS, 1.0),
-    Level("defend_the_line", None, 35.8, _CARDS, 1.0),
-    Level("health_gathering", None, 2100.0, "the time limit, reached by published GRPO agents", 0.02),
-    Level("health_gathering_supreme", None, 2100.0, "the time limit; no published score in these units", 0.02),
-    Level("my_way_home", None, 0.98, _CARDS, 5.0),
-    Level("predict_position", None, 0.92, "published RGB+GRU agent", 2.0),
-    Level("take_cover", None, 1092.0, "World Models (Ha and Schmidhuber 2018), table 2", 0.02),
+    Level("basic", -176.9, 76.0, _CARDS, 0.01),
+    Level("deadly_corridor", -27.7, 1766.0, _CARDS, 0.01),
+    Level("defend_the_center", -0.25, 24.4, _CARDS, 1.0),
+    Level("defend_the_line", 6.3, 35.8, _CARDS, 1.0),
+    Level("health_gathering", 379.8, 2100.0, "the time limit, reached by published GRPO agents", 0.01),
+    Level("health_gathering_supreme", 313.2, 2100.0, "the time limit; no published score in these units", 0.01),
+    Level("my_way_home", -0.114, 0.98, _CARDS, 1.0),
+    Level("predict_position", -0.016, 0.92, "published RGB+GRU agent", 1.0),
+    Level("take_cover", 216.7, 1092.0, "World Models (Ha and Schmidhuber 2018), table 2", 0.01),
 )
 
 

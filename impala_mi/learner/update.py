@@ -1,5 +1,6 @@
 """One step of learning: a batch of unrolls to gradients, new weights and metrics."""
 
+import copy
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,7 +53,7 @@ def final_values(agent: Agent, out: AgentOutput, batch: Transitions) -> Float[Te
         level=batch.inputs.level[t, b].unsqueeze(0),
     )
     with torch.no_grad():
-        return agent(inputs, state).value.squeeze(0)  # type: ignore[no-any-return]
+        return agent(inputs, state).value.squeeze(0)
 
 
 class Learner:
@@ -98,7 +99,7 @@ class Learner:
         )
         self.optimizer.zero_grad(set_to_none=True)
         forward_done = time.perf_counter()
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()
         backward_done = time.perf_counter()
 
         params = [p for p in self.agent.parameters() if p.grad is not None]
@@ -153,7 +154,7 @@ class Learner:
         """Everything a checkpoint needs of the learner; plain containers of tensors and numbers."""
         return {
             "agent": {k: v.detach().cpu().clone() for k, v in self.agent.state_dict().items()},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),  # the live one shares its tensors
             "counters": asdict(self.counters),
             "torch_rng": torch.get_rng_state(),
         }

@@ -15,6 +15,8 @@ from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Counters, Learner
 from impala_mi.types import Transitions
 
+Weights = dict[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class UpdateResult:
@@ -22,7 +24,7 @@ class UpdateResult:
 
     counters: Counters
     metrics: dict[str, float]
-    weights: ray.ObjectRef | None
+    weights: ray.ObjectRef[Weights] | None
     """Of the new version; None where the update was skipped."""
 
 
@@ -73,15 +75,15 @@ class LearnerProcess:
         remote = ray.remote(_Learner).options(num_cpus=num_cpus, num_gpus=config.learner.num_gpus, max_restarts=0)
         self._handle: Any = remote.remote(config, state)
 
-    def start(self) -> ray.ObjectRef:
+    def start(self) -> ray.ObjectRef[UpdateResult]:
         """Reference of an `UpdateResult` without metrics."""
         return self._handle.start.remote()
 
-    def update(self, versions: list[int], unrolls: list[ray.ObjectRef]) -> ray.ObjectRef:
+    def update(self, versions: list[int], unrolls: list[ray.ObjectRef[Transitions]]) -> ray.ObjectRef[UpdateResult]:
         """Reference of an `UpdateResult`."""
         return self._handle.update.remote(versions, *unrolls)
 
-    def state(self) -> ray.ObjectRef:
+    def state(self) -> ray.ObjectRef[dict[str, Any]]:
         """Reference of the state for a checkpoint, after the updates asked for so far."""
         return self._handle.state.remote()
 

@@ -23,11 +23,10 @@ class CoreOutput(NamedTuple):
 def single_bias_lstm(inputs: int, width: int) -> nn.LSTM:
     """TensorFlow's LSTM: one bias (PyTorch's second is frozen at zero), forget gates biased to 1."""
     lstm = nn.LSTM(inputs, width)
-    nn.init.zeros_(lstm.bias_hh_l0)
-    nn.init.zeros_(lstm.bias_ih_l0)
-    lstm.bias_hh_l0.requires_grad_(False)
+    bias, frozen = lstm.get_parameter("bias_ih_l0"), lstm.get_parameter("bias_hh_l0")
+    nn.init.zeros_(frozen.requires_grad_(False))
     with torch.no_grad():
-        lstm.bias_ih_l0[width : 2 * width] = 1.0
+        bias.zero_()[width : 2 * width] = 1.0
     return lstm
 
 

@@ -34,7 +34,7 @@ class SharedOutput(nn.Module):
 
     def forward(self, h: Tensor, level: Tensor | None, context: Tensor | None) -> Tensor:
         """[N, k]."""
-        return self.linear(h)  # type: ignore[no-any-return]
+        return self.linear(h)
 
 
 class PerTaskOutput(nn.Module):
@@ -51,7 +51,7 @@ class PerTaskOutput(nn.Module):
             raise ValueError("a per_task head has one layer for each task and cannot act without task IDs")
         every = self.linear(h).unflatten(-1, (self.num_levels, -1))
         index = level[:, None, None].expand(-1, 1, every.shape[-1])
-        return every.gather(1, index).squeeze(1)  # type: ignore[no-any-return]
+        return every.gather(1, index).squeeze(1)
 
 
 class MultiplicativeOutput(nn.Module):
@@ -64,7 +64,7 @@ class MultiplicativeOutput(nn.Module):
     def forward(self, h: Tensor, level: Tensor | None, context: Tensor | None) -> Tensor:
         """[N, k]."""
         assert context is not None
-        return self.layer(h, context)  # type: ignore[no-any-return]
+        return self.layer(h, context)
 
 
 class TaskContext(nn.Module):
@@ -79,7 +79,7 @@ class TaskContext(nn.Module):
         """[N, C]; the K contexts are computed once. Raises ValueError without levels."""
         if level is None:
             raise ValueError("an mi_task head reads its context off the task ID and cannot act without one")
-        return self.mlp(self.one_hot)[level]  # type: ignore[no-any-return]
+        return self.mlp(self.one_hot)[level]
 
 
 class LearntContext(nn.Module):
@@ -91,7 +91,7 @@ class LearntContext(nn.Module):
 
     def forward(self, h: Tensor, level: Tensor | None) -> Tensor:
         """[N, C]."""
-        return self.mlp(h)  # type: ignore[no-any-return]
+        return self.mlp(h)
 
 
 def context_mlp(inputs: int, width: int, norm2: float) -> nn.Sequential:

@@ -30,4 +30,4 @@ class InstructionEncoder(nn.Module):
         longest = max(int(words.max()), 1)
         out, _ = self.lstm(self.embedding(distinct[:, :longest].clamp(min=0).T))
         last = out[(words - 1).clamp(min=0), torch.arange(len(words), device=words.device)]
-        return (last * (words > 0).unsqueeze(-1))[row]  # type: ignore[no-any-return]
+        return (last * (words > 0).unsqueeze(-1))[row]

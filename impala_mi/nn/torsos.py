@@ -13,19 +13,31 @@ WIDTH = 256
 def make_torso(kind: str, frame_shape: tuple[int, ...]) -> nn.Module:
     """A torso [N, *frame_shape] -> [N, 256]; raises `UserError` where the frame does not suit it."""
     if kind == "mlp":
-        return MLP(frame_shape)
+        return _initialised(MLP(frame_shape))
     smallest = Shallow.SMALLEST if kind == "shallow" else 1
     if len(frame_shape) != 3 or min(frame_shape[:2]) < smallest:
         raise UserError(
-            f"agent.torso={kind!r} needs frames [height, width, channels] of at least {smallest} pixels a side, but "
-            f"the suite's observations are {list(frame_shape)}; use agent.torso=mlp"
+            f"agent.torso={kind!r} needs frames [height, width, channels] of at least {smallest} pixels a side, "
+            f"but the suite's observations are {list(frame_shape)}; use agent.torso=mlp"
         )
-    return Shallow(frame_shape) if kind == "shallow" else Deep(frame_shape)
+    return _initialised(Shallow(frame_shape) if kind == "shallow" else Deep(frame_shape))
+
+
+def _initialised(torso: nn.Module) -> nn.Module:
+    """Orthogonal weights with the gain of a ReLU: PyTorch's default lets features shrink from layer to layer."""
+    for module in torso.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.orthogonal_(module.weight, 2**0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return torso
 
 
 def pixels(frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N c h w"]:
     """Frames as floats in [0, 1], channels first."""
-    return frame.permute(0, 3, 1, 2).to(torch.get_default_dtype(), memory_format=torch.contiguous_format).mul_(1 / 255)
+    return (
+        frame.permute(0, 3, 1, 2).to(torch.get_default_dtype(), memory_format=torch.contiguous_format).mul_(1 / 255)
+    )
 
 
 class Shallow(nn.Module):
@@ -67,7 +79,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As x."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))  # type: ignore[no-any-return]
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
 class Deep(nn.Module):
@@ -102,4 +114,4 @@ class MLP(nn.Module):
     def forward(self, frame: Shaped[Tensor, "N *shape"]) -> Float[Tensor, "N 256"]:
         """[N, 256]; uint8 is scaled to [0, 1], floats are taken as they are."""
         x = frame.flatten(1).to(torch.get_default_dtype())
-        return self.layers(x / 255 if frame.dtype == torch.uint8 else x)  # type: ignore[no-any-return]
+        return self.layers(x / 255 if frame.dtype == torch.uint8 else x)

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from impala_mi.actors.rollout import Rollout, deal_levels
+from impala_mi.envs.suites import make_suite
+from impala_mi.learner.batching import stack
+from impala_mi.learner.update import Learner
+from impala_mi.types import NO_ACTION, Transitions
+from tests.conftest import tiny_config
+from tests.games import LENGTHS, CountingGame
+
+LEVELS = ["terminates", "truncates", "no_final"]
+CPU = torch.device("cpu")
+
+
+def copied(data: Transitions) -> Transitions:
+    def copy(x):
+        return x.copy() if isinstance(x, np.ndarray) else type(x)(*(copy(a) for a in x))
+
+    return copy(data)
+
+
+def counting(*overrides):
+    return tiny_config(
+        "env.suite=tests.games:counting", f"env.levels=[{','.join(LEVELS)}]", "actors.envs=3",
+        "learner.batch_size=3", *overrides,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rollout():
+    config = counting()
+    CountingGame.log.clear()
+    rollout = Rollout(config, make_suite(config.env), 0, [0])
+    yield rollout
+    rollout.close()
+
+
+def test_no_transition_is_lost_or_doubled_across_unrolls(rollout):
+    unrolls = [copied(rollout.unroll().data) for _ in range(6)]
+    for before, after in zip(unrolls, unrolls[1:], strict=False):
+        for a, b in zip(before.inputs, after.inputs, strict=True):
+            np.testing.assert_array_equal(a[-1], b[0])  # adjacent unrolls share that one observation
+    for column, level in enumerate(LEVELS):
+        played = [entry[3:] for entry in CountingGame.log if entry[:2] == ("step", level)]
+        recorded = []
+        for u in unrolls:
+            for t in range(len(u.action)):
+                time = int(u.inputs.frame[t, column, 1])
+                recorded.append((time + 1, int(u.action[t, column])))
+                # the reward is that of this action, alone
+                assert u.reward[t, column] == u.action[t, column] + 10 * (time + 1)
+        assert recorded == played
+
+
+def test_alignment_within_an_unroll(rollout):
+    for _ in range(3):
+        u = rollout.unroll().data
+        x = u.inputs
+        ended = u.terminated | u.truncated
+        np.testing.assert_array_equal(x.first[1:], ended)
+        np.testing.assert_array_equal(x.last_action[1:], np.where(ended, NO_ACTION, u.action))
+        np.testing.assert_array_equal(x.last_reward[1:], np.where(ended, 0, u.reward))
+        np.testing.assert_array_equal(x.frame[..., 1] == 0, x.first)  # time 0 where an episode starts
+        np.testing.assert_array_equal(x.level, np.broadcast_to(np.arange(3), x.level.shape))
+        assert not ended[:, 1].any() or (u.truncated[:, 1] == ended[:, 1]).all()
+        assert (u.terminated[:, 0] == ended[:, 0]).all()
+        assert (u.terminated[:, 2] == ended[:, 2]).all()  # no final observation: terminal
+
+
+def test_the_first_observations_of_a_run_start_episodes(rollout):
+    x = rollout.unroll().data.inputs
+    assert x.first[0].all()
+    assert (x.last_action[0] == NO_ACTION).all()
+    assert (x.last_reward[0] == 0).all()
+
+
+def test_final_observations_of_truncated_episodes_travel_along(rollout):
+    seen = 0
+    for _ in range(4):
+        u = rollout.unroll().data
+        times, columns = np.nonzero(u.truncated)
+        np.testing.assert_array_equal(u.finals.time, times)
+        np.testing.assert_array_equal(u.finals.column, columns)
+        for frame, tokens, t, e in zip(u.finals.frame, u.finals.tokens, times, columns, strict=True):
+            assert frame[1] == u.inputs.frame[t, e, 1] + 1  # the observation that the action led to
+            assert frame[2] == 1
+            assert frame[0] == u.inputs.frame[t, e, 0]  # of the same episode
+            assert (tokens != u.inputs.tokens[t, e]).any()
+            seen += 1
+    assert seen == 4 * 7 // LENGTHS["truncates"]
+
+
+def test_episodes_are_reported_once_with_unscaled_returns(rollout):
+    episodes = [e for _ in range(6) for e in rollout.unroll().info.episodes]
+    for level, name in enumerate(LEVELS):
+        mine = [e for e in episodes if e.level == level]
+        assert [e.length for e in mine] == [LENGTHS[name]] * (6 * 7 // LENGTHS[name])
+        actions = [entry[4] for entry in CountingGame.log if entry[:2] == ("step", name)]
+        for i, episode in enumerate(mine):
+            n = LENGTHS[name]
+            assert episode.return_ == sum(actions[i * n : (i + 1) * n]) + 10 * n * (n + 1) / 2
+
+
+@pytest.mark.parametrize("suite", ["tests.games:counting", "tiny"])
+def test_actor_logits_are_learner_logits(suite):
+    config = counting() if suite != "tiny" else tiny_config()
+    made = make_suite(config.env)
+    learner = Learner(config, made.spaces, 1, CPU)
+    rollout = Rollout(config, made, 0, [0])
+    rollout.load(learner.weights(), 0)
+    for _ in range(4):  # the state before x_0 is not zero after the first
+        data = rollout.unroll().data
+        batch = stack([data], CPU)
+        with torch.no_grad():
+            out = learner.agent(batch.inputs, batch.state)
+        torch.testing.assert_close(out.logits[:-1], batch.logits, rtol=1e-4, atol=1e-5)
+    assert batch.state.hidden.abs().sum() > 0
+    rollout.close()
+
+
+def test_seeds_repeat_with_the_run_and_differ_by_slot_episode_and_segment():
+    config = counting()
+
+    def seeds(actor, segment):
+        CountingGame.log.clear()
+        rollout = Rollout(config, make_suite(config.env), actor, segment)
+        rollout.unroll()
+        rollout.close()
+        return [entry[2] for entry in CountingGame.log if entry[0] == "reset"]
+
+    assert seeds(0, [0]) == seeds(0, [0])
+    drawn = seeds(0, [0]) + seeds(1, [0]) + seeds(0, [1]) + seeds(0, [0, 1])
+    assert len(set(drawn)) == len(drawn)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+def test_levels_are_dealt_out_evenly(actors, envs, levels):
+    dealt = [k for a in range(actors) for k in deal_levels(a, envs, levels)]
+    counts = [dealt.count(k) for k in range(levels)]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_stacked_unrolls_keep_their_columns_and_finals():
+    config = counting()
+    made = make_suite(config.env)
+    unrolls = []
+    for actor in range(2):
+        rollout = Rollout(config, made, actor, [0])
+        unrolls.append(copied(rollout.unroll().data))
+        rollout.close()
+    batch = stack(unrolls, CPU)
+    assert batch.action.shape == (7, 6)
+    for i, u in enumerate(unrolls):
+        np.testing.assert_array_equal(batch.inputs.frame[:, 3 * i : 3 * i + 3], u.inputs.frame)
+    columns = batch.finals.column.tolist()
+    assert columns == [c + 3 * i for i, u in enumerate(unrolls) for c in u.finals.column]
+    for t, c, frame in zip(batch.finals.time, batch.finals.column, batch.finals.frame, strict=True):
+        assert frame[0] == batch.inputs.frame[t, c, 0]

@@ -1,0 +1,44 @@
+"""Shapes in annotations are checked while tests run."""
+
+from jaxtyping import install_import_hook
+
+_hook = install_import_hook(["impala_mi.nn", "impala_mi.losses", "impala_mi.learner.update"], "beartype.beartype")
+
+import numpy as np
+import pytest
+import torch
+
+from impala_mi.config import Config, build
+from impala_mi.envs.base import Suite
+from impala_mi.envs.suites import make_suite
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_seed() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+def tiny_config(*overrides: str) -> Config:
+    """Small and quick: five levels in words and 5x5 images."""
+    return build(
+        "test",
+        {
+            "env": {"suite": "tiny"},
+            "agent": {"torso": "mlp", "head": "mi_context", "core_width": 32, "context_width": 8},
+            "actors": {"count": 1, "envs": 5},
+            "learner": {"unroll_length": 7, "batch_size": 5, "optimizer": "adam", "epsilon": 1e-6},
+        },
+        overrides,
+    )
+
+
+@pytest.fixture
+def config() -> Config:
+    return tiny_config()
+
+
+@pytest.fixture
+def suite(config: Config) -> Suite:
+    return make_suite(config.env)

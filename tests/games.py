@@ -1,0 +1,78 @@
+"""Games whose every step can be told apart, and that misbehave on demand."""
+
+import os
+import signal
+import time
+
+import numpy as np
+
+from impala_mi.config import EnvConfig
+from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
+from impala_mi.envs.choose import choose_levels
+from impala_mi.types import Spaces
+
+LENGTHS = {"terminates": 3, "truncates": 4, "no_final": 5, "long": 10_000}
+
+
+class CountingGame(Game):
+    """The frame is (seed, time, 1 at the end); the reward is the action plus 10 times the time."""
+
+    log: list[tuple] = []  # noqa: RUF012  every reset and step of every game
+
+    def __init__(self, level: str) -> None:
+        self.level, self.closed = level, False
+
+    def reset(self, seed: int) -> Observation:
+        assert not self.closed
+        self.seed, self.time = seed % 10_000, 0
+        self.log.append(("reset", self.level, self.seed))
+        return self._observe(0)
+
+    def step(self, action: int) -> Outcome:
+        assert not self.closed
+        self.time += 1
+        self.log.append(("step", self.level, self.seed, self.time, action))
+        reward = action + 10.0 * self.time
+        if self.time < LENGTHS[self.level]:
+            return Outcome(self._observe(0), reward)
+        if self.level == "terminates":
+            return Outcome(self._observe(1), reward, terminated=True)
+        return Outcome(None if self.level == "no_final" else self._observe(1), reward, truncated=True)
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+    def _observe(self, end: int) -> Observation:
+        return Observation(np.array([self.seed, self.time, end], np.float32), f"word{self.time}")
+
+
+def counting(config: EnvConfig) -> Suite:
+    levels = choose_levels("counting", [Level(name, 0.0, 100.0) for name in LENGTHS], config.levels)
+    return Suite("counting", levels, Spaces((3,), "float32", 3, len(levels), True), ("a", "b", "c"), CountingGame)
+
+
+class FaultyGame(CountingGame):
+    """Does what its level is named for after some steps."""
+
+    def step(self, action: int) -> Outcome:
+        outcome = super().step(action)
+        if self.time == 50:
+            if self.level == "raises":
+                raise RuntimeError("the level broke")
+            if self.level == "killed" and not os.path.exists(os.environ["FAULT_ONCE"]):
+                open(os.environ["FAULT_ONCE"], "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.level == "nan":
+                return outcome._replace(reward=float("nan"))
+            if self.level == "slow":
+                time.sleep(0.5)
+        return outcome
+
+
+LENGTHS |= dict.fromkeys(("raises", "killed", "nan", "slow"), 60)
+
+
+def faulty(config: EnvConfig) -> Suite:
+    suite = counting(config)
+    return Suite("faulty", suite.levels, suite.spaces, suite.actions, FaultyGame)

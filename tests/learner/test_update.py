@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+
+from impala_mi.actors.rollout import Rollout
+from impala_mi.envs.suites import make_suite
+from impala_mi.errors import TrainingError
+from impala_mi.learner.batching import stack
+from impala_mi.learner.update import Learner, final_values
+from impala_mi.types import AgentInput, CoreState
+from tests.conftest import tiny_config
+
+CPU = torch.device("cpu")
+
+
+def setup(*overrides):
+    config = tiny_config(*overrides)
+    suite = make_suite(config.env)
+    learner = Learner(config, suite.spaces, suite.action_repeat, CPU)
+    rollout = Rollout(config, suite, 0, [0])
+    rollout.load(learner.weights(), 0)
+    return learner, rollout
+
+
+@pytest.mark.parametrize("head", ["shared", "per_task", "mi_task", "mi_context"])
+def test_an_update_moves_every_trained_parameter(head):
+    learner, rollout = setup(f"agent.head={head}", "learner.entropy_cost=0.1")
+    before = {k: v.clone() for k, v in learner.agent.named_parameters()}
+    for _ in range(3):
+        learner.update(stack([rollout.unroll().data], CPU))
+    rollout.close()
+    still = [k for k, v in learner.agent.named_parameters() if torch.equal(v, before[k]) and v.requires_grad]
+    assert still == []
+    assert learner.agent.core.lstm.bias_hh_l0.abs().sum() == 0  # the second bias stays frozen
+    assert (learner.counters.updates, learner.counters.version) == (3, 3)
+    assert learner.counters.agent_steps == learner.counters.env_frames == 3 * 7 * 5
+
+
+def test_frames_count_the_action_repeat():
+    config = tiny_config()
+    suite = make_suite(config.env)
+    learner = Learner(config, suite.spaces, 4, CPU)
+    rollout = Rollout(config, suite, 0, [0])
+    learner.update(stack([rollout.unroll().data], CPU))
+    rollout.close()
+    assert learner.counters.env_frames == 4 * learner.counters.agent_steps
+
+
+def test_value_of_a_final_observation_is_one_more_step_of_its_own_episode():
+    learner, rollout = setup("env.suite=tests.games:counting", "env.levels=[truncates,terminates]",
+                             "actors.envs=2", "learner.batch_size=2", "learner.unroll_length=8")  # fmt: skip
+    rollout.unroll()
+    data = rollout.unroll().data
+    rollout.close()
+    assert data.truncated[-1].any(), "the edge: truncated at the last step of the unroll"
+    batch = stack([data], CPU)
+    out = learner.agent(batch.inputs, batch.state)
+    got = final_values(learner.agent, out, batch)
+    assert len(got) == 2
+    for i, (t, b) in enumerate(zip(batch.finals.time.tolist(), batch.finals.column.tolist(), strict=True)):
+        # By hand: the column alone, up to t, then the final observation in the place of x_{t+1}.
+        x = AgentInput(*(a[: t + 2, b : b + 1].clone() for a in batch.inputs))
+        x.frame[t + 1, 0], x.tokens[t + 1, 0] = batch.finals.frame[i], batch.finals.tokens[i]
+        x.first[t + 1], x.last_action[t + 1] = False, batch.action[t, b]
+        x.last_reward[t + 1] = batch.reward[t, b]
+        state = CoreState(*(s[b : b + 1] for s in batch.state))
+        torch.testing.assert_close(learner.agent(x, state).value[t + 1, 0], got[i])
+
+
+@pytest.mark.parametrize("poison", ["reward", "weight"])
+def test_an_update_that_is_not_finite_is_skipped_and_too_many_stop_the_run(poison):
+    learner, rollout = setup("learner.max_bad_updates=3", "learner.reward_clipping=none")
+    good = stack([rollout.unroll().data], CPU)
+    rollout.close()
+    learner.update(good)
+    if poison == "reward":
+        bad = good._replace(reward=torch.full_like(good.reward, float("nan")))
+    else:  # the loss overflows
+        bad = good._replace(reward=torch.full_like(good.reward, 3e38))
+    before = {k: v.clone() for k, v in learner.agent.state_dict().items()}
+    square = [s["exp_avg_sq"].clone() for s in learner.optimizer.state.values()]
+    for i in range(2):
+        metrics = learner.update(bad)
+        assert metrics["learner/skipped_updates"] == i + 1
+    assert all(torch.equal(v, before[k]) for k, v in learner.agent.state_dict().items())
+    assert all(torch.equal(a, s["exp_avg_sq"]) for a, s in zip(square, learner.optimizer.state.values(), strict=True))
+    learner.update(good)  # a good one in between: the count starts again
+    assert (learner.counters.version, learner.counters.updates, learner.counters.skipped) == (2, 4, 2)
+    for _ in range(2):
+        learner.update(bad)
+    with pytest.raises(TrainingError, match="3 updates in a row"):
+        learner.update(bad)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    learner, rollout = setup("learner.optimizer=rmsprop", "learner.epsilon=1e9", "learner.max_grad_norm=0.5",
+                             "learner.learning_rate=1.0", "learner.learning_rate_schedule=constant")  # fmt: skip
+    before = torch.cat([p.detach().flatten().clone() for p in learner.agent.parameters()])
+    metrics = learner.update(stack([rollout.unroll().data], CPU))
+    rollout.close()
+    after = torch.cat([p.detach().flatten() for p in learner.agent.parameters()])
+    assert metrics["learner/grad_norm"] > 0.5
+    # with epsilon in charge of the root, the step is the gradient over sqrt(1e9)
+    assert (after - before).norm().item() * 1e9**0.5 == pytest.approx(0.5, rel=1e-2)
+
+
+def test_state_restores_bit_for_bit():
+    learner, rollout = setup()
+    batches = [stack([rollout.unroll().data], CPU) for _ in range(4)]
+    rollout.close()
+    for b in batches[:2]:
+        learner.update(b)
+    saved = learner.state()
+    other, unused = setup("seed=2")
+    unused.close()
+    other.load_state(saved)
+    for b in batches[2:]:
+        assert learner.update(b) | {k: 0 for k in ("time/forward_s", "time/backward_s", "time/optimizer_s")} == (
+            other.update(b) | {k: 0 for k in ("time/forward_s", "time/backward_s", "time/optimizer_s")}
+        )
+    for a, b in zip(learner.agent.parameters(), other.agent.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_resumed_hyperparameters_are_the_configurations():
+    learner, rollout = setup("learner.epsilon=1e-6")
+    learner.update(stack([rollout.unroll().data], CPU))
+    rollout.close()
+    other, unused = setup("learner.epsilon=1e-3")
+    unused.close()
+    other.load_state(learner.state())
+    assert other.optimizer.param_groups[0]["eps"] == 1e-3
+
+
+def test_weights_are_copies():
+    learner, rollout = setup()
+    weights = learner.weights()
+    kept = {k: v.copy() for k, v in weights.items()}
+    learner.update(stack([rollout.unroll().data], CPU))
+    rollout.close()
+    assert all(np.array_equal(kept[k], weights[k]) for k in kept)

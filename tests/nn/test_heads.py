@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from impala_mi.config import AgentConfig
+from impala_mi.nn.heads import Head, MultiplicativeOutput, PerTaskOutput, context_mlp
+
+H, A, K = 16, 5, 4
+
+
+def make(head: str, conditioned: str = "both") -> Head:
+    return Head(AgentConfig(head=head, conditioned=conditioned, core_width=H, context_width=8), A, K)
+
+
+def test_mi_with_a_one_hot_context_is_a_head_per_task_plus_a_shared_one():
+    one_hot = MultiplicativeOutput(H, A, K).double()
+    for p in one_hot.parameters():
+        torch.nn.init.normal_(p)
+    per_task = PerTaskOutput(H, A, K).double()
+    layer = one_hot.layer
+    with torch.no_grad():  # task i: W_i + V and U_i + b
+        per_task.linear.weight.copy_((layer.W.transpose(1, 2) + layer.V).reshape(K * A, H))
+        per_task.linear.bias.copy_((layer.U + layer.b).reshape(-1))
+    h, level = torch.randn(20, H).double(), torch.randint(0, K, (20,))
+    context = torch.eye(K).double()[level]
+    torch.testing.assert_close(one_hot(h, level, context), per_task(h, level, None))
+
+
+@pytest.mark.parametrize("head", ["per_task", "mi_task"])
+def test_the_task_id_decides(head):
+    module, h = make(head), torch.randn(1, H).expand(K, H)
+    logits, value = module(h, torch.arange(K))
+    assert len({tuple(row.tolist()) for row in logits}) == K
+    assert len(set(value.tolist())) == K
+
+
+@pytest.mark.parametrize("head", ["shared", "mi_context"])
+def test_heads_that_do_not_read_the_task_id(head):
+    module, h = make(head).eval(), torch.randn(6, H)
+    told = module(h, torch.randint(0, K, (6,)))
+    untold = module(h, None)
+    torch.testing.assert_close(told.logits, untold.logits)
+    torch.testing.assert_close(told.value, untold.value)
+
+
+@pytest.mark.parametrize("head", ["per_task", "mi_task"])
+def test_without_task_ids(head):
+    h = torch.randn(6, H)
+    for conditioned in ("both", "policy"):
+        with pytest.raises(ValueError, match="without"):
+            make(head, conditioned).eval()(h, None)
+    logits, value = make(head, "value").eval()(h, None)  # acting needs no value
+    assert logits.isfinite().all()
+    assert value.isnan().all()
+
+
+@pytest.mark.parametrize(("conditioned", "same"), [("policy", "value"), ("value", "logits")])
+def test_only_the_conditioned_output_sees_the_task(conditioned, same):
+    out = make("mi_task", conditioned)(torch.randn(1, H).expand(K, H), torch.arange(K))
+    assert torch.allclose(getattr(out, same), getattr(out, same)[:1].expand_as(getattr(out, same)))
+    other = out.value if same == "logits" else out.logits
+    assert not torch.allclose(other, other[:1].expand_as(other))
+
+
+def test_one_task():
+    config = AgentConfig(head="mi_task", core_width=H, context_width=8)
+    logits, value = Head(config, A, 1)(torch.randn(3, H), torch.zeros(3, dtype=torch.long))
+    assert logits.shape == (3, A)
+    assert value.shape == (3,)
+
+
+@pytest.mark.parametrize("width", [8, 128])
+def test_contexts_start_with_a_second_moment_of_one(width):
+    for inputs, x in ((50, torch.eye(50)), (256, torch.randn(50, 256))):
+        norm2 = x.square().sum(1).mean().item()
+        moments = [context_mlp(inputs, width, norm2)(x).square().mean().item() for _ in range(300)]
+        assert sum(moments) / 300 == pytest.approx(1.0, rel=0.2)
+
+
+def test_what_is_generated():
+    h, level = torch.randn(6, H), torch.randint(0, K, (6,))
+    assert make("shared").generate(h, level) == {}
+    assert set(make("mi_task", "value").generate(h, level)) == {"value"}
+    head = make("mi_context")
+    weight, bias = head.generate(h, level)["policy"]
+    torch.testing.assert_close((weight @ h.unsqueeze(-1)).squeeze(-1) + bias, head(h, level).logits)

@@ -1,0 +1,111 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from impala_mi.nn.multiplicative import Additive, Diagonal, HyperNetwork, LowRank, Multiplicative, ScaleBias
+
+widths = st.integers(1, 7)
+
+
+def randomised(layer):
+    for p in layer.parameters():
+        nn.init.normal_(p)
+    return layer.double()
+
+
+@given(widths, widths, widths)
+@settings(deadline=None, max_examples=50)
+def test_full_form_is_equation_1_in_either_order_of_contraction(n, m, k):
+    layer = randomised(Multiplicative(n, m, k))
+    x, z = torch.randn(4, 3, n).double(), torch.randn(4, 3, m).double()
+    for t in range(4):
+        for b in range(3):
+            xi, zi = x[t, b], z[t, b]
+            want = torch.zeros(k).double()
+            for out in range(k):  # the footnote of section 2, written out
+                want[out] = sum(
+                    zi[i] * layer.W[i, j, out] * xi[j] for i in range(m) for j in range(n)
+                )
+            want = want + zi @ layer.U + layer.V @ xi + layer.b
+            torch.testing.assert_close(layer(x, z)[t, b], want)
+
+
+def test_equals_appendix_b():
+    """W = Linear(output * input)(z), b = Linear(output)(z), y = x W + b."""
+    n, m, k = 6, 4, 3
+    layer = randomised(Multiplicative(n, m, k))
+    to_weight, to_bias = nn.Linear(m, n * k).double(), nn.Linear(m, k).double()
+    with torch.no_grad():
+        to_weight.weight.copy_(layer.W.reshape(m, n * k).T)
+        to_weight.bias.copy_(layer.V.T.reshape(-1))
+        to_bias.weight.copy_(layer.U.T)
+        to_bias.bias.copy_(layer.b)
+    x, z = torch.randn(5, n).double(), torch.randn(5, m).double()
+    want = (x.unsqueeze(1) @ to_weight(z).view(5, n, k)).squeeze(1) + to_bias(z)
+    torch.testing.assert_close(layer(x, z), want)
+
+
+LAYERS = {
+    "full, x first": lambda: Multiplicative(6, 4, 3),
+    "full, z first": lambda: Multiplicative(4, 6, 3),
+    "low rank": lambda: LowRank(6, 4, 3, 2),
+    "diagonal": lambda: Diagonal(6, 4),
+    "scale and bias": lambda: ScaleBias(6, 4),
+    "scale and bias, channels": lambda: ScaleBias(6, 4, 3),
+    "hypernetwork": lambda: HyperNetwork(6, 3, nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 21))),
+    "additive": lambda: Additive(6, 4, 3),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_generated_weights_reproduce_the_output(name):
+    layer = randomised(LAYERS[name]())
+    n, m = (4, 6) if name == "full, z first" else (6, 4)
+    x, z = torch.randn(2, 5, n).double(), torch.randn(2, 5, m).double()
+    weight, bias = layer.generate(z)
+    assert weight.shape == (2, 5, bias.shape[-1], n)
+    torch.testing.assert_close((weight @ x.unsqueeze(-1)).squeeze(-1) + bias, layer(x, z))
+
+
+def test_affine_hypernetwork_is_the_full_form():
+    """Section 2: where f and g are affine, a hypernetwork is exactly the multiplicative form."""
+    full, generator = randomised(Multiplicative(5, 3, 2)), nn.Linear(3, 12).double()
+    hyper = HyperNetwork(5, 2, generator)
+    with torch.no_grad():
+        generator.weight.copy_(torch.cat([full.W.permute(2, 1, 0).reshape(10, 3), full.U.T]))
+        generator.bias.copy_(torch.cat([full.V.reshape(-1), full.b]))
+    x, z = torch.randn(7, 5).double(), torch.randn(7, 3).double()
+    torch.testing.assert_close(hyper(x, z), full(x, z))
+
+
+def test_low_rank_of_enough_rank_is_the_full_form():
+    full, low = randomised(Multiplicative(2, 3, 2)), randomised(LowRank(2, 3, 2, 6))
+    with torch.no_grad():
+        for r, (i, j) in enumerate((i, j) for i in range(3) for j in range(2)):
+            low.Q[:, r] = torch.eye(3)[i]
+            low.P[:, r] = torch.eye(2)[j]
+            low.R[r] = full.W[i, j]
+        low.U.copy_(full.U), low.V.copy_(full.V), low.b.copy_(full.b)
+    x, z = torch.randn(7, 2).double(), torch.randn(7, 3).double()
+    torch.testing.assert_close(low(x, z), full(x, z))
+
+
+def test_scale_and_bias_of_as_many_channels_is_the_diagonal_form():
+    film = randomised(ScaleBias(6, 4, channels=6))
+    x, z = torch.randn(3, 6).double(), torch.randn(3, 4).double()
+    torch.testing.assert_close(film(x, z), film.gate(x, z))
+    with pytest.raises(ValueError, match="not a multiple"):
+        ScaleBias(6, 4, channels=4)
+
+
+@pytest.mark.parametrize("m", [1, 8, 64, 512])
+@pytest.mark.parametrize("make", [lambda n, m: Multiplicative(n, m, 200), lambda n, m: LowRank(n, m, 200, 256)])
+def test_scale_at_the_start_is_a_linear_layers_at_any_width_of_context(make, m):
+    n = 256
+    x, z = torch.randn(400, n), torch.randn(400, m).sign()  # unit second moment in every unit
+    assert make(n, m)(x, z).std().item() == pytest.approx(math.sqrt(1 / 3), rel=0.15)
+    assert nn.Linear(n, 200)(x).std().item() == pytest.approx(math.sqrt(1 / 3), rel=0.15)
