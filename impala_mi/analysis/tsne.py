@@ -23,8 +23,11 @@ def embed(weights: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
     PCA to 50 dimensions, then t-SNE; PCA alone where there are too few distinct weights for neighbourhoods (an
     `mi_task` head generates one matrix a level).
     """
-    distinct, inverse = np.unique(weights, axis=0, return_inverse=True)
+    # Rounded: the same weights differ in their last bits from batch to batch.
+    distinct, inverse = np.unique(weights.round(5), axis=0, return_inverse=True)
     if len(distinct) < FEWEST:
+        if len(distinct) == 1:
+            return np.zeros((len(weights), 2)), "PCA"
         width = min(2, *distinct.shape)
         flat = PCA(width, random_state=seed).fit_transform(distinct)
         return np.pad(flat, ((0, 0), (0, 2 - width)))[inverse.ravel()], "PCA"

@@ -7,8 +7,10 @@ Random scores: 200 episodes each of uniformly random actions at an action repeat
 `impala-mi levels doom --measure-random 200`.
 """
 
+import contextlib
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,7 @@ ACTIONS = {
 }
 _CARDS = "Sample Factory APPO, mean of the published model cards"
 LEVELS = (
-    Level("basic", -176.9, 76.0, _CARDS, 0.01),
+    Level("basic", -176.9, 76.0, _CARDS, 0.02),
     Level("deadly_corridor", -27.7, 1766.0, _CARDS, 0.01),
     Level("defend_the_center", -0.25, 24.4, _CARDS, 1.0),
     Level("defend_the_line", 6.3, 35.8, _CARDS, 1.0),
@@ -43,6 +45,7 @@ LEVELS = (
     Level("predict_position", -0.016, 0.92, "published RGB+GRU agent", 1.0),
     Level("take_cover", 216.7, 1092.0, "World Models (Ha and Schmidhuber 2018), table 2", 0.01),
 )
+_STARTING = threading.Lock()
 
 
 class DoomGame(Game):
@@ -55,7 +58,6 @@ class DoomGame(Game):
         cv2.setNumThreads(1)
         self._resize = cv2.resize
         self._repeat = action_repeat
-        # ViZDoom writes its settings where it is told and leaves a working folder in the current one.
         self._folder = tempfile.TemporaryDirectory(prefix="impala-mi-doom-")
         game = vizdoom.DoomGame()
         game.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario}.cfg"))
@@ -76,7 +78,9 @@ class DoomGame(Game):
         if self._running:
             self._game.new_episode()
         else:
-            self._game.init()
+            # The game leaves a folder in the directory that it starts in, which is the whole process's.
+            with _STARTING, contextlib.chdir(self._folder.name):
+                self._game.init()
             self._running = True
         return self._observe()
 

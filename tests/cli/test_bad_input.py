@@ -1,0 +1,175 @@
+"""A user's mistakes: one line with the remedy, exit code 2, nothing started, nothing overwritten."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from impala_mi import rundir
+from impala_mi.learner import checkpoint as checkpoints
+from impala_mi.learner.update import Learner
+from tests.conftest import tiny_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def impala(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    paths = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "impala_mi", *args]
+    return subprocess.run(
+        command, cwd=cwd, env=os.environ | paths | env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], says: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["nowhere.yaml"], "neither a file nor one of the shipped"),
+        (["doom", "learner.batchsize=3"], "did you mean 'learner.batch_size'"),
+        (["doom", "learner.batch_size=3"], "must be a multiple of actors.envs"),
+        (["doom", "actors.count=0"], "actors.count=0"),
+        (["doom", "env.levels=[health_gatherin]"], "did you mean 'health_gathering'"),
+        (["doom", "env.suite=doomed"], "no such suite"),
+        (["doom", "actors.count=1", "actors.envs=6"], "9 levels but only actors.count=1 x actors.envs=6"),
+        (["cartpole", "agent.torso=shallow"], "use agent.torso=mlp"),
+        (["cartpole", "run.root=/proc/nothing"], "cannot make the folder"),
+        (["cartpole", "env.levels=[NoSuch-v1]"], "Gymnasium cannot make 'NoSuch-v1'"),
+    ],
+)
+def test_train(tmp_path, args, says):
+    refused(impala("train", *args, cwd=tmp_path), says)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_no_gpu(tmp_path):
+    refused(impala("train", "cartpole", "learner.num_gpus=1", cwd=tmp_path), "sees no GPU; set learner.num_gpus=0")
+
+
+def test_shared_memory_and_disk_are_checked_first(monkeypatch, tmp_path):
+    from impala_mi import system
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    with pytest.raises(system.UserError, match=r"--shm-size=\d+m"):
+        system.check(tiny_config())
+    config = tiny_config(f"run.root={tmp_path}/runs")
+    with pytest.raises(rundir.UserError, match="only 1 MiB of disk"):
+        rundir.create(config, "x")
+    assert not (tmp_path / "runs" / "x").exists()
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run of the tiny suite with one checkpoint, made without Ray."""
+    config = tiny_config("run.root=runs", "train.env_frames=1000", "learner.batch_size=5")
+    os.chdir(tmp_path)
+    folder = rundir.create(config, "x")
+    from impala_mi.envs.suites import make_suite
+
+    suite = make_suite(config.env)
+    learner = Learner(config, suite.spaces, 1, torch.device("cpu"))
+    scores = {"returns": [[]] * 5, "lengths": [[]] * 5, "episodes": [0] * 5}
+    driver = {"scores": scores, "time_s": 1.0, "discarded": 0, "starts": 0}
+    meta = {"env_frames": 500, "updates": 1, "score": 1.0}
+    checkpoints.save(folder.checkpoints, learner.state(), driver, meta, 2)
+    return folder.path
+
+
+def test_a_run_that_exists_is_not_touched(run):
+    cwd = run.parent.parent
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    refused(impala("train", "cartpole", "run.name=x", cwd=cwd), "exists; continue it with: impala-mi resume runs/x")
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["runs/y"], "there is no such folder"),
+        (["runs"], "it has no config.yaml"),
+        (["runs/x", "agent.head=shared"], "agent cannot change"),
+        (["runs/x", "env.levels=[catch]"], "env.levels cannot change"),
+        (["runs/x", "seed=3"], "seed cannot change"),
+        (["runs/x", "learner.optimizer=rmsprop"], "learner.optimizer cannot change"),
+        (["runs/x", "train.env_frames=400"], "the run is done"),
+        (["runs/x", "--checkpoint", "7"], "no checkpoint '7'"),
+    ],
+)
+def test_resume(run, args, says):
+    cwd = run.parent.parent
+    kept = (run / "config.yaml").read_text()
+    refused(impala("resume", *args, cwd=cwd), says)
+    assert (run / "config.yaml").read_text() == kept
+
+
+def test_resume_of_a_damaged_or_foreign_checkpoint(run):
+    cwd, state = run.parent.parent, next(run.glob("checkpoints/0*/state.pt"))
+    good = state.read_bytes()
+    state.write_bytes(good[: len(good) // 2])
+    refused(impala("resume", "runs/x", cwd=cwd), "is damaged")
+    state.write_bytes(good)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("core_width: 32", "core_width: 64"))
+    refused(impala("resume", "runs/x", cwd=cwd), "is of another architecture")
+    refused(impala("eval", "runs/x", cwd=cwd), "is of another architecture")
+
+
+def test_eval_and_tsne(run):
+    cwd = run.parent.parent
+    refused(impala("eval", "runs/y", cwd=cwd), "no such folder")
+    done = impala("eval", "runs/x", "--episodes", "3", "--against-random", "--no-task-ids", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "memory" in done.stdout
+    assert list((run / "eval").glob("*.json"))
+    done = impala("tsne", "runs/x", "--episodes", "3", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert list((run / "tsne").glob("*.png"))
+
+
+def test_a_policy_of_task_ids_cannot_be_evaluated_without_them(run):
+    cwd = run.parent.parent
+    config = (run / "config.yaml").read_text().replace("head: mi_context", "head: mi_task")
+    (run / "config.yaml").write_text(config)
+    done = impala("eval", "runs/x", "--no-task-ids", cwd=cwd)
+    refused(done, "of another architecture")  # the checkpoint is checked first
+    config = (run / "config.yaml").read_text().replace("head: mi_task", "head: shared")
+    (run / "config.yaml").write_text(config)
+    refused(impala("tsne", "runs/x", cwd=cwd), "of another architecture")
+
+
+def test_exit_codes_of_the_command_line_itself(tmp_path):
+    assert impala("--help", cwd=tmp_path).returncode == 0
+    assert impala("trian", cwd=tmp_path).returncode == 2
+    assert impala("train", cwd=tmp_path).returncode == 2
+    for command in ("train", "resume", "eval", "tsne", "levels", "doctor"):
+        done = impala(command, "--help", cwd=tmp_path)
+        assert done.returncode == 0
+        assert "Usage:" in done.stdout
+
+
+def test_print_config_starts_nothing(tmp_path):
+    done = impala("train", "doom", "learner.batch_size=72", "--print-config", cwd=tmp_path)
+    assert "batch_size: 72" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_levels_and_doctor(tmp_path):
+    done = impala("levels", "tiny", "--measure-random", "20", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "always_left" in done.stdout
+    done = impala("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "shared memory" in done.stdout

@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+
+from impala_mi.config import EnvConfig
+from impala_mi.envs.base import Environment, Game, Observation, Outcome, Suite, check_game
+from impala_mi.envs.suites import make_suite
+from impala_mi.errors import UserError
+from impala_mi.types import Spaces
+from tests.games import CountingGame, counting
+
+
+def environment(level: str, terminal: bool = False) -> Environment:
+    CountingGame.log.clear()
+    return Environment(CountingGame(level), 2, np.random.SeedSequence(5), terminal)
+
+
+def play(env: Environment, steps: int):
+    return [env.step(1) for _ in range(steps)]
+
+
+def test_the_end_and_the_next_episode_come_in_one_step():
+    env = environment("terminates")
+    assert env.reset().first
+    *_, last = play(env, 3)
+    assert (last.terminated, last.truncated, last.first) == (True, False, True)
+    assert last.observation.frame[1] == 0  # the next episode's first
+    assert last.reward == 31.0  # the last episode's
+    assert last.final_observation is None
+    assert (last.episode.return_, last.episode.length, last.episode.level) == (63.0, 3, 2)
+    assert env.step(1).episode is None
+
+
+def test_a_truncated_episode_brings_its_final_observation():
+    env = environment("truncates")
+    env.reset()
+    *_, last = play(env, 4)
+    assert (last.terminated, last.truncated) == (False, True)
+    assert last.final_observation.frame[1] == 4
+
+
+@pytest.mark.parametrize(("level", "terminal"), [("no_final", False), ("truncates", True)])
+def test_a_cut_off_that_is_terminal(level, terminal):
+    """Without a final observation there is nothing to bootstrap from; a suite may treat time limits as ends."""
+    env = environment(level, terminal)
+    env.reset()
+    *_, last = play(env, 5 if level == "no_final" else 4)
+    assert (last.terminated, last.truncated, last.final_observation) == (True, False, None)
+
+
+def test_episode_seeds_are_distinct_repeatable_plain_ints():
+    def seeds():
+        env = environment("terminates")
+        env.reset()
+        play(env, 12)
+        return [entry[2] for entry in CountingGame.log if entry[0] == "reset"]
+
+    assert seeds() == seeds()
+    assert len(set(seeds())) == 5
+
+    class Picky(CountingGame):
+        def reset(self, seed):
+            assert type(seed) is int
+            assert 0 <= seed < 2**31
+            return super().reset(seed)
+
+    Environment(Picky("long"), 0, np.random.SeedSequence(1), False).reset()
+
+
+class Broken(CountingGame):
+    fault = ""
+
+    def reset(self, seed):
+        observation = super().reset(seed)
+        if self.fault == "shape":
+            return Observation(np.zeros(4, np.float32), "")
+        if self.fault == "dtype":
+            return Observation(np.zeros(3, np.float64), "")
+        if self.fault == "seed":
+            return Observation(np.random.default_rng().normal(size=3).astype(np.float32), "")
+        return observation
+
+    def step(self, action):
+        outcome = super().step(action)
+        if self.fault == "reward":
+            return outcome._replace(reward=np.float32(1))
+        if self.fault == "nan":
+            return outcome._replace(reward=float("nan"))
+        if self.fault == "both":
+            return outcome._replace(terminated=True, truncated=True)
+        if self.fault == "gone":
+            return Outcome(None, 0.0)
+        if self.fault == "reused":
+            if not hasattr(self, "frame"):
+                self.frame = np.zeros(3, np.float32)
+            self.frame += 1
+            return outcome._replace(observation=Observation(self.frame, ""))
+        return outcome
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("shape", "shape"), ("dtype", "dtype"), ("seed", "same seed"), ("reward", "must be a float"), ("nan", "nan"),
+        ("both", "both"), ("gone", "no observation"), ("reused", "overwritten"),
+    ],
+)  # fmt: skip
+def test_the_conformance_check_finds(fault, says):
+    good = counting(EnvConfig(levels=["terminates"]))
+    check_game(good, "terminates")
+    maker = type("Faulty", (Broken,), {"fault": fault})
+    bad = Suite("bad", good.levels, good.spaces, good.actions, maker)
+    with pytest.raises(UserError, match=says):
+        check_game(bad, "terminates")
+
+
+def test_the_conformance_check_compares_the_suite_with_itself():
+    good = counting(EnvConfig(levels=["terminates"]))
+    bad = Suite("bad", good.levels, Spaces((3,), "float32", 4, 1, True), good.actions, good.make_game)
+    with pytest.raises(UserError, match="num_actions"):
+        check_game(bad, "terminates")
+    with pytest.raises(UserError, match="no such level"):
+        check_game(good, "terminate")
+
+
+def test_a_games_protocol_is_all_that_is_needed():
+    class Plain:
+        def reset(self, seed: int) -> Observation:
+            return Observation(np.zeros(3, np.float32))
+
+        def step(self, action: int) -> Outcome:
+            return Outcome(Observation(np.zeros(3, np.float32)), 0.0)
+
+        def close(self) -> None: ...
+
+    game: Game = Plain()
+    assert Environment(game, 0, np.random.SeedSequence(0), False).reset().first
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("dooom", "no such suite; there are doom"),
+        ("tests.nowhere:make", "cannot be imported"),
+        ("tests.games:nothing", "cannot be imported"),
+        ("builtins:type", "returned ModelMetaclass"),
+    ],
+)
+def test_unknown_suites(name, says):
+    with pytest.raises(UserError, match=says):
+        make_suite(EnvConfig(suite=name))

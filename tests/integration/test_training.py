@@ -1,0 +1,249 @@
+"""Whole runs of actors and a learner on Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+
+from impala_mi.learner import checkpoint as checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.integration
+
+TINY = {
+    "env": {"suite": "tiny"},
+    "agent": {"torso": "mlp", "core_width": 64, "context_width": 16},
+    "actors": {"count": 2, "envs": 10},
+    "learner": {
+        "unroll_length": 20, "batch_size": 20, "optimizer": "adam", "epsilon": 1e-6, "learning_rate": 2e-3,
+        "max_grad_norm": 40.0, "entropy_cost": 0.01, "reward_clipping": "none",
+    },
+    "train": {"env_frames": 40_000, "log_every_s": 1.0},
+}  # fmt: skip
+
+
+class Session:
+    """Runs `impala-mi` in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+        self.env = os.environ | {"PYTHONPATH": str(ROOT), "FAULT_ONCE": str(folder / "fault")}
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "impala_mi", *args], cwd=self.folder, env=self.env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *args: str, code: int = 0) -> str:
+        process = self.start(*args)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == code, out + err
+        assert not left_behind(process.pid)
+        return out + err
+
+    def records(self, name: str) -> list[dict]:
+        lines = (self.folder / "runs" / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def events(self, name: str) -> list[str]:
+        lines = (self.folder / "runs" / name / "events.jsonl").read_text().splitlines()
+        return [json.loads(line)["event"] for line in lines]
+
+    def checkpoint(self, name: str, which: str = "last") -> checkpoints.Checkpoint:
+        return checkpoints.load(self.folder / "runs" / name / "checkpoints", which)
+
+
+def left_behind(leader: int) -> list[psutil.Process]:
+    """Processes of the session that `leader` started, games and Ray's alike."""
+    deadline = time.monotonic() + 10
+    while True:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.Error, ProcessLookupError):
+                pass
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
+def actors_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in children if "_Actor" in " ".join(p.cmdline())]
+
+
+def wait_for(condition, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def session(tmp_path) -> Session:
+    return Session(tmp_path)
+
+
+def test_one_agent_learns_five_tasks_at_once(session):
+    """Memory, words and conditioning (two levels that look the same and want opposite actions)."""
+    out = session.run("train", "tiny.yaml", "agent.head=mi_task", "run.name=a", "train.env_frames=150000")
+    assert "done after" in out
+    last = session.records("a")[-1]
+    assert last["score/capped_mean"] > 90, last
+    for key in ("time_s", "env_frames", "agent_steps", "updates", "fps", "learner_fps", "lag_mean", "lag_max",
+                "loss/total", "level/memory/return_mean"):  # fmt: skip
+        assert key in last
+    assert last["env_frames"] == last["agent_steps"] == last["updates"] * 400 >= 150000
+    assert last["lag_max"] <= 4
+    run = session.folder / "runs" / "a"
+    assert {p.name for p in run.iterdir()} >= {
+        "config.yaml", "versions.json", "metrics.jsonl", "events.jsonl", "tensorboard", "checkpoints",
+    }  # fmt: skip
+    assert session.checkpoint("a", "best").meta["score"] > 80
+
+
+def test_resume_goes_on_where_it_stopped(session):
+    session.run("train", "tiny.yaml", "run.name=a", "train.env_frames=20000")
+    first = session.checkpoint("a")
+    # resources may change: another number of actors and of environments
+    session.run("resume", "runs/a", "train.env_frames=40000", "actors.count=1", "actors.envs=5",
+                "learner.learning_rate_schedule=constant")  # fmt: skip
+    records = session.records("a")
+    frames = [r["env_frames"] for r in records]
+    assert frames == sorted(frames)
+    assert frames[-1] >= 40000
+    assert records[-1]["updates"] * 400 == frames[-1]
+    times = [r["time_s"] for r in records]
+    assert times == sorted(times)
+    counts = [r["level/catch/episodes"] for r in records]
+    assert counts == sorted(counts)
+    assert session.events("a").count("resumed") == 1
+    last = session.checkpoint("a")
+    step = next(iter(last.learner["optimizer"]["state"].values()))["step"]
+    assert step == last.learner["counters"]["version"] > first.learner["counters"]["version"]
+    assert last.run["starts"] == 1
+
+
+def test_resume_equals_an_uninterrupted_run_bit_for_bit(session):
+    fixed = ("tiny.yaml", "train.deterministic=true", "train.checkpoint_every_updates=10",
+             "train.keep_checkpoints=9")  # fmt: skip
+    session.run("train", *fixed, "run.name=whole", "train.env_frames=16000")
+    session.run("train", *fixed, "run.name=again", "train.env_frames=16000")
+    # a run cut off after its second checkpoint: what came later is lost
+    (session.folder / "runs" / "cut").mkdir(parents=True)
+    for name in ("config.yaml", "versions.json"):
+        text = (session.folder / "runs" / "whole" / name).read_text()
+        (session.folder / "runs" / "cut" / name).write_text(text)
+    source = session.folder / "runs" / "whole" / "checkpoints"
+    kept = checkpoints.steps(source)[1]
+    target = session.folder / "runs" / "cut" / "checkpoints" / kept.name
+    target.mkdir(parents=True)
+    for file in kept.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    session.run("resume", "runs/cut")
+    whole, again, cut = (session.checkpoint(name) for name in ("whole", "again", "cut"))
+    assert int(kept.name) < whole.meta["env_frames"] == cut.meta["env_frames"]
+    for other in (again, cut):
+        assert whole.learner["counters"] == other.learner["counters"]
+        assert whole.run["scores"] == other.run["scores"]
+        for key, tensor in whole.agent.items():
+            assert torch.equal(tensor, other.agent[key]), key
+        for a, b in zip(*(c.learner["optimizer"]["state"].values() for c in (whole, other)), strict=True):
+            assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_no_process(session, number):
+    process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9")
+    metrics = session.folder / "runs" / "a" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text())
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "continue with: impala-mi resume runs/a" in out
+    assert not left_behind(process.pid)
+    assert session.checkpoint("a").meta["env_frames"] == session.records("a")[-1]["env_frames"]
+    assert session.events("a")[-2:] == ["checkpoint", "interrupted"]
+
+
+def test_a_killed_actor_is_replaced(session):
+    process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9")
+    wait_for(lambda: len(session.records("a")) > 1 if (session.folder / "runs/a/metrics.jsonl").exists() else False)
+    actors = actors_of(process)
+    assert len(actors) == 2
+    actors[0].kill()
+    wait_for(lambda: "actor_died" in session.events("a"))
+    wait_for(lambda: len(actors_of(process)) == 2)
+    seen = len(session.records("a"))
+    wait_for(lambda: len(session.records("a")) > seen + 2)
+    assert session.records("a")[-1]["actors/restarts"] == 1
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert not left_behind(process.pid)
+
+
+FAULTY = ("env.suite=tests.games:faulty", "actors.count=1", "actors.envs=2", "learner.batch_size=2")
+
+
+def test_a_level_that_kills_its_process_once_costs_one_actor(session):
+    session.run("train", "tiny.yaml", *FAULTY, "env.levels=[killed]", "run.name=a", "train.env_frames=6000")
+    assert session.events("a").count("actor_died") == 1
+    assert session.records("a")[-1]["env_frames"] >= 6000
+
+
+def test_a_level_that_always_breaks_ends_the_run_loudly(session):
+    out = session.run(
+        "train", "tiny.yaml", *FAULTY, "env.levels=[raises]", "run.name=a", "actors.max_restarts=2", code=1
+    )
+    assert "failed: actors died 3 times, more than actors.max_restarts=2" in out
+    assert "the level broke" in out
+
+
+def test_rewards_that_are_not_numbers_end_the_run_and_keep_the_last_good_checkpoint(session):
+    session.run("train", "tiny.yaml", *FAULTY, "env.levels=[nan]", "run.name=a", "train.env_frames=1000",
+                "learner.unroll_length=10")  # fmt: skip
+    good = session.checkpoint("a")
+    out = session.run("resume", "runs/a", "train.env_frames=1e9", "learner.max_bad_updates=1", code=1)
+    assert "not finite" in out
+    assert session.checkpoint("a").meta == good.meta
+
+
+def test_stale_unrolls_are_discarded_and_counted(session):
+    session.run("train", "tiny.yaml", "run.name=a", "learner.max_policy_lag=1", "learner.batch_size=10",
+                "actors.count=3", "train.env_frames=20000")  # fmt: skip
+    last = session.records("a")[-1]
+    assert last["actors/discarded_unrolls"] > 0
+    assert last["env_frames"] >= 20000
+
+
+def test_a_users_own_envs_and_actors_do_not_matter(session):
+    for name in ("envs", "actors", "learner", "configs"):
+        (session.folder / name).mkdir()
+        (session.folder / name / "__init__.py").write_text("raise RuntimeError('the wrong package')")
+    session.run("train", "tiny.yaml", "run.name=a", "train.env_frames=4000")
+    assert session.records("a")[-1]["env_frames"] >= 4000
+
+
+def test_doom_trains_scores_and_draws(session):
+    session.run("train", "smoke", "run.name=a", "train.env_frames=20000", "train.log_every_s=1")
+    last = session.records("a")[-1]
+    assert last["env_frames"] == 4 * last["agent_steps"]
+    out = session.run("eval", "runs/a", "--episodes", "2", "--against-random")
+    assert "health_gathering" in out
+    session.run("tsne", "runs/a", "--episodes", "1")
+    assert list((session.folder / "runs" / "a" / "tsne").glob("*.png"))
+    litter = {p.name for p in session.folder.iterdir()} - {"runs", "tiny.yaml"}
+    assert litter == set()

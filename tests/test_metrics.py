@@ -1,0 +1,48 @@
+import json
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from impala_mi.envs.base import Level
+from impala_mi.metrics import LevelScores, Means, MetricsWriter
+from impala_mi.types import Episode
+
+LEVELS = (Level("a", 0, 10), Level("b", 0, 10))
+
+
+def test_levels_are_averaged_over_a_window_and_scored_together():
+    scores = LevelScores(LEVELS, window=2)
+    scores.add([Episode(0, r, 3) for r in (100.0, 2.0, 4.0)])
+    assert scores.metrics() == {
+        "level/a/return_mean": 3.0, "level/a/length_mean": 3.0, "level/a/score": 30.0, "level/a/episodes": 3,
+        "level/b/episodes": 0,
+    }  # fmt: skip
+    scores.add([Episode(1, 50.0, 5)])
+    assert scores.metrics()["score/capped_mean"] == (30 + 100) / 2
+    again = LevelScores(LEVELS, window=2)
+    again.load_state(scores.state())
+    assert again.metrics() == scores.metrics()
+
+
+def test_means_begin_anew():
+    means = Means()
+    means.add({"lag_mean": 1.0, "lag_max": 1.0})
+    means.add({"lag_mean": 2.0, "lag_max": 5.0, "late": 1.0})
+    means.add({"lag_max": 2.0})
+    assert means.take() == {"lag_mean": 1.5, "lag_max": 5.0, "late": 1.0}
+    assert means.take() == {}
+
+
+def test_jsonl_and_tensorboard(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.write({"env_frames": 10, "fps": 3.0, "loss/total": float("nan")})
+    writer.write({"env_frames": 20, "fps": 4.0, "loss/total": 1.5})
+    writer.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"env_frames": 10, "fps": 3.0, "loss/total": None},
+        {"env_frames": 20, "fps": 4.0, "loss/total": 1.5},
+    ]
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in board.Scalars("run/fps")] == [(10, 3.0), (20, 4.0)]
+    assert board.Scalars("loss/total")[1].value == pytest.approx(1.5)
