@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 
 smoke: $(STAMP)
 	$(BIN)/impala-mi train configs/smoke.yaml run.name=$(RUN)
-	$(BIN)/impala-mi eval runs/$(RUN) --episodes 60 --against-random
+	$(BIN)/impala-mi eval runs/$(RUN) --episodes 100 --against-random
 	$(BIN)/impala-mi tsne runs/$(RUN)
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir runs/$(RUN)/tensorboard"
 

@@ -28,7 +28,8 @@ def main() -> None:
         run("git", "clone", "--quiet", str(ROOT), "clone", cwd=work)
         clone = work / "clone"
         for link in ("actors", "learner", "envs", "configs"):
-            assert (clone / link).is_symlink() and (clone / link).is_dir(), f"{link} is not a link to a folder"
+            assert (clone / link).is_symlink(), f"{link} is not a link"
+            assert (clone / link).is_dir(), f"{link} does not lead to a folder"
         run(sys.executable, "-m", "build", "--wheel", "--outdir", str(work), cwd=clone)
         wheel = next(work.glob("*.whl"))
         tracked = run("git", "ls-files", "impala_mi", cwd=clone).split()
@@ -40,7 +41,18 @@ def main() -> None:
         assert not alien, f"the wheel also installs {alien}"
 
         site, user = work / "site", work / "user"
-        run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel), cwd=work)
+        run(
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            str(site),
+            str(wheel),
+            cwd=work,
+        )
         user.mkdir()
         for name in ("envs", "actors", "learner", "configs"):
             (user / name).mkdir()

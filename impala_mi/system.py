@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +19,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import ray
 import torch
+
+if not os.environ.get("RAY_ADDRESS"):
+    # The one switch by which Ray keeps every port of a cluster of its own on loopback; it is read at import.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+import ray
 
 from impala_mi.actors.worker import ActorProcess
 from impala_mi.config import Config
@@ -120,6 +126,11 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
         trainer = Trainer(config, suite, folder, resumed, report, stop)
         try:
             return trainer.run()
+        except OSError as e:
+            raise TrainingError(f"cannot write to {folder.path}: {e}; the last good checkpoint is kept") from None
+        except TrainingError as e:
+            folder.event("failed", error=str(e))
+            raise
         finally:
             trainer.close()
 
@@ -128,7 +139,6 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
 def _ray(config: Config, suite: Suite) -> Iterator[None]:
     """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True)
         needed, there = config.actors.count + 1, ray.cluster_resources()
@@ -139,29 +149,31 @@ def _ray(config: Config, suite: Suite) -> Iterator[None]:
                 f"{there.get('GPU', 0):.0f} GPUs; {needed} CPUs (actors.count={config.actors.count} "
                 f"and one for the learner) and {config.learner.num_gpus} GPUs are needed"
             )
+        folder: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     else:
+        # Not TMPDIR: the paths of Ray's sockets must stay short.
+        folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
         ray.init(
             address="local",
+            _temp_dir=folder.name,
             num_cpus=config.actors.count + 1,
             num_gpus=config.learner.num_gpus,
             include_dashboard=False,
             object_store_memory=object_store_bytes(config, suite),
             logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
         )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with folder:
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @dataclass
 class _Slot:
-    """An actor's place: who plays there and with what."""
+    """An actor's place; another process plays there after a death."""
 
     process: ActorProcess
-    version: int = -1
-    restarts: int = 0
 
 
 @dataclass
@@ -228,6 +240,9 @@ class Trainer:
                 and now - self._clock.saved >= self.config.train.checkpoint_every_s
             ):
                 self._checkpoint()
+        if self._updating is not None:
+            self._take(self._learned(self._updating))
+            self._updating = None
         self._log()
         path = self._checkpoint()
         status: Literal["done", "interrupted"] = "done" if self.stop.name is None else "interrupted"
@@ -302,7 +317,6 @@ class Trainer:
         """Put a new actor in the place of one that died; its unfinished unrolls are lost."""
         if self.stop.name is not None:
             return
-        slot.restarts += 1
         self._restarts += 1
         cause = str(getattr(error, "cause", None) or error).strip().splitlines()
         self.folder.event("actor_died", actor=slot.process.index, error=cause[-1] if cause else repr(error))

@@ -5,8 +5,9 @@ import shutil
 import sys
 
 import click
-from rich.console import Console
 from rich.table import Table
+
+from impala_mi.cli.console import make_console
 
 SUITE_PACKAGES = {
     "doom": ("vizdoom", "cv2"),
@@ -78,5 +79,5 @@ def command() -> int:
             )
         else:
             row(True, f"suite {suite}", "installed")
-    Console().print(table)
+    make_console().print(table)
     return 1 if failed else 0

@@ -3,9 +3,9 @@
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from impala_mi.cli.console import make_console
 from impala_mi.errors import UserError
 
 
@@ -34,7 +34,7 @@ def command(run: str, episodes: int, checkpoint: str, seed: int, against_random:
             f"agent.conditioned={trained.config.agent.conditioned!r} is chosen by the task ID and cannot act "
             "without it; train with agent.head=mi_context or agent.conditioned=value"
         )
-    console = Console()
+    console = make_console()
     total = episodes * len(trained.suite.levels)
     with playing("agent", total, console) as count:
         mine = play(trained.agent, trained.suite, episodes, seed, tell_task=not no_task_ids, on_episode=count)

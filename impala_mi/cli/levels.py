@@ -1,8 +1,9 @@
 """`impala-mi levels`."""
 
 import click
-from rich.console import Console
 from rich.table import Table
+
+from impala_mi.cli.console import make_console
 
 
 @click.command()
@@ -23,7 +24,7 @@ def command(suite: str, overrides: tuple[str, ...], measure_random: int | None) 
     from impala_mi.envs.suites import make_suite
 
     made = make_suite(config.build("levels", {"env": {"suite": suite}}, overrides).env)
-    console = Console()
+    console = make_console()
     measured = None
     if measure_random is not None:
         with playing("random player", measure_random * len(made.levels), console) as count:

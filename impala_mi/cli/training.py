@@ -2,9 +2,8 @@
 
 import time
 
-from rich.console import Console
-
 from impala_mi import system
+from impala_mi.cli.console import make_console
 from impala_mi.cli.progress import duration, reporting
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
@@ -14,7 +13,7 @@ from impala_mi.rundir import RunFolder
 
 def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> int:
     """Train with progress; returns the exit code."""
-    console = Console()
+    console = make_console()
     suite = make_suite(config.env)
     levels = f"{len(suite.levels)} level{'s' if len(suite.levels) > 1 else ''} of {suite.name}"
     console.print(f"run {folder.path}: {levels}, {config.actors.count} actors x {config.actors.envs} environments")

@@ -1,7 +1,8 @@
 """`impala-mi tsne`."""
 
 import click
-from rich.console import Console
+
+from impala_mi.cli.console import make_console
 
 
 @click.command()
@@ -26,7 +27,7 @@ def command(run: str, episodes: int, points: int, checkpoint: str, seed: int) ->
 
     use_cores()
     trained = load_trained(run, checkpoint)
-    console = Console()
+    console = make_console()
     with playing("playing", episodes * len(trained.suite.levels), console) as count:
         data = record(trained.agent, trained.suite, episodes, points, seed, count)
     folder = trained.folder.path / "tsne"

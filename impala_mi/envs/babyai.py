@@ -5,6 +5,8 @@ uniformly random actions; reference scores: 500 episodes each of BabyAI's own bo
 measured with `benchmarks/babyai_scores.py`.
 """
 
+import contextlib
+
 import numpy as np
 
 from impala_mi.config import EnvConfig
@@ -43,7 +45,9 @@ class BabyAIGame(Game):
 
     def reset(self, seed: int) -> Observation:
         """Draw a map and a mission."""
-        return self._observe(self.env.reset(seed=seed)[0])
+        with contextlib.redirect_stdout(None):  # MiniGrid prints the maps that it rejects
+            seen, _ = self.env.reset(seed=seed)
+        return self._observe(seen)
 
     def step(self, action: int) -> Outcome:
         """Act once."""

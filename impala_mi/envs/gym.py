@@ -1,6 +1,7 @@
 """Any list of Gymnasium environments with common spaces, each a level."""
 
-from collections.abc import Sequence
+import importlib.util
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -8,7 +9,7 @@ from gymnasium import spaces
 
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
-from impala_mi.errors import UserError
+from impala_mi.errors import MissingPackageError, UserError
 from impala_mi.types import Spaces
 
 # Gymnasium registers thresholds at which an environment counts as solved; these random scores are means of
@@ -46,13 +47,24 @@ class GymGame(Game):
         return Observation(frame[..., None] if self._dtype == "uint8" and frame.ndim == 2 else frame)
 
 
-def _spaces(env_id: str) -> tuple[tuple[int, ...], str, int]:
-    """Frame shape, dtype and number of actions of an environment; raises `UserError` where we cannot play it."""
+class _Seen(NamedTuple):
+    """What an environment shows and takes."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    actions: int
+
+
+def _inspect(env_id: str) -> tuple[_Seen, float | None]:
+    """Spaces and reward threshold of an environment; raises `UserError` where we cannot play it."""
     try:
         env = gymnasium.make(env_id)
     except Exception as e:  # Gymnasium and its plug-ins raise anything here
+        if "ale_py" in str(e) and importlib.util.find_spec("ale_py") is None:
+            raise MissingPackageError("ale_py", "atari") from None
         raise UserError(f"env.levels: Gymnasium cannot make {env_id!r}: {e}") from None
     seen, acts = env.observation_space, env.action_space
+    threshold = None if env.spec is None else env.spec.reward_threshold
     env.close()
     if not isinstance(acts, spaces.Discrete) or acts.start != 0:
         raise UserError(f"env.levels: {env_id!r} has actions {acts}; only Discrete(n) is supported")
@@ -61,21 +73,9 @@ def _spaces(env_id: str) -> tuple[tuple[int, ...], str, int]:
             f"env.levels: {env_id!r} shows {seen}; only images (uint8, two or three axes) and vectors are supported"
         )
     if seen.dtype == np.uint8:
-        return (*seen.shape, 1) if len(seen.shape) == 2 else tuple(seen.shape), "uint8", int(acts.n)
-    return (int(np.prod(seen.shape)),), "float32", int(acts.n)
-
-
-def _common(ids: Sequence[str]) -> tuple[tuple[int, ...], str, int]:
-    """The spaces of all; raises `UserError` where two differ."""
-    found = {i: _spaces(i) for i in ids}
-    for i in ids[1:]:
-        if found[i] != found[ids[0]]:
-            names = ("observation shape", "observation dtype", "number of actions")
-            what = next(
-                f"{n} {a} against {b}" for n, a, b in zip(names, found[ids[0]], found[i], strict=True) if a != b
-            )
-            raise UserError(f"env.levels: {ids[0]!r} and {i!r} cannot be trained together: {what}")
-    return found[ids[0]]
+        shape = (*seen.shape, 1) if len(seen.shape) == 2 else tuple(seen.shape)
+        return _Seen(shape, "uint8", int(acts.n)), threshold
+    return _Seen((int(np.prod(seen.shape)),), "float32", int(acts.n)), threshold
 
 
 def gym(config: EnvConfig) -> Suite:
@@ -84,18 +84,22 @@ def gym(config: EnvConfig) -> Suite:
         raise UserError("env.suite=gym needs env.levels, a list of Gymnasium ids such as [CartPole-v1]")
     if len(set(config.levels)) < len(config.levels):
         raise UserError(f"env.levels={config.levels}: an id is given twice")
-    shape, dtype, actions = _common(config.levels)
+    found = {i: _inspect(i) for i in config.levels}
+    first, (seen, _) = next(iter(found.items()))
+    for other, (its, _) in found.items():
+        for what, a, b in zip(("observation shape", "observation dtype", "number of actions"), seen, its, strict=True):
+            if a != b:
+                raise UserError(f"env.levels: {first!r} and {other!r} cannot be trained together: {what} {a} against {b}")
     repeat = config.action_repeat or 1
-
-    def level(env_id: str) -> Level:
-        threshold = gymnasium.spec(env_id).reward_threshold
-        return Level(env_id, RANDOM_SCORES.get(env_id), threshold, "Gymnasium's reward threshold" if threshold else "")
-
+    source = "Gymnasium's reward threshold"
     return Suite(
         name="gym",
-        levels=tuple(level(i) for i in config.levels),
-        spaces=Spaces(shape, dtype, actions, len(config.levels), instructions=False),
-        actions=tuple(str(a) for a in range(actions)),
-        make_game=lambda env_id: GymGame(env_id, repeat, dtype),
+        levels=tuple(
+            Level(i, RANDOM_SCORES.get(i), threshold, source if threshold is not None else "")
+            for i, (_, threshold) in found.items()
+        ),
+        spaces=Spaces(seen.shape, seen.dtype, seen.actions, len(found), instructions=False),
+        actions=tuple(str(a) for a in range(seen.actions)),
+        make_game=lambda env_id: GymGame(env_id, repeat, seen.dtype),
         action_repeat=repeat,
     )

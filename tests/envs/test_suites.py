@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 
@@ -153,6 +154,12 @@ def test_gym_refuses(levels, says):
 def test_level_names(levels, says):
     with pytest.raises(UserError, match=says):
         make_suite(EnvConfig(suite="doom", levels=levels))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ale_py") is not None, reason="the atari extra is installed")
+def test_a_missing_atari_names_its_extra():
+    with pytest.raises(UserError, match=r"pip install 'impala-mi\[atari\]'"):
+        gym("ale_py:ALE/Pong-v5")
 
 
 @pytest.mark.parametrize(("suite", "package"), [("doom", "vizdoom"), ("doom", "cv2"), ("babyai", "minigrid")])

@@ -1,5 +1,6 @@
 """Whole runs of actors and a learner on Ray."""
 
+import ipaddress
 import json
 import os
 import signal
@@ -82,6 +83,17 @@ def left_behind(leader: int) -> list[psutil.Process]:
 def actors_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children(recursive=True)
     return [p for p in children if "_Actor" in " ".join(p.cmdline())]
+
+
+def listening_beyond_loopback(process: subprocess.Popen[str]) -> list[str]:
+    """Addresses on which the run's processes listen for more than this machine."""
+    root = psutil.Process(process.pid)
+    mine = {p.pid for p in (root, *root.children(recursive=True))}
+    listening = [c for c in psutil.net_connections("inet") if c.pid in mine and c.status == psutil.CONN_LISTEN]
+    assert listening
+    return [
+        c.laddr.ip for c in listening if not ipaddress.ip_address(c.laddr.ip.removeprefix("::ffff:")).is_loopback
+    ]
 
 
 def wait_for(condition, seconds: float = 90.0) -> None:
@@ -183,6 +195,7 @@ def test_a_killed_actor_is_replaced(session):
     wait_for(lambda: len(session.records("a")) > 1 if (session.folder / "runs/a/metrics.jsonl").exists() else False)
     actors = actors_of(process)
     assert len(actors) == 2
+    assert not listening_beyond_loopback(process)
     actors[0].kill()
     wait_for(lambda: "actor_died" in session.events("a"))
     wait_for(lambda: len(actors_of(process)) == 2)

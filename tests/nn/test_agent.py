@@ -85,12 +85,13 @@ def test_reward_is_clipped_for_the_network_alone_and_no_action_is_zeros():
     big = x._replace(last_reward=torch.full((1, 4), 100.0))
     one = x._replace(last_reward=torch.ones(1, 4))
     torch.testing.assert_close(agent(big, zeros).logits, agent(one, zeros).logits)
+    none, some = torch.full((1, 4), NO_ACTION), torch.zeros(1, 4, dtype=torch.long)
     columns = agent.core.lstm.weight_ih_l0[:, 256 : 256 + SMALL.num_actions]
-    before = agent(x._replace(last_action=torch.full((1, 4), NO_ACTION)), zeros).logits
+    before = agent(x._replace(last_action=none), zeros).logits
     with torch.no_grad():
         columns += 1.0
-    torch.testing.assert_close(agent(x._replace(last_action=torch.full((1, 4), NO_ACTION)), zeros).logits, before)
-    assert not torch.allclose(agent(x._replace(last_action=torch.zeros(1, 4, dtype=torch.long)), zeros).logits, before)
+    torch.testing.assert_close(agent(x._replace(last_action=none), zeros).logits, before)
+    assert not torch.allclose(agent(x._replace(last_action=some), zeros).logits, before)
 
 
 def test_actions_follow_the_softmax():

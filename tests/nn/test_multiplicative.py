@@ -27,9 +27,7 @@ def test_full_form_is_equation_1_in_either_order_of_contraction(n, m, k):
             xi, zi = x[t, b], z[t, b]
             want = torch.zeros(k).double()
             for out in range(k):  # the footnote of section 2, written out
-                want[out] = sum(
-                    zi[i] * layer.W[i, j, out] * xi[j] for i in range(m) for j in range(n)
-                )
+                want[out] = sum(zi[i] * layer.W[i, j, out] * xi[j] for i in range(m) for j in range(n))
             want = want + zi @ layer.U + layer.V @ xi + layer.b
             torch.testing.assert_close(layer(x, z)[t, b], want)
 
