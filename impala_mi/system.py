@@ -103,12 +103,18 @@ class StopSignal:
     @contextlib.contextmanager
     def installed(self) -> Iterator["StopSignal"]:
         """Handle the signals within."""
-        old = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.install()
         try:
             yield self
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Take the signals (back): starting Ray sets a handler of its own."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, _: object) -> None:
         if self.name is not None:
@@ -123,6 +129,7 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
     """
     suite = check(config)
     with StopSignal().installed() as stop, _ray(config, suite):
+        stop.install()
         trainer = Trainer(config, suite, folder, resumed, report, stop)
         try:
             return trainer.run()

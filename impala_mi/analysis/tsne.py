@@ -46,7 +46,7 @@ def draw(data: GeneratedWeights, names: Sequence[str], seed: int, file: Path) ->
         if not mine.any():
             continue
         time = data.time[mine]
-        alpha = 0.1 + 0.9 * time / max(int(time.max()), 1)
+        alpha = np.clip(0.1 + 0.9 * time / max(int(time.max()), 1), 0, 1)
         colour = colours(k) if len(names) <= 10 else colours(k / len(names))
         x, y = points[mine].T
         axes.scatter(x, y, s=12, color=colour, alpha=alpha, linewidths=0)

@@ -44,8 +44,9 @@ class LSTMCore(nn.Module):
         for begin, end in pairwise([0, *(t for t in starts if t), x.shape[0]]):
             if begin in starts:
                 before[begin] = state
-                keep = (~first[begin]).unsqueeze(-1)
-                state = CoreState(state.hidden * keep, state.cell * keep)
+                starts_here = first[begin].unsqueeze(-1)
+                # Filled, not multiplied: 0 x NaN is NaN, and a bad episode would never end.
+                state = CoreState(state.hidden.masked_fill(starts_here, 0), state.cell.masked_fill(starts_here, 0))
             out, (hidden, cell) = self.lstm(x[begin:end], (state.hidden.unsqueeze(0), state.cell.unsqueeze(0)))
             state = CoreState(hidden.squeeze(0), cell.squeeze(0))
             outputs.append(out)

@@ -71,6 +71,16 @@ def test_nothing_passes_an_episode_start():
     assert set(a.before) == {5}  # the state before the reset is kept for the final observation
 
 
+def test_an_episode_start_ends_what_was_not_a_number():
+    agent = Agent(AgentConfig(core_width=24), SMALL).eval()
+    x = inputs(SMALL, 3, 2)._replace(first=torch.tensor([[False, True], [False, False], [True, False]]))
+    nan = torch.full((2, 24), float("nan"))
+    logits = agent(x, CoreState(nan, nan)).logits
+    assert logits[:2, 0].isnan().all()
+    assert logits[2, 0].isfinite().all()
+    assert logits[:, 1].isfinite().all()
+
+
 def test_the_task_reaches_the_agent_only_through_the_head():
     x = inputs(SMALL, 3, 4)
     agent = Agent(AgentConfig(head="mi_context", core_width=24), SMALL).eval()
