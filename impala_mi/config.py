@@ -38,7 +38,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 class Section(BaseModel):
     """A part of the configuration: unknown keys and implicit conversions are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class RunConfig(Section):
@@ -194,6 +196,8 @@ class Config(Section):
                 f"learner.batch_size={batch} must be a multiple of actors.envs={envs}: "
                 "an actor hands in one unroll of each of its environments at a time"
             )
+        if self.train.deterministic and self.learner.num_gpus:
+            raise ValueError("train.deterministic=true needs learner.num_gpus=0: a GPU's sums have no fixed order")
         if self.train.deterministic and batch % (envs * self.actors.count):
             raise ValueError(
                 f"with train.deterministic=true, learner.batch_size={batch} must be a multiple of "

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from impala_mi.envs.base import Level
 from impala_mi.envs.scores import capped_mean, normalised
+from impala_mi.rundir import write_atomically
 from impala_mi.types import Episode
 
 
@@ -86,6 +87,8 @@ class Means:
     def add(self, values: Mapping[str, float]) -> None:
         """Add one value to each key."""
         for key, value in values.items():
+            if not math.isfinite(value):  # of a skipped update, which is counted
+                continue
             self._values[key].append(value)
 
     def take(self) -> dict[str, float]:
@@ -98,17 +101,34 @@ class Means:
         return out
 
 
+def _trim(file: Path, env_frames: int) -> None:
+    """Drop records later than `env_frames`, and a last line that was not written to its end."""
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["env_frames"] <= env_frames:
+                kept.append(line if line.endswith("\n") else line + "\n")
+        except ValueError:
+            continue
+    write_atomically(file, "".join(kept))
+
+
 class MetricsWriter:
     """metrics.jsonl and TensorBoard of a run; env_frames is the x-axis."""
 
-    def __init__(self, folder: Path, purge_from: int | None = None) -> None:
-        self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_from, flush_secs=10)
+    def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
+        """`resumed_at`: env frames of the checkpoint gone on from; later records were lost with the weights."""
+        file, purge = folder / "metrics.jsonl", None
+        if resumed_at is not None:
+            purge = resumed_at + 1
+            if file.exists():
+                _trim(file, resumed_at)
+        self._file = open(file, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, flush_secs=10)
 
     def write(self, record: Mapping[str, float]) -> None:
         """One line, whole, and one point of every scalar."""
-        plain = {k: v if math.isfinite(v) else None for k, v in record.items()}
-        self._file.write(json.dumps(plain) + "\n")
+        self._file.write(json.dumps(dict(record), allow_nan=False) + "\n")
         self._file.flush()
         for key, value in record.items():
             tag = key if "/" in key else f"run/{key}"

@@ -43,7 +43,11 @@ class RunFolder:
     def config(self) -> Config:
         """As the run was started or last resumed; raises `UserError`."""
         file = self.path / "config.yaml"
-        return build(str(file), parse_yaml(file.read_text(encoding="utf-8"), str(file)))
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise UserError(f"{file}: cannot be read: {e}") from None
+        return build(str(file), parse_yaml(text, str(file)))
 
     def event(self, kind: str, **details: Any) -> None:
         """Append to events.jsonl."""
@@ -66,32 +70,39 @@ def write_atomically(file: Path, text: str) -> None:
 
 def create(config: Config, name: str) -> RunFolder:
     """A new run's folder; raises `UserError` where it exists, cannot be written or the disk is full."""
-    path = Path(config.run.root) / name
+    path = Path(config.run.root).expanduser() / name
     if path.exists():
         raise UserError(
             f"the run {str(path)!r} exists; continue it with: impala-mi resume {path}, or choose another run.name"
         )
     try:
         path.mkdir(parents=True)
-        free = shutil.disk_usage(path).free
+        check_disk(path)
+        folder = RunFolder(path)
+        folder.save_config(config)
     except OSError as e:
         raise UserError(
             f"run.root={config.run.root!r}: cannot make the folder {str(path)!r}: {e.strerror}"
         ) from None
-    if free < SMALLEST_DISK:
+    except UserError:
         path.rmdir()
-        raise UserError(
-            f"run.root={config.run.root!r}: only {free / 2**20:.0f} MiB of disk are free, "
-            f"{SMALLEST_DISK / 2**20:.0f} MiB are needed; free some or choose another run.root"
-        )
-    folder = RunFolder(path)
-    folder.save_config(config)
+        raise
     return folder
+
+
+def check_disk(path: Path) -> None:
+    """Raise `UserError` where the disk is nearly full."""
+    free = shutil.disk_usage(path).free
+    if free < SMALLEST_DISK:
+        raise UserError(
+            f"{str(path)!r}: only {free / 2**20:.0f} MiB of disk are free, {SMALLEST_DISK / 2**20:.0f} MiB are "
+            "needed; free some or choose another run.root"
+        )
 
 
 def open_run(path: str) -> RunFolder:
     """An existing run's folder; raises `UserError`."""
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError(f"no run {path!r}: there is no such folder")
     if not (folder / "config.yaml").is_file():

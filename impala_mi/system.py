@@ -2,22 +2,20 @@
 
 The driver moves references, never arrays: actors hand in unrolls, batches of them go to the learner, the learner
 publishes weights, and each actor is given the newest version with its next unroll. Everything is bounded: an actor
-has one unroll in flight, at most one batch waits beside the one that the learner works on, and actors rest while
-more would pile up.
+has one unroll in flight, and none starts another while a batch waits beside the one that the learner works on.
 """
 
 import contextlib
 import logging
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -27,6 +25,7 @@ if not os.environ.get("RAY_ADDRESS"):
 
 import ray
 
+from impala_mi.actors.rollout import deal_levels
 from impala_mi.actors.worker import ActorProcess
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
@@ -39,8 +38,10 @@ from impala_mi.learner.worker import LearnerProcess, UpdateResult
 from impala_mi.metrics import LevelScores, Means, MetricsWriter
 from impala_mi.nn.agent import Agent
 from impala_mi.rundir import RunFolder
+from impala_mi.stop import StopSignal
 from impala_mi.types import Transitions, UnrollInfo, transitions_buffer
 
+T = TypeVar("T")
 Report = Callable[[Mapping[str, float]], None]
 SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
@@ -94,34 +95,6 @@ class Result:
     score: float | None
 
 
-class StopSignal:
-    """Ctrl-C or SIGTERM asks for an end after a checkpoint; a second one ends at once."""
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator["StopSignal"]:
-        """Handle the signals within."""
-        old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-        self.install()
-        try:
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-    def install(self) -> None:
-        """Take the signals (back): starting Ray sets a handler of its own."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, _: object) -> None:
-        if self.name is not None:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-
-
 def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report: Report) -> Result:
     """Train until `train.env_frames`, from the start or from a checkpoint.
 
@@ -133,11 +106,11 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
         trainer = Trainer(config, suite, folder, resumed, report, stop)
         try:
             return trainer.run()
-        except OSError as e:
-            raise TrainingError(f"cannot write to {folder.path}: {e}; the last good checkpoint is kept") from None
-        except TrainingError as e:
-            folder.event("failed", error=str(e))
-            raise
+        except (TrainingError, OSError) as e:
+            message = str(e) if isinstance(e, TrainingError) else f"cannot write to {folder.path}: {e}"
+            with contextlib.suppress(OSError):
+                folder.event("failed", error=message)
+            raise TrainingError(f"{message}; the last checkpoint is kept: impala-mi resume {folder.path}") from None
         finally:
             trainer.close()
 
@@ -146,13 +119,14 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
 def _ray(config: Config, suite: Suite) -> Iterator[None]:
     """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True)
+    if address := os.environ.get("RAY_ADDRESS"):
+        with _ray_starts(f"RAY_ADDRESS={address}"):
+            ray.init(log_to_driver=True)
         needed, there = config.actors.count + 1, ray.cluster_resources()
         if there.get("CPU", 0) < needed or there.get("GPU", 0) < config.learner.num_gpus:
             ray.shutdown()
             raise UserError(
-                f"the cluster at {os.environ['RAY_ADDRESS']} has {there.get('CPU', 0):.0f} CPUs and "
+                f"the cluster at {address} has {there.get('CPU', 0):.0f} CPUs and "
                 f"{there.get('GPU', 0):.0f} GPUs; {needed} CPUs (actors.count={config.actors.count} "
                 f"and one for the learner) and {config.learner.num_gpus} GPUs are needed"
             )
@@ -160,20 +134,29 @@ def _ray(config: Config, suite: Suite) -> Iterator[None]:
     else:
         # Not TMPDIR: the paths of Ray's sockets must stay short.
         folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
-        ray.init(
-            address="local",
-            _temp_dir=folder.name,
-            num_cpus=config.actors.count + 1,
-            num_gpus=config.learner.num_gpus,
-            include_dashboard=False,
-            object_store_memory=object_store_bytes(config, suite),
-            logging_level=logging.ERROR,
-        )
+        with _ray_starts("a Ray on this machine"):
+            ray.init(
+                address="local",
+                _temp_dir=folder.name,
+                num_cpus=config.actors.count + 1,
+                num_gpus=config.learner.num_gpus,
+                include_dashboard=False,
+                object_store_memory=object_store_bytes(config, suite),
+                logging_level=logging.ERROR,
+            )
     with folder:
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _ray_starts(where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:  # Ray raises anything here
+        raise UserError(f"{where}: Ray does not start: {str(e).strip().splitlines()[0]}") from None
 
 
 @dataclass
@@ -225,17 +208,19 @@ class Trainer:
         self._playing: dict[ray.ObjectRef[UnrollInfo], tuple[_Slot, ray.ObjectRef[Transitions]]] = {}
         self._ready: deque[tuple[UnrollInfo, ray.ObjectRef[Transitions]]] = deque()
         self._updating: ray.ObjectRef[UpdateResult] | None = None
-        purge = None if resumed is None else int(resumed.meta["env_frames"])
-        self._writer = MetricsWriter(folder.path, purge)
+        self._fps = 0.0
+        self._writer = MetricsWriter(folder.path, None if resumed is None else int(resumed.meta["env_frames"]))
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def run(self) -> Result:
         """Train to the end or until stopped, and leave a checkpoint."""
-        self._take(ray.get(self._learner.start()))
+        self._take(self._learned(self._learner.start()))
         self.folder.event("started", env_frames=self._counters.env_frames, updates=self._counters.updates)
         self._clock = _Clock()
         self._logged = self._counters_now()
+        if self._counters.updates == 0:
+            self._checkpoint()  # so that there is one to go on from, whatever happens first
         step = self._lockstep if self.config.train.deterministic else self._step
         while not self._finished() and self.stop.name is None:
             step()
@@ -290,7 +275,8 @@ class Trainer:
             for ref in list(self._playing):
                 self._take_unrolls(ref)
         self._submit()
-        assert self._updating is not None
+        if self._updating is None:  # an actor died while the run was being stopped
+            return
         self._take(self._learned(self._updating))
         self._updating = None
         every = self.config.train.checkpoint_every_updates
@@ -314,11 +300,7 @@ class Trainer:
             return
         self._scores.add(info.episodes)
         self._means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
-        lag, allowed = self._counters.version - info.version, self.config.learner.max_policy_lag
-        if allowed is not None and lag > allowed:
-            self._discarded += 1
-        else:
-            self._ready.append((info, data))
+        self._ready.append((info, data))
 
     def _restart(self, slot: _Slot, error: Exception) -> None:
         """Put a new actor in the place of one that died; its unfinished unrolls are lost."""
@@ -332,8 +314,7 @@ class Trainer:
                 f"actors died {self._restarts} times, more than actors.max_restarts="
                 f"{self.config.actors.max_restarts}; the last: {cause[-1] if cause else error!r}"
             )
-        with contextlib.suppress(ray.exceptions.RayError):
-            slot.process.kill()
+        self._end(slot.process, timeout=5)
         segment = (*self._segment, self._restarts)
         slot.process = ActorProcess(self.config, slot.process.index, segment, num_cpus=1)
         if self.config.train.deterministic:
@@ -344,24 +325,31 @@ class Trainer:
     # -- learner -----------------------------------------------------------------------------
 
     def _submit(self) -> None:
-        """Hand a batch to the learner."""
+        """Hand a batch to the learner, if enough unrolls are recent enough."""
+        allowed, now = self.config.learner.max_policy_lag, self._counters.version
+        recent = [r for r in self._ready if allowed is None or now - r[0].version <= allowed]
+        self._discarded += len(self._ready) - len(recent)
+        self._ready = deque(recent)
+        if len(recent) < self.config.unrolls_per_actor_batch:
+            return
         taken = [self._ready.popleft() for _ in range(self.config.unrolls_per_actor_batch)]
+        for info, _ in taken:
+            for k in set(deal_levels(info.actor, self.config.actors.envs, len(self.suite.levels))):
+                key = f"level/{self.suite.levels[k].name}/lag"
+                self._means.add({f"{key}_mean": now - info.version, f"{key}_max": now - info.version})
         versions = [info.version for info, _ in taken]
         self._updating = self._learner.update(versions, [data for _, data in taken])
 
-    def _learned(self, ref: ray.ObjectRef[UpdateResult]) -> UpdateResult:
+    def _learned(self, ref: "ray.ObjectRef[T]") -> T:
+        """What the learner answers; raises `TrainingError` where it failed or died."""
         try:
-            result: UpdateResult = ray.get(ref)
+            return ray.get(ref)
         except ray.exceptions.RayTaskError as e:
             if isinstance(e.cause, TrainingError):
                 raise TrainingError(str(e.cause)) from None
-            raise
-        except ray.exceptions.RayActorError as e:
-            raise TrainingError(
-                f"the learner died ({str(e).strip().splitlines()[0]}); "
-                f"continue from the last checkpoint with: impala-mi resume {self.folder.path}"
-            ) from None
-        return result
+            raise TrainingError(f"the learner failed: {type(e.cause).__name__}: {e.cause}") from e
+        except ray.exceptions.RayError as e:
+            raise TrainingError(f"the learner died: {str(e).strip().splitlines()[0]}") from None
 
     def _take(self, result: UpdateResult) -> None:
         self._counters = result.counters
@@ -383,6 +371,8 @@ class Trainer:
         before_s, before = self._logged
         if frames == before:
             return
+        if time_s - before_s >= 1:  # the last record can come at once after the one before
+            self._fps = (frames - before) / (time_s - before_s)
         means = self._means.take()
         update_s = means.get("time/update_s", 0.0)
         per_update = self.config.learner.batch_size * self.config.learner.unroll_length * self.suite.action_repeat
@@ -390,7 +380,7 @@ class Trainer:
         record = {
             "time_s": time_s,
             **{k: counters[k] for k in ("env_frames", "agent_steps", "updates")},
-            "fps": (frames - before) / max(time_s - before_s, 1e-9),
+            "fps": self._fps,
             "learner_fps": per_update / update_s if update_s else 0.0,
             "actors/restarts": self._restarts,
             "actors/discarded_unrolls": self._discarded,
@@ -403,7 +393,7 @@ class Trainer:
         self._clock.logged = time.monotonic()
 
     def _checkpoint(self) -> Path:
-        state = ray.get(self._learner.state())
+        state = self._learned(self._learner.state())
         counters = Counters(**state["counters"])
         run = {
             "scores": self._scores.state(),
@@ -419,11 +409,19 @@ class Trainer:
 
     def close(self) -> None:
         """End every process, the games first."""
-        self._writer.close()
         closing = [slot.process.close() for slot in self._actors]
         ray.wait(closing, num_returns=len(closing), timeout=20)
         for slot in self._actors:
-            with contextlib.suppress(ray.exceptions.RayError):
-                slot.process.kill()
+            self._end(slot.process, timeout=0)
         with contextlib.suppress(ray.exceptions.RayError):
             self._learner.kill()
+        with contextlib.suppress(OSError):  # a full disk must not hide what came before it
+            self._writer.close()
+
+    @staticmethod
+    def _end(process: ActorProcess, timeout: float) -> None:
+        """Kill an actor, after giving it some seconds to close its games."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            if timeout:
+                ray.wait([process.close()], timeout=timeout)
+            process.kill()

@@ -76,3 +76,7 @@ LENGTHS |= dict.fromkeys(("raises", "killed", "nan", "slow"), 60)
 def faulty(config: EnvConfig) -> Suite:
     suite = counting(config)
     return Suite("faulty", suite.levels, suite.spaces, suite.actions, FaultyGame)
+
+
+def breaks(config: EnvConfig) -> Suite:
+    raise RuntimeError("as it is written")

@@ -35,14 +35,35 @@ def test_means_begin_anew():
 
 def test_jsonl_and_tensorboard(tmp_path):
     writer = MetricsWriter(tmp_path)
-    writer.write({"env_frames": 10, "fps": 3.0, "loss/total": float("nan")})
+    writer.write({"env_frames": 10, "fps": 3.0})
     writer.write({"env_frames": 20, "fps": 4.0, "loss/total": 1.5})
     writer.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [
-        {"env_frames": 10, "fps": 3.0, "loss/total": None},
+        {"env_frames": 10, "fps": 3.0},
         {"env_frames": 20, "fps": 4.0, "loss/total": 1.5},
     ]
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in board.Scalars("run/fps")] == [(10, 3.0), (20, 4.0)]
-    assert board.Scalars("loss/total")[1].value == pytest.approx(1.5)
+    assert board.Scalars("loss/total")[0].value == pytest.approx(1.5)
+
+
+def test_a_resumed_run_drops_what_was_lost_with_the_weights(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    for frames in (10, 20, 30):
+        writer.write({"env_frames": frames})
+    writer.close()
+    with open(tmp_path / "metrics.jsonl", "a") as f:
+        f.write('{"env_frames": 4')  # a process that died while writing
+    writer = MetricsWriter(tmp_path, resumed_at=20)
+    writer.write({"env_frames": 25})
+    writer.close()
+    lines = [json.loads(line)["env_frames"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [10, 20, 25]
+
+
+def test_values_that_are_not_numbers_do_not_spoil_a_mean():
+    means = Means()
+    means.add({"loss/total": 1.0})
+    means.add({"loss/total": float("nan")})
+    assert means.take() == {"loss/total": 1.0}

@@ -65,6 +65,9 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         rows = [asdict(r) | {"clearly_better_than_random": r.clearly_better} for r in self.levels]
+        for row in rows:
+            for summary in filter(None, (row["agent"], row["random"])):  # JSON has no infinity: one episode
+                summary.update({k: None for k in ("stderr", "low", "high") if not math.isfinite(summary[k])})
         return {"capped_mean": self.capped_mean, "levels": rows}
 
 

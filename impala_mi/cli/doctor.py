@@ -13,7 +13,6 @@ SUITE_PACKAGES = {
     "doom": ("vizdoom", "cv2"),
     "babyai": ("minigrid",),
     "atari": ("ale_py",),
-    "dmlab": ("deepmind_lab",),
 }
 
 

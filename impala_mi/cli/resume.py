@@ -5,7 +5,16 @@ import click
 from impala_mi import config as configuration
 from impala_mi.errors import UserError
 
-FIXED = ("seed", "env.suite", "env.levels", "env.action_repeat", "agent", "train.deterministic")
+FIXED = (
+    "run.root",
+    "run.name",
+    "seed",
+    "env.suite",
+    "env.levels",
+    "env.action_repeat",
+    "agent",
+    "train.deterministic",
+)
 FIXED_IF_DETERMINISTIC = ("actors", "learner", "train.checkpoint_every_updates", "train.env_frames")
 
 
@@ -43,13 +52,21 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
             f"learner.optimizer cannot change when a run is resumed: the checkpoint holds the state of "
             f"{old.learner.optimizer!r}, not {new.learner.optimizer!r}"
         )
+    limit = new.train.max_time_s
+    if limit is not None and found.run["time_s"] >= limit:
+        raise UserError(
+            f"the run is done: it has trained for {found.run['time_s']:.0f} s of train.max_time_s={limit:.0f}; "
+            f"train longer with: impala-mi resume {run} train.max_time_s=null"
+        )
     if found.meta["env_frames"] >= new.train.env_frames:
         raise UserError(
             f"the run is done: {found.meta['env_frames']} of train.env_frames={new.train.env_frames}; "
             f"train longer with: impala-mi resume {run} train.env_frames={2 * new.train.env_frames}"
         )
+    rundir.check_disk(folder.path)
     folder.save_config(new)
-    folder.event("resumed", checkpoint=found.path.name, overrides=list(overrides))
+    abandoned = checkpoints.forget_after(folder.checkpoints, found)
+    folder.event("resumed", checkpoint=found.path.name, overrides=list(overrides), abandoned=abandoned)
     return run_training(new, folder, found)
 
 

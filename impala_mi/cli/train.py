@@ -1,10 +1,12 @@
 """`impala-mi train`."""
 
+import shutil
 import time
 
 import click
 
 from impala_mi import config as configuration
+from impala_mi.errors import UserError
 
 
 @click.command()
@@ -31,4 +33,9 @@ def command(config: str, overrides: tuple[str, ...], print_config: bool) -> int:
 
     system.check(loaded)
     run = loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return run_training(loaded, rundir.create(loaded, run), None)
+    folder = rundir.create(loaded, run)
+    try:
+        return run_training(loaded, folder, None)
+    except UserError:  # Ray did not start: nothing was done, and the name stays free
+        shutil.rmtree(folder.path)
+        raise

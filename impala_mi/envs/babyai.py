@@ -11,7 +11,7 @@ import numpy as np
 
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
-from impala_mi.envs.choose import choose_levels
+from impala_mi.envs.choose import choose_levels, refuse_action_repeat
 from impala_mi.errors import MissingPackageError
 from impala_mi.types import Spaces
 
@@ -69,6 +69,7 @@ def babyai(config: EnvConfig) -> Suite:
         import minigrid  # noqa: F401
     except ImportError:
         raise MissingPackageError("minigrid", "babyai") from None
+    refuse_action_repeat("babyai", config.action_repeat)
     levels = choose_levels("babyai", LEVELS, config.levels)
     return Suite(
         name="babyai",

@@ -1,10 +1,16 @@
-"""Choosing levels of a suite."""
+"""What suites check of their configuration."""
 
 import difflib
 from collections.abc import Sequence
 
 from impala_mi.envs.base import Level
 from impala_mi.errors import UserError
+
+
+def refuse_action_repeat(suite: str, action_repeat: int | None) -> None:
+    """Raise `UserError` where a suite whose actions are single steps is asked to repeat them."""
+    if action_repeat not in (None, 1):
+        raise UserError(f"env.action_repeat={action_repeat}: an action of {suite!r} is one step; leave it out")
 
 
 def choose_levels(suite: str, known: Sequence[Level], wanted: list[str] | str) -> tuple[Level, ...]:

@@ -8,12 +8,16 @@ Random scores: 200 episodes each of uniformly random actions at an action repeat
 """
 
 import contextlib
+import functools
 import os
+import shlex
+import shutil
 import tempfile
 import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
@@ -46,6 +50,27 @@ LEVELS = (
     Level("take_cover", 216.7, 1092.0, "World Models (Ha and Schmidhuber 2018), table 2", 0.01),
 )
 _STARTING = threading.Lock()
+_FOLDERS = "impala-mi-doom-"
+
+
+def _launcher(folder: Path, program: Path) -> Path | None:
+    """A script that starts the game so that it dies with the process that plays it, however that ends."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return None
+    script = folder / "vizdoom"
+    script.write_text(f'#!/bin/sh\nexec {setpriv} --pdeathsig KILL -- {shlex.quote(str(program))} "$@"\n')
+    script.chmod(0o700)
+    return script
+
+
+@functools.cache
+def _sweep(folder: Path) -> None:
+    """Remove, once a process, the folders that killed processes left."""
+    for left in folder.glob(f"{_FOLDERS}*-*"):
+        pid = left.name.removeprefix(_FOLDERS).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 class DoomGame(Game):
@@ -58,8 +83,11 @@ class DoomGame(Game):
         cv2.setNumThreads(1)
         self._resize = cv2.resize
         self._repeat = action_repeat
-        self._folder = tempfile.TemporaryDirectory(prefix="impala-mi-doom-")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{_FOLDERS}{os.getpid()}-", ignore_cleanup_errors=True)
+        _sweep(Path(self._folder.name).parent)
         game = vizdoom.DoomGame()
+        if (launcher := _launcher(Path(self._folder.name), Path(vizdoom.__file__).parent / "vizdoom")) is not None:
+            game.set_vizdoom_path(str(launcher))
         game.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario}.cfg"))
         game.set_doom_config_path(str(Path(self._folder.name) / "vizdoom.ini"))
         game.set_window_visible(False)

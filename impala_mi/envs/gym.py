@@ -12,9 +12,9 @@ from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.errors import MissingPackageError, UserError
 from impala_mi.types import Spaces
 
-# Gymnasium registers thresholds at which an environment counts as solved; these random scores are means of
-# 1,000 episodes.
-RANDOM_SCORES = {"CartPole-v1": 22.2}
+# Random score (mean of 1,000 episodes) and reward scale where they were measured. Gymnasium registers the returns at
+# which an environment counts as solved: the reference scores.
+KNOWN = {"CartPole-v1": (22.2, 0.02)}
 
 
 class GymGame(Game):
@@ -95,7 +95,8 @@ def gym(config: EnvConfig) -> Suite:
     return Suite(
         name="gym",
         levels=tuple(
-            Level(i, RANDOM_SCORES.get(i), threshold, source if threshold is not None else "")
+            Level(i, KNOWN[i][0] if i in KNOWN else None, threshold, source if threshold is not None else "",
+                  KNOWN[i][1] if i in KNOWN else 1.0)
             for i, (_, threshold) in found.items()
         ),
         spaces=Spaces(seen.shape, seen.dtype, seen.actions, len(found), instructions=False),

@@ -31,9 +31,14 @@ def make_suite(config: EnvConfig) -> Suite:
         sys.path.append(str(Path.cwd()))  # a user's own module beside the configuration
     try:
         make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as e:
-        raise UserError(f"env.suite={config.suite!r}: cannot be imported: {e}") from None
-    suite = make(config)
+    except Exception as e:  # a user's module can raise anything
+        raise UserError(f"env.suite={config.suite!r}: cannot be imported: {type(e).__name__}: {e}") from None
+    try:
+        suite = make(config)
+    except UserError:
+        raise
+    except Exception as e:  # and so can a user's function
+        raise UserError(f"env.suite={config.suite!r}: failed: {type(e).__name__}: {e}") from e
     if not isinstance(suite, Suite):
         raise UserError(f"env.suite={config.suite!r}: returned {type(suite).__name__}, not impala_mi.envs.base.Suite")
     return suite

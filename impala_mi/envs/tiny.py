@@ -7,7 +7,7 @@ import numpy as np
 
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
-from impala_mi.envs.choose import choose_levels
+from impala_mi.envs.choose import choose_levels, refuse_action_repeat
 from impala_mi.types import Spaces
 
 SIDE, ACTIONS = 5, ("left", "stay", "right")
@@ -66,6 +66,7 @@ LEVELS = (
 
 def tiny(config: EnvConfig) -> Suite:
     """The suite."""
+    refuse_action_repeat("tiny", config.action_repeat)
     levels = choose_levels("tiny", LEVELS, config.levels)
     return Suite(
         name="tiny",
@@ -73,5 +74,4 @@ def tiny(config: EnvConfig) -> Suite:
         spaces=Spaces((SIDE, SIDE, 1), "uint8", len(ACTIONS), len(levels), instructions=True),
         actions=ACTIONS,
         make_game=TinyGame,
-        action_repeat=config.action_repeat or 1,
     )

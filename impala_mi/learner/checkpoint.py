@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -42,14 +43,20 @@ def save(
     for old in folder.glob(".*"):  # left by a process that died while writing
         shutil.rmtree(old, ignore_errors=True)
     aside.mkdir()
-    with open(aside / STATE, "wb") as f:
-        torch.save({"learner": dict(learner), "run": dict(run)}, f)
-        f.flush()
-        os.fsync(f.fileno())
-    (aside / META).write_text(json.dumps({"format": FORMAT, **meta}) + "\n", encoding="utf-8")
-    if final.exists():
-        shutil.rmtree(final)
+    try:
+        with open(aside / STATE, "wb") as f:
+            torch.save({"learner": dict(learner), "run": dict(run)}, f)
+            _sync(f)
+        with open(aside / META, "w", encoding="utf-8") as f:
+            f.write(json.dumps({"format": FORMAT, **meta}) + "\n")
+            _sync(f)
+    except (OSError, RuntimeError) as e:  # PyTorch reports a full disk as RuntimeError
+        shutil.rmtree(aside, ignore_errors=True)
+        raise OSError(f"the checkpoint {final} could not be written: {str(e).splitlines()[0]}") from None
+    if final.exists():  # move it out of the way in one step, so that a whole one is there at all but one instant
+        os.rename(final, folder / f".{name}.old")
     os.rename(aside, final)
+    shutil.rmtree(folder / f".{name}.old", ignore_errors=True)
 
     best = _best(folder)
     if meta["score"] is not None and (best is None or meta["score"] >= best["score"]):
@@ -57,10 +64,28 @@ def save(
         file = folder / f".{BEST}"
         file.write_text(json.dumps(best) + "\n", encoding="utf-8")
         os.replace(file, folder / BEST)
-    for old in steps(folder)[:-keep]:
-        if best is None or old.name != best["checkpoint"]:
+    kept = {final.name, *(p.name for p in steps(folder)[-keep:]), *([] if best is None else [best["checkpoint"]])}
+    for old in steps(folder):
+        if old.name not in kept:
             shutil.rmtree(old)
     return final
+
+
+def forget_after(folder: Path, checkpoint: Checkpoint) -> list[str]:
+    """Set aside what is newer than a checkpoint that a run goes on from; returns the names.
+
+    They are renamed, not removed, so nothing is lost, and no longer count as the run's last.
+    """
+    newer = [p for p in steps(folder) if p.name > checkpoint.path.name]
+    for path in newer:
+        aside = folder / f"abandoned-{path.name}-{os.getpid()}"
+        os.rename(path, aside)
+    return [p.name for p in newer]
+
+
+def _sync(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def steps(folder: Path) -> list[Path]:
@@ -79,7 +104,8 @@ def _best(folder: Path) -> dict[str, Any] | None:
 def load(folder: Path, which: str = "last") -> Checkpoint:
     """Read the `last` or the `best` checkpoint, or the one named; raises `UserError`.
 
-    A `last` that cannot be read gives way to the one before it; if none can be read, the error names the newest.
+    A `last` that cannot be read gives way to the one before it, with a warning; if none can be read, the error names
+    the newest.
     """
     found = steps(folder)
     if not found:
@@ -88,9 +114,13 @@ def load(folder: Path, which: str = "last") -> Checkpoint:
         errors = []
         for path in reversed(found):
             try:
-                return _read(path)
+                checkpoint = _read(path)
             except UserError as e:
                 errors.append(e)
+                continue
+            for error in errors:
+                warnings.warn(f"{error}; going on with {path.name}", stacklevel=2)
+            return checkpoint
         raise errors[0]
     if which == "best":
         best = _best(folder)
@@ -112,7 +142,7 @@ def _read(path: Path) -> Checkpoint:
     except Exception as e:  # torch raises anything on a damaged file
         reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         raise UserError(
-            f"the checkpoint {str(path)!r} is damaged ({reason}); remove it to use the one before it"
+            f"the checkpoint {str(path)!r} is damaged ({reason}); name another with --checkpoint"
         ) from None
     if meta.get("format") != FORMAT:
         raise UserError(

@@ -29,10 +29,10 @@ class RMSPropTF(torch.optim.Optimizer):
             if not params:
                 continue
             for p in params:
-                if not self.state[p]:
+                if "square" not in self.state[p]:
                     self.state[p]["square"] = torch.ones_like(p)
-                    if group["momentum"]:
-                        self.state[p]["momentum"] = torch.zeros_like(p)
+                if group["momentum"] and "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
             grads: list[Tensor] = [p.grad for p in params if p.grad is not None]
             squares = [self.state[p]["square"] for p in params]
             torch._foreach_mul_(squares, group["decay"])

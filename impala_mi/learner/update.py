@@ -68,6 +68,7 @@ class Learner:
 
     def __init__(self, config: Config, spaces: Spaces, action_repeat: int, device: torch.device) -> None:
         torch.manual_seed(config.seed)
+        torch.use_deterministic_algorithms(config.train.deterministic)
         self.config, self.device = config, device
         self.action_repeat = action_repeat
         self.agent = Agent(config.agent, spaces).to(device)
@@ -78,7 +79,7 @@ class Learner:
         """Learn from a batch [T+1, B, ...] on the device; returns metrics.
 
         An update whose loss or gradient is not finite is skipped and counted; `max_bad_updates` of them in a row
-        raise `TrainingError`. The only synchronisation with a GPU is the copy of the metrics at the end.
+        raise `TrainingError`.
         """
         config, counters = self.config.learner, self.counters
         began = time.perf_counter()
@@ -129,7 +130,7 @@ class Learner:
             raise TrainingError(
                 f"{counters.skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
                 f"(loss {total}, gradient norm {grad_norm}); lower learner.learning_rate or set "
-                "learner.max_grad_norm. The last good checkpoint is kept"
+                "learner.max_grad_norm"
             )
         end = time.perf_counter()
         return {
@@ -167,5 +168,5 @@ class Learner:
         fresh = make_optimizer(self.config.learner, self.agent.parameters())
         for group, now in zip(self.optimizer.param_groups, fresh.param_groups, strict=True):
             group.update({k: v for k, v in now.items() if k != "params"})
-        self.counters = Counters(**state["counters"])
+        self.counters = Counters(**state["counters"] | {"skipped_in_a_row": 0})
         torch.set_rng_state(state["torch_rng"])

@@ -1,5 +1,6 @@
 """A user's mistakes: one line with the remedy, exit code 2, nothing started, nothing overwritten."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -72,10 +73,14 @@ def test_shared_memory_and_disk_are_checked_first(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path) -> Path:
-    """A run of the tiny suite with one checkpoint, made without Ray."""
-    config = tiny_config("run.root=runs", "train.env_frames=1000", "learner.batch_size=5")
-    os.chdir(tmp_path)
+def run(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return make_run()
+
+
+def make_run(*overrides: str) -> Path:
+    """A run of the tiny suite in the current folder with one checkpoint, made without Ray."""
+    config = tiny_config("run.root=runs", "train.env_frames=1000", "learner.batch_size=5", *overrides)
     folder = rundir.create(config, "x")
     from impala_mi.envs.suites import make_suite
 
@@ -85,7 +90,7 @@ def run(tmp_path) -> Path:
     driver = {"scores": scores, "time_s": 1.0, "discarded": 0, "starts": 0}
     meta = {"env_frames": 500, "updates": 1, "score": 1.0}
     checkpoints.save(folder.checkpoints, learner.state(), driver, meta, 2)
-    return folder.path
+    return folder.path.resolve()
 
 
 def test_a_run_that_exists_is_not_touched(run):
@@ -103,6 +108,7 @@ def test_a_run_that_exists_is_not_touched(run):
         (["runs/x", "agent.head=shared"], "agent cannot change"),
         (["runs/x", "env.levels=[catch]"], "env.levels cannot change"),
         (["runs/x", "seed=3"], "seed cannot change"),
+        (["runs/x", "run.root=elsewhere"], "run.root cannot change"),
         (["runs/x", "learner.optimizer=rmsprop"], "learner.optimizer cannot change"),
         (["runs/x", "train.env_frames=400"], "the run is done"),
         (["runs/x", "--checkpoint", "7"], "no checkpoint '7'"),
@@ -139,15 +145,41 @@ def test_eval_and_tsne(run):
     assert list((run / "tsne").glob("*.png"))
 
 
-def test_a_policy_of_task_ids_cannot_be_evaluated_without_them(run):
-    cwd = run.parent.parent
-    config = (run / "config.yaml").read_text().replace("head: mi_context", "head: mi_task")
-    (run / "config.yaml").write_text(config)
-    done = impala("eval", "runs/x", "--no-task-ids", cwd=cwd)
-    refused(done, "of another architecture")  # the checkpoint is checked first
-    config = (run / "config.yaml").read_text().replace("head: mi_task", "head: shared")
-    (run / "config.yaml").write_text(config)
-    refused(impala("tsne", "runs/x", cwd=cwd), "of another architecture")
+def test_what_a_head_cannot_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run("agent.head=mi_task")
+    refused(impala("eval", "runs/x", "--no-task-ids", cwd=tmp_path), "cannot act without it")
+    (tmp_path / "runs").rename(tmp_path / "first")
+    make_run("agent.head=shared")
+    refused(impala("tsne", "runs/x", cwd=tmp_path), "generates no weights")
+
+
+def test_one_episode_is_valid_json(run):
+    done = impala("eval", "runs/x", "--episodes", "1", cwd=run.parent.parent)
+    assert done.returncode == 0, done.stderr
+    text = next((run / "eval").glob("*.json")).read_text()
+    rows = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["levels"]
+    assert rows[0]["agent"]["stderr"] is None
+
+
+def test_a_run_out_of_time_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run("train.max_time_s=1.0")
+    refused(impala("resume", "runs/x", cwd=tmp_path), "train.max_time_s=null")
+
+
+def test_a_ray_that_does_not_start_leaves_the_name_free(tmp_path, monkeypatch):
+    from impala_mi import system
+    from impala_mi.cli.train import command
+
+    def fail(**_: object) -> None:
+        raise RuntimeError("no room\nfor Ray")
+
+    monkeypatch.setattr(system.ray, "init", fail)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(system.UserError, match=r"Ray does not start: no room$"):
+        command.main(["cartpole", "run.name=x"], standalone_mode=False)
+    assert not (tmp_path / "runs" / "x").exists()
 
 
 def test_exit_codes_of_the_command_line_itself(tmp_path):
@@ -171,5 +203,5 @@ def test_levels_and_doctor(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "always_left" in done.stdout
     done = impala("doctor", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "shared memory" in done.stdout
+    assert "shared memory" in done.stdout, done.stderr
+    assert done.returncode == ("bad" in done.stdout)

@@ -143,6 +143,9 @@ def test_a_games_protocol_is_all_that_is_needed():
         ("tests.nowhere:make", "cannot be imported"),
         ("tests.games:nothing", "cannot be imported"),
         ("builtins:type", "returned ModelMetaclass"),
+        (":x", "cannot be imported: ValueError"),
+        (".a:b", "cannot be imported: TypeError"),
+        ("tests.games:breaks", "failed: RuntimeError: as it is written"),
     ],
 )
 def test_unknown_suites(name, says):

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -126,6 +127,39 @@ def test_gym_repeats_actions_and_sums_rewards():
     game.close()
     assert suite.action_repeat == 4
     assert suite.levels[0].reference_score == 475.0
+
+
+@pytest.mark.parametrize("suite", ["tiny", "babyai"])
+def test_single_steps_are_not_repeated(suite):
+    with pytest.raises(UserError, match="env.action_repeat=4"):
+        make_suite(EnvConfig(suite=suite, action_repeat=4))
+
+
+@pytest.mark.parametrize("suite", ["doom", "babyai", "tiny"])
+def test_every_level_has_scores_and_their_source(suite):
+    for level in make_suite(EnvConfig(suite=suite)).levels:
+        assert level.random_score < level.reference_score
+        assert level.reference_source
+
+
+def test_a_killed_player_takes_its_games_along(tmp_path):
+    code = (
+        "from impala_mi.envs.suites import make_suite; from impala_mi.config import EnvConfig\n"
+        "import time; g = make_suite(EnvConfig(suite='doom', levels=['basic'])).make_game('basic'); g.reset(1)\n"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    player = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
+    assert player.stdout.readline() == "up\n"
+    games = psutil.Process(player.pid).children(recursive=True)
+    assert [p.name() for p in games] == ["vizdoom"]
+    player.kill()
+    player.wait()
+    _, alive = psutil.wait_procs(games, timeout=5)
+    assert alive == []
+    doom._sweep.cache_clear()
+    doom._sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,11 @@ def test_a_level_that_always_breaks_ends_the_run_loudly(session):
 def test_rewards_that_are_not_numbers_end_the_run_and_keep_the_last_good_checkpoint(session):
     session.run("train", "tiny.yaml", *FAULTY, "env.levels=[nan]", "run.name=a", "train.env_frames=1000",
                 "learner.unroll_length=10")  # fmt: skip
+    last = session.records("a")[-1]
+    assert last["learner/skipped_updates"] > 0  # and training went on
+    assert last["updates"] > last["learner/skipped_updates"]
     good = session.checkpoint("a")
+    assert all(tensor.isfinite().all() for tensor in good.agent.values())
     out = session.run("resume", "runs/a", "train.env_frames=1e9", "learner.max_bad_updates=1", code=1)
     assert "not finite" in out
     assert session.checkpoint("a").meta == good.meta
@@ -239,6 +243,8 @@ def test_stale_unrolls_are_discarded_and_counted(session):
                 "actors.count=3", "train.env_frames=20000")  # fmt: skip
     last = session.records("a")[-1]
     assert last["actors/discarded_unrolls"] > 0
+    assert max(r["lag_max"] for r in session.records("a")) <= 1
+    assert last["level/memory/lag_max"] <= 1
     assert last["env_frames"] >= 20000
 
 
@@ -248,6 +254,28 @@ def test_a_users_own_envs_and_actors_do_not_matter(session):
         (session.folder / name / "__init__.py").write_text("raise RuntimeError('the wrong package')")
     session.run("train", "tiny.yaml", "run.name=a", "train.env_frames=4000")
     assert session.records("a")[-1]["env_frames"] >= 4000
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_an_interrupted_doom_leaves_no_game_and_no_file(session, command):
+    temporary = session.folder / "tmp"
+    temporary.mkdir()
+    session.env |= {"TMPDIR": str(temporary)}
+    if command == "eval":
+        session.run("train", "smoke", "run.name=a", "train.env_frames=4000")
+        process = session.start("eval", "runs/a", "--episodes", "500")
+    else:
+        process = session.start("train", "smoke", "run.name=a")
+
+    def games() -> int:
+        return sum("vizdoom" in p.name() for p in psutil.Process(process.pid).children(recursive=True))
+
+    wait_for(lambda: games() >= 5)
+    os.kill(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert not left_behind(process.pid)
+    assert list(temporary.glob("impala-mi-*")) == []
 
 
 def test_doom_trains_scores_and_draws(session):

@@ -43,7 +43,8 @@ def test_a_truncated_last_gives_way_to_the_one_before(tmp_path):
     save(tmp_path, 1)
     last = save(tmp_path, 2) / STATE
     last.write_bytes(last.read_bytes()[:-50])
-    assert checkpoints.load(tmp_path).meta["env_frames"] == 1
+    with pytest.warns(UserWarning, match=r"0002' is damaged .* going on with 0+1"):
+        assert checkpoints.load(tmp_path).meta["env_frames"] == 1
     with pytest.raises(UserError, match="is damaged"):
         checkpoints.load(tmp_path, f"{2:015d}")
     (tmp_path / f"{1:015d}" / STATE).write_bytes(b"")
@@ -96,3 +97,36 @@ def test_another_architecture(tmp_path, config, suite, change, says):
     checkpoints.check_fits(found, agent)
     with pytest.raises(UserError, match=says):
         checkpoints.check_fits(found, Agent(config.agent.model_copy(update=change), suite.spaces))
+
+
+def test_going_on_from_an_older_one_keeps_what_it_saves(tmp_path):
+    for frames, score in [(100, 9.0), (200, 5.0), (300, 5.0)]:
+        save(tmp_path, frames, score)
+    best = checkpoints.load(tmp_path, "best")
+    assert len(checkpoints.forget_after(tmp_path, best)) == 2
+    saved = save(tmp_path, 150, 1.0, keep=1)
+    assert saved.is_dir()
+    assert checkpoints.load(tmp_path).meta["env_frames"] == 150
+    assert names(tmp_path) == [100, 150]
+    assert len(list(tmp_path.glob("abandoned-*/state.pt"))) == 2  # nothing is lost
+
+
+def test_the_one_just_saved_is_never_removed(tmp_path):
+    save(tmp_path, 300)
+    saved = save(tmp_path, 150, keep=1)
+    assert saved.is_dir()
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    for frames in (1, 2):
+        with pytest.raises(OSError, match="could not be written"):
+            save(tmp_path, frames)
+    assert names(tmp_path) == [1]
+    assert checkpoints.load(tmp_path).agent["w"].tolist() == [1, 1]
+    assert not list(tmp_path.glob(".0*"))

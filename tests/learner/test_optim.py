@@ -34,6 +34,17 @@ def test_first_step_is_not_pytorchs():
     assert steps == pytest.approx([1.0, 10.0], rel=1e-3)
 
 
+def test_momentum_can_be_switched_on_later():
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = RMSPropTF([p], 0.1)
+    optimizer.step()
+    optimizer.param_groups[0]["momentum"] = 0.9
+    before = p.detach().clone()
+    optimizer.step()
+    assert (p < before).all()
+
+
 def test_parameters_without_gradient_stay():
     p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     p.grad = torch.ones(2)

@@ -67,13 +67,31 @@ def test_value_of_a_final_observation_is_one_more_step_of_its_own_episode():
         torch.testing.assert_close(learner.agent(x, state).value[t + 1, 0], got[i])
 
 
-@pytest.mark.parametrize("poison", ["reward", "weight"])
+def test_the_deterministic_mode_repeats_with_threads():
+    """The gather of task contexts adds up its gradient in an order that threads change, unless told not to."""
+    torch.set_num_threads(2)
+    try:
+        learner, rollout = setup("agent.head=mi_task", "agent.context_width=64", "learner.unroll_length=600",
+                                 "train.deterministic=true", "train.checkpoint_every_updates=1")  # fmt: skip
+        batch = stack([rollout.unroll().data], CPU)
+        rollout.close()
+        saved, norms = learner.state(), set()
+        for _ in range(6):
+            learner.load_state(saved)
+            norms.add(learner.update(batch)["learner/grad_norm"])
+        assert len(norms) == 1
+    finally:
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("poison", ["nan", "overflow"])
 def test_an_update_that_is_not_finite_is_skipped_and_too_many_stop_the_run(poison):
     learner, rollout = setup("learner.max_bad_updates=3", "learner.reward_clipping=none")
     good = stack([rollout.unroll().data], CPU)
     rollout.close()
     learner.update(good)
-    if poison == "reward":
+    if poison == "nan":
         bad = good._replace(reward=torch.full_like(good.reward, float("nan")))
     else:  # the loss overflows
         bad = good._replace(reward=torch.full_like(good.reward, 3e38))

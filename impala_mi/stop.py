@@ -1,0 +1,35 @@
+"""Signals that ask a run to end."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+
+class StopSignal:
+    """Ctrl-C, SIGTERM or a lost terminal asks for an end after a checkpoint; a second one ends at once."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["StopSignal"]:
+        """Handle the signals within."""
+        old = {s: signal.getsignal(s) for s in self.SIGNALS}
+        self.install()
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Take the signals (back): starting Ray sets a handler of its own."""
+        for number in self.SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self.name is not None:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
