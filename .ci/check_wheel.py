@@ -30,7 +30,8 @@ def main() -> None:
         for link in ("actors", "learner", "envs", "configs"):
             assert (clone / link).is_symlink(), f"{link} is not a link"
             assert (clone / link).is_dir(), f"{link} does not lead to a folder"
-        run(sys.executable, "-m", "build", "--wheel", "--outdir", str(work), cwd=clone)
+        pinned = {"PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+        run(sys.executable, "-m", "build", "--wheel", "--outdir", str(work), cwd=clone, **pinned)
         wheel = next(work.glob("*.whl"))
         tracked = run("git", "ls-files", "impala_mi", cwd=clone).split()
         with zipfile.ZipFile(wheel) as archive:

@@ -29,7 +29,7 @@ def episode(game: BabyAIGame, seed: int) -> float:
 
 def main() -> None:
     """Print mean and standard error of each level."""
-    episodes = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+    episodes = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     for level in babyai(EnvConfig(suite="babyai")).level_names:
         game = BabyAIGame(level)
         returns = np.array([episode(game, seed) for seed in range(episodes)])

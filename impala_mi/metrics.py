@@ -41,8 +41,9 @@ class LevelScores:
         return {level.name: sum(r) / len(r) for level, r in zip(self.levels, self._returns, strict=True) if r}
 
     def score(self) -> float | None:
-        """Mean capped normalised score over the window."""
-        return capped_mean(self.levels, self.mean_returns())
+        """Mean capped normalised score over the window; None where it is not known or not a number."""
+        score = capped_mean(self.levels, self.mean_returns())
+        return score if score is not None and math.isfinite(score) else None
 
     def metrics(self) -> dict[str, float]:
         """Records of each level and the capped mean."""
@@ -127,10 +128,11 @@ class MetricsWriter:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, flush_secs=10)
 
     def write(self, record: Mapping[str, float]) -> None:
-        """One line, whole, and one point of every scalar."""
-        self._file.write(json.dumps(dict(record), allow_nan=False) + "\n")
+        """One line, whole, and one point of every scalar; values that are not finite are left out."""
+        finite = {k: v for k, v in record.items() if math.isfinite(v)}
+        self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
-        for key, value in record.items():
+        for key, value in finite.items():
             tag = key if "/" in key else f"run/{key}"
             self._board.add_scalar(tag, value, int(record["env_frames"]))
 

@@ -35,7 +35,7 @@ def test_means_begin_anew():
 
 def test_jsonl_and_tensorboard(tmp_path):
     writer = MetricsWriter(tmp_path)
-    writer.write({"env_frames": 10, "fps": 3.0})
+    writer.write({"env_frames": 10, "fps": 3.0, "level/a/return_mean": float("nan")})
     writer.write({"env_frames": 20, "fps": 4.0, "loss/total": 1.5})
     writer.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -37,17 +37,18 @@ ACTIONS = {
     "forward_look_right": ("MOVE_FORWARD", "TURN_RIGHT"),
     "fire": ("ATTACK",),
 }
-_CARDS = "Sample Factory APPO, mean of the published model cards"
+# Means over the model cards "edbeeching/doom_*" that publish one, in the scenario's own units.
+_CARDS = "Sample Factory APPO, published model cards"
 LEVELS = (
     Level("basic", -176.9, 76.0, _CARDS, 0.02),
     Level("deadly_corridor", -27.7, 1766.0, _CARDS, 0.01),
     Level("defend_the_center", -0.25, 24.4, _CARDS, 1.0),
     Level("defend_the_line", 6.3, 35.8, _CARDS, 1.0),
-    Level("health_gathering", 379.8, 2100.0, "the time limit, reached by published GRPO agents", 0.01),
-    Level("health_gathering_supreme", 313.2, 2100.0, "the time limit; no published score in these units", 0.01),
+    Level("health_gathering", 379.8, 2100.0, "the time limit; reached by the agent of fabiononato/doomfly-rl", 0.01),
+    Level("health_gathering_supreme", 313.2, 2100.0, "the time limit; no published score found in these units", 0.01),
     Level("my_way_home", -0.114, 0.98, _CARDS, 1.0),
-    Level("predict_position", -0.016, 0.92, "published RGB+GRU agent", 1.0),
-    Level("take_cover", 216.7, 1092.0, "World Models (Ha and Schmidhuber 2018), table 2", 0.01),
+    Level("predict_position", -0.016, 0.92, "12libao/NanoJev, RGB+GRU policy (in training)", 1.0),
+    Level("take_cover", 216.7, 1092.0, "World Models (Ha and Schmidhuber 2018)", 0.01),
 )
 _STARTING = threading.Lock()
 _FOLDERS = "impala-mi-doom-"
