@@ -27,7 +27,8 @@ class StopSignal:
     def install(self) -> None:
         """Take the signals (back): starting Ray sets a handler of its own."""
         for number in self.SIGNALS:
-            signal.signal(number, self._handle)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup wants it ignored
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, _: object) -> None:
         if self.name is not None:

@@ -52,7 +52,8 @@ def main() -> None:
     """Run a command and exit."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     for number in (signal.SIGTERM, signal.SIGHUP):  # end as by Ctrl-C: games are closed on the way out
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, signal.default_int_handler)
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

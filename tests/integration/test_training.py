@@ -190,6 +190,18 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(session, number):
     assert session.events("a")[-2:] == ["checkpoint", "interrupted"]
 
 
+def test_nohup_is_respected(session):
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-m", "impala_mi", "train", "tiny.yaml", "run.name=a", "train.env_frames=30000"],
+        cwd=session.folder, env=session.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    metrics = session.folder / "runs" / "a" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text())
+    os.kill(process.pid, signal.SIGHUP)
+    assert process.wait(timeout=120) == 0
+    assert session.records("a")[-1]["env_frames"] >= 30000
+
+
 def test_a_killed_actor_is_replaced(session):
     process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9")
     wait_for(lambda: len(session.records("a")) > 1 if (session.folder / "runs/a/metrics.jsonl").exists() else False)
