@@ -193,7 +193,8 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(session, number):
 def test_nohup_is_respected(session):
     process = subprocess.Popen(
         ["nohup", sys.executable, "-m", "impala_mi", "train", "tiny.yaml", "run.name=a", "train.env_frames=30000"],
-        cwd=session.folder, env=session.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        cwd=session.folder, env=session.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )  # fmt: skip
     metrics = session.folder / "runs" / "a" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text())
