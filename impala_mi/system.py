@@ -23,6 +23,7 @@ if not os.environ.get("RAY_ADDRESS"):
     # The one switch by which Ray keeps every port of a cluster of its own on loopback; it is read at import.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
+import psutil
 import ray
 
 from impala_mi.actors.rollout import deal_levels
@@ -117,46 +118,48 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
 
 @contextlib.contextmanager
 def _ray(config: Config, suite: Suite) -> Iterator[None]:
-    """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names."""
+    """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names; ended with all its processes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address := os.environ.get("RAY_ADDRESS"):
-        with _ray_starts(f"RAY_ADDRESS={address}"):
-            ray.init(log_to_driver=True)
-        needed, there = config.actors.count + 1, ray.cluster_resources()
-        if there.get("CPU", 0) < needed or there.get("GPU", 0) < config.learner.num_gpus:
-            ray.shutdown()
-            raise UserError(
-                f"the cluster at {address} has {there.get('CPU', 0):.0f} CPUs and "
-                f"{there.get('GPU', 0):.0f} GPUs; {needed} CPUs (actors.count={config.actors.count} "
-                f"and one for the learner) and {config.learner.num_gpus} GPUs are needed"
-            )
-        folder: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    else:
-        # Not TMPDIR: the paths of Ray's sockets must stay short.
+    address, actors, gpus = os.environ.get("RAY_ADDRESS"), config.actors.count, config.learner.num_gpus
+    with contextlib.ExitStack() as stack:
+        # Not in TMPDIR: the paths of Ray's sockets must stay short.
         folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
-        with _ray_starts("a Ray on this machine"):
-            ray.init(
-                address="local",
-                _temp_dir=folder.name,
-                num_cpus=config.actors.count + 1,
-                num_gpus=config.learner.num_gpus,
-                include_dashboard=False,
-                object_store_memory=object_store_bytes(config, suite),
-                logging_level=logging.ERROR,
-            )
-    with folder:
+        session = stack.enter_context(folder)
+        stack.callback(_end_ray)
         try:
-            yield
-        finally:
-            ray.shutdown()
-
-
-@contextlib.contextmanager
-def _ray_starts(where: str) -> Iterator[None]:
-    try:
+            if address:
+                ray.init(log_to_driver=True)
+            else:
+                ray.init(
+                    address="local",
+                    _temp_dir=session,
+                    num_cpus=actors + 1,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    object_store_memory=object_store_bytes(config, suite),
+                    logging_level=logging.ERROR,
+                )
+        except SystemExit:  # what Ray's own handler makes of SIGTERM while it starts
+            raise KeyboardInterrupt from None
+        except Exception as e:  # Ray raises anything here
+            where = f"RAY_ADDRESS={address}" if address else "this machine"
+            raise UserError(f"Ray does not start on {where}: {str(e).strip().splitlines()[0]}") from None
+        there = ray.cluster_resources()
+        if there.get("CPU", 0) < actors + 1 or there.get("GPU", 0) < gpus:
+            raise UserError(
+                f"the cluster at {address} has {there.get('CPU', 0):.0f} CPUs and {there.get('GPU', 0):.0f} GPUs; "
+                f"{actors + 1} CPUs (actors.count={actors} and one for the learner) and {gpus} GPUs are needed"
+            )
         yield
-    except Exception as e:  # Ray raises anything here
-        raise UserError(f"{where}: Ray does not start: {str(e).strip().splitlines()[0]}") from None
+
+
+def _end_ray() -> None:
+    """Shut Ray down; a start that was interrupted leaves processes that it would forget."""
+    started = psutil.Process().children(recursive=True)
+    ray.shutdown()
+    for process in psutil.wait_procs(started, timeout=2)[1]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 @dataclass

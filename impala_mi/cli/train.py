@@ -36,6 +36,7 @@ def command(config: str, overrides: tuple[str, ...], print_config: bool) -> int:
     folder = rundir.create(loaded, run)
     try:
         return run_training(loaded, folder, None)
-    except UserError:  # Ray did not start: nothing was done, and the name stays free
-        shutil.rmtree(folder.path)
+    except (UserError, KeyboardInterrupt):
+        if not folder.checkpoints.exists():  # nothing was done, for Ray had not started: the name stays free
+            shutil.rmtree(folder.path)
         raise

@@ -177,7 +177,7 @@ def test_a_ray_that_does_not_start_leaves_the_name_free(tmp_path, monkeypatch):
 
     monkeypatch.setattr(system.ray, "init", fail)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(system.UserError, match=r"Ray does not start: no room$"):
+    with pytest.raises(system.UserError, match=r"Ray does not start on this machine: no room$"):
         command.main(["cartpole", "run.name=x"], standalone_mode=False)
     assert not (tmp_path / "runs" / "x").exists()
 
