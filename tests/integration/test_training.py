@@ -190,6 +190,18 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(session, number):
     assert session.events("a")[-2:] == ["checkpoint", "interrupted"]
 
 
+@pytest.mark.parametrize("delay", [2.0, 3.0, 4.0])
+def test_a_signal_while_ray_starts_leaves_nothing(session, delay):
+    process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9")
+    time.sleep(delay)  # wherever it is by then
+    os.kill(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert not left_behind(process.pid)
+    run = session.folder / "runs" / "a"
+    assert not run.exists() or checkpoints.steps(run / "checkpoints")  # the name is free, or the run can go on
+
+
 def test_nohup_is_respected(session):
     process = subprocess.Popen(
         ["nohup", sys.executable, "-m", "impala_mi", "train", "tiny.yaml", "run.name=a", "train.env_frames=30000"],
