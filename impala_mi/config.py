@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -276,7 +277,7 @@ def build(name: str, values: Any, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as e:
-        raise UserError("; ".join(_explain(name, e))) from None
+        raise UserError("; ".join(islice(_explain(name, e), 3))) from None
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from impala_mi.cli.console import make_console
@@ -37,7 +38,7 @@ def command() -> int:
         nonlocal failed
         failed |= good is False
         mark = {True: "[green]ok[/]", False: "[red]bad[/]", None: "[yellow]-[/]"}[good]
-        table.add_row(mark, what, found, remedy)
+        table.add_row(mark, what, found, escape(remedy))
 
     row(
         sys.version_info >= (3, 11),

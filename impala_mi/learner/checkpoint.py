@@ -109,7 +109,7 @@ def load(folder: Path, which: str = "last") -> Checkpoint:
     """
     found = steps(folder)
     if not found:
-        raise UserError(f"no checkpoint in {str(folder)!r}: the run ended before its first")
+        raise UserError(f"no checkpoint in {str(folder)!r}: the run ended before its first; start another")
     if which == "last":
         errors = []
         for path in reversed(found):
