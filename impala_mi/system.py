@@ -310,12 +310,13 @@ class Trainer:
         if self.stop.name is not None:
             return
         self._restarts += 1
-        cause = str(getattr(error, "cause", None) or error).strip().splitlines()
-        self.folder.event("actor_died", actor=slot.process.index, error=cause[-1] if cause else repr(error))
+        lines = str(getattr(error, "cause", None) or error).strip().splitlines()
+        reason = lines[-1] if lines else repr(error)
+        self.folder.event("actor_died", actor=slot.process.index, error=reason)
         if self._restarts > self.config.actors.max_restarts:
             raise TrainingError(
                 f"actors died {self._restarts} times, more than actors.max_restarts="
-                f"{self.config.actors.max_restarts}; the last: {cause[-1] if cause else error!r}"
+                f"{self.config.actors.max_restarts}; the last: {reason}"
             )
         self._end(slot.process, timeout=5)
         segment = (*self._segment, self._restarts)

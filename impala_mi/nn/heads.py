@@ -126,6 +126,7 @@ class Head(nn.Module):
 
         self.policy = output(num_actions, config.conditioned != "value")
         self.value = output(1, config.conditioned != "policy")
+        self._only_value_reads_task = config.head in ("per_task", "mi_task") and config.conditioned == "value"
         self.context: nn.Module | None = None
         if config.head == "mi_task":
             self.context = TaskContext(num_levels, c)
@@ -133,20 +134,15 @@ class Head(nn.Module):
             self.context = LearntContext(h, c)
 
     def forward(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> HeadOutput:
-        """Logits [N, A] and value [N]; raises ValueError where a task ID is needed and missing."""
-        if level is None and not self.training:
-            return self._without_task(h)
+        """Logits [N, A] and value [N]; raises ValueError where a task ID is needed and missing.
+
+        Out of training, a value that needs a missing task ID is left out (NaN).
+        """
+        if level is None and not self.training and self._only_value_reads_task:
+            logits = self.policy(h, None, None)  # acting needs no value
+            return HeadOutput(logits, logits.new_full(logits.shape[:-1], float("nan")))
         context = None if self.context is None else self.context(h, level)
         return HeadOutput(self.policy(h, level, context), self.value(h, level, context).squeeze(-1))
-
-    def _without_task(self, h: Tensor) -> HeadOutput:
-        """Acting needs no value: one that needs the task is left out (NaN)."""
-        value_only = isinstance(self.policy, SharedOutput) and not isinstance(self.value, SharedOutput)
-        if value_only and self.kind in ("per_task", "mi_task"):
-            logits = self.policy(h, None, None)
-            return HeadOutput(logits, logits.new_full(logits.shape[:-1], float("nan")))
-        context = None if self.context is None else self.context(h, None)
-        return HeadOutput(self.policy(h, None, context), self.value(h, None, context).squeeze(-1))
 
     def generate(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> dict[str, Generated]:
         """The generated weights of the policy and the value, where they are multiplicative."""
