@@ -53,6 +53,29 @@ class RunConfig(Section):
     """Name of the run's folder; by default the configuration's name and the time."""
 
 
+class DmlabConfig(Section):
+    """DeepMind Lab, for the suite `dmlab30`; docs/dmlab.md explains each."""
+
+    actions: Literal["impala", "extended"] = "impala"
+    """IMPALA's 9 actions, or the 15 of later work."""
+    renderer: Literal["software", "hardware"] = "software"
+    """`hardware` draws with EGL on a GPU."""
+    dataset_path: str | None = None
+    """Folder of the images that two psychlab levels show; without it these two cannot be played."""
+    held_out: bool = False
+    """Play the held-out variants, as `impala-mi eval` does."""
+    mixer_seed: Annotated[Whole, Field(ge=0, lt=2**31)] | None = None
+    """Changes the levels' random stream; by default IMPALA's 0x600D5EED where held out, and none in training."""
+    human_scores: Literal["paper", "code"] = "paper"
+    """Whose lasertag scores normalise: IMPALA's paper, with which 49.4 was computed, or its code's table."""
+    level_cache: str | None = "~/.cache/impala-mi/dmlab"
+    """Folder of compiled maps that processes and machines may share; null compiles every time."""
+    level_cache_gib: Annotated[float, Field(gt=0)] | None = None
+    """Size at which the maps longest unused are removed; by default never."""
+    timeout_s: Seconds = 600.0
+    """After so long without an answer a level counts as hung. Building a map can take minutes on a busy machine."""
+
+
 class EnvConfig(Section):
     """What is played."""
 
@@ -62,6 +85,13 @@ class EnvConfig(Section):
     """The levels, each a task of its own."""
     action_repeat: Count | None = None
     """Frames for which an action is held; by default the suite's own."""
+    dmlab: DmlabConfig = DmlabConfig()
+
+    @model_validator(mode="after")
+    def _one_suite(self) -> Self:
+        if self.suite != "dmlab30" and self.dmlab != DmlabConfig():
+            raise ValueError(f"env.dmlab belongs to env.suite=dmlab30, not to {self.suite!r}")
+        return self
 
 
 class AgentConfig(Section):
@@ -91,14 +121,31 @@ class AgentConfig(Section):
 class ActorsConfig(Section):
     """The processes that play."""
 
-    count: Count = 2
-    """Actor processes."""
+    count: Count | None = None
+    """Actor processes, 2 by default; the levels are dealt to all their environments in turn."""
+    per_level: Count | None = None
+    """Instead of `count`: so many actors for each level, which play no other. For levels that differ in speed."""
     envs: Count = 16
-    """E, environments in each actor; their inference is one batch."""
+    """E, environments in each actor; they step together, and their inference is one batch."""
+    balance: Literal["actors", "frames"] = "actors"
+    """`actors`: a level gets as many frames as its actors can play (IMPALA). `frames`: levels that are ahead wait,
+    so that each gets as many frames as the slowest."""
     inference: Literal["local"] = "local"
     """Where the network acts: in the actor's own process."""
     max_restarts: Annotated[Whole, Field(ge=0)] = 10
     """Deaths of actors that a run survives."""
+
+    @model_validator(mode="after")
+    def _one_number(self) -> Self:
+        if self.count is not None and self.per_level is not None:
+            raise ValueError(
+                f"actors.count={self.count} and actors.per_level={self.per_level}: give only one of them"
+            )
+        return self
+
+    def number(self, levels: int) -> int:
+        """Actor processes for so many levels."""
+        return self.per_level * levels if self.per_level is not None else self.count or 2
 
 
 class LearnerConfig(Section):
@@ -199,10 +246,12 @@ class Config(Section):
             )
         if self.train.deterministic and self.learner.num_gpus:
             raise ValueError("train.deterministic=true needs learner.num_gpus=0: a GPU's sums have no fixed order")
-        if self.train.deterministic and batch % (envs * self.actors.count):
+        if self.train.deterministic and self.actors.per_level is not None:
+            raise ValueError("train.deterministic=true needs actors.count, not actors.per_level")
+        if self.train.deterministic and batch % (envs * self.actors.number(0)):
             raise ValueError(
                 f"with train.deterministic=true, learner.batch_size={batch} must be a multiple of "
-                f"actors.count x actors.envs = {envs * self.actors.count}"
+                f"actors.count x actors.envs = {envs * self.actors.number(0)}"
             )
         return self
 

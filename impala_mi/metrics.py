@@ -2,12 +2,13 @@
 
 A record has at least: time_s, env_frames, agent_steps, updates, fps, learner_fps, lag_mean, lag_max, loss/*,
 level/<name>/return_mean (of levels whose episodes have ended), score/capped_mean (where the suite has references).
+Of each level also frames_share, reset_s, lag, faults and what its games count (cache_hits, cache_misses).
 """
 
 import json
 import math
 import os
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,36 @@ class LevelScores:
         for lengths, saved in zip(self._lengths, state["lengths"], strict=True):
             lengths.extend(saved)
         self.episodes = list(state["episodes"])
+
+
+class LevelCounts:
+    """What is summed over a whole run by level: frames learnt from, faults, what the games count."""
+
+    def __init__(self, levels: Sequence[Level]) -> None:
+        self._names = [level.name for level in levels]
+        self._counts: list[Counter[str]] = [Counter() for _ in levels]
+
+    def add(self, level: int, counts: Mapping[str, int]) -> None:
+        """Add to one level's counts."""
+        self._counts[level].update(counts)
+
+    def metrics(self) -> dict[str, float]:
+        """Each count, and each level's share of the frames."""
+        frames = sum(counts["env_frames"] for counts in self._counts)
+        out: dict[str, float] = {"actors/faults": sum(counts["faults"] for counts in self._counts)}
+        for name, counts in zip(self._names, self._counts, strict=True):
+            out |= {f"level/{name}/{key}": counts[key] for key in sorted({"faults", *counts})}
+            if frames:
+                out[f"level/{name}/frames_share"] = counts["env_frames"] / frames
+        return out
+
+    def state(self) -> list[dict[str, int]]:
+        """For a checkpoint."""
+        return [dict(counts) for counts in self._counts]
+
+    def load_state(self, state: Sequence[Mapping[str, int]]) -> None:
+        """Continue from `state()`."""
+        self._counts = [Counter(counts) for counts in state]
 
 
 class Means:

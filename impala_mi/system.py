@@ -8,16 +8,13 @@ has one unroll in flight, and none starts another while a batch waits beside the
 import contextlib
 import logging
 import os
-import shutil
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-
-import torch
 
 if not os.environ.get("RAY_ADDRESS"):
     # The one switch by which Ray keeps every port of a cluster of its own on loopback; it is read at import.
@@ -30,60 +27,19 @@ from impala_mi.actors.rollout import deal_levels
 from impala_mi.actors.worker import ActorProcess
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
-from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError, UserError
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.checkpoint import Checkpoint
 from impala_mi.learner.update import Counters
 from impala_mi.learner.worker import LearnerProcess, UpdateResult
-from impala_mi.metrics import LevelScores, Means, MetricsWriter
-from impala_mi.nn.agent import Agent
+from impala_mi.metrics import LevelCounts, LevelScores, Means, MetricsWriter
+from impala_mi.preflight import check, object_store_bytes
 from impala_mi.rundir import RunFolder
 from impala_mi.stop import StopSignal
-from impala_mi.types import Transitions, UnrollInfo, transitions_buffer
+from impala_mi.types import Transitions, UnrollInfo
 
 T = TypeVar("T")
 Report = Callable[[Mapping[str, float]], None]
-SHARED_MEMORY = Path("/dev/shm")
-MIB = 2**20
-
-
-def check(config: Config) -> Suite:
-    """The suite, if this machine can run the configuration; raises `UserError` before anything starts."""
-    suite = make_suite(config.env)
-    slots, levels = config.actors.count * config.actors.envs, len(suite.levels)
-    if slots < levels:
-        raise UserError(
-            f"{levels} levels but only actors.count={config.actors.count} x actors.envs={config.actors.envs} = "
-            f"{slots} environments: each level needs one"
-        )
-    if config.learner.num_gpus and not torch.cuda.is_available():
-        raise UserError(
-            f"learner.num_gpus={config.learner.num_gpus}, but this PyTorch ({torch.__version__}) sees no GPU; "
-            "set learner.num_gpus=0"
-        )
-    Agent(config.agent, suite.spaces)  # raises where the torso does not suit the frames
-    needed = object_store_bytes(config, suite)
-    if SHARED_MEMORY.is_dir() and not os.environ.get("RAY_ADDRESS"):
-        free = shutil.disk_usage(SHARED_MEMORY).free
-        if free < needed:
-            raise UserError(
-                f"shared memory: {SHARED_MEMORY} has {free // MIB} MiB free, {needed // MIB} MiB are needed; in "
-                f"Docker start with --shm-size={needed // MIB + 64}m, or lower actors.count, actors.envs or "
-                "learner.unroll_length"
-            )
-    return suite
-
-
-def object_store_bytes(config: Config, suite: Suite) -> int:
-    """Room for every unroll that can exist at once, for weights and for slack."""
-    buffer = transitions_buffer(
-        suite.spaces, config.learner.unroll_length, config.actors.envs, config.agent.instruction_tokens, 1
-    )
-    unroll = sum(a.nbytes for a in (*buffer.inputs, buffer.action, buffer.logits, buffer.reward))
-    weights = 4 * Agent(config.agent, suite.spaces).num_parameters
-    waiting = 3 * config.unrolls_per_actor_batch + 2 * config.actors.count
-    return max(128 * MIB, int(1.5 * waiting * unroll) + 8 * weights)
 
 
 @dataclass(frozen=True)
@@ -120,7 +76,8 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
 def _ray(config: Config, suite: Suite) -> Iterator[None]:
     """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names; ended with all its processes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address, actors, gpus = os.environ.get("RAY_ADDRESS"), config.actors.count, config.learner.num_gpus
+    address, gpus = os.environ.get("RAY_ADDRESS"), config.learner.num_gpus
+    actors = config.actors.number(len(suite.levels))
     with contextlib.ExitStack() as stack:
         # Not in TMPDIR: the paths of Ray's sockets must stay short.
         folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
@@ -148,7 +105,7 @@ def _ray(config: Config, suite: Suite) -> Iterator[None]:
         if there.get("CPU", 0) < actors + 1 or there.get("GPU", 0) < gpus:
             raise UserError(
                 f"the cluster at {address} has {there.get('CPU', 0):.0f} CPUs and {there.get('GPU', 0):.0f} GPUs; "
-                f"{actors + 1} CPUs (actors.count={actors} and one for the learner) and {gpus} GPUs are needed"
+                f"{actors + 1} CPUs ({actors} actors and one for the learner) and {gpus} GPUs are needed"
             )
         yield
 
@@ -193,10 +150,13 @@ class Trainer:
         self.config, self.suite, self.folder, self.stop = config, suite, folder, stop
         self._report = report
         self._scores = LevelScores(suite.levels, config.train.score_episodes)
+        self._counts = LevelCounts(suite.levels)
+        self._dealt = deal_levels(config.actors, len(suite.levels))
         self._means = Means()
         self._time_before, self._discarded, self._starts, self._restarts = 0.0, 0, 0, 0
         if resumed is not None:
             self._scores.load_state(resumed.run["scores"])
+            self._counts.load_state(resumed.run["counts"])
             self._time_before = resumed.run["time_s"]
             self._discarded = resumed.run["discarded"]
             self._starts = resumed.run["starts"] + 1
@@ -206,8 +166,9 @@ class Trainer:
         begin = 0 if resumed is None else int(resumed.meta["updates"])
         self._segment = (begin, 0 if config.train.deterministic else self._starts)
         self._actors = [
-            _Slot(ActorProcess(config, i, (*self._segment, 0), num_cpus=1)) for i in range(config.actors.count)
+            _Slot(ActorProcess(config, i, (*self._segment, 0), num_cpus=1)) for i in range(len(self._dealt))
         ]
+        self._begun = [0] * len(suite.levels)  # unrolls, by the first level of their actor
         self._playing: dict[ray.ObjectRef[UnrollInfo], tuple[_Slot, ray.ObjectRef[Transitions]]] = {}
         self._ready: deque[tuple[UnrollInfo, ray.ObjectRef[Transitions]]] = deque()
         self._updating: ray.ObjectRef[UpdateResult] | None = None
@@ -257,7 +218,7 @@ class Trainer:
         if len(self._ready) < batch:
             busy = {id(slot) for slot, _ in self._playing.values()}
             for slot in self._actors:
-                if id(slot) not in busy:
+                if id(slot) not in busy and self._balanced(slot):
                     self._play(slot)
         waiting: list[ray.ObjectRef[Any]] = list(self._playing)
         if self._updating is not None:
@@ -290,7 +251,15 @@ class Trainer:
 
     # -- actors ------------------------------------------------------------------------------
 
+    def _balanced(self, slot: _Slot) -> bool:
+        """Whether the slot's level may play on, or has to wait for those behind it."""
+        per_level = self.config.actors.per_level
+        if self.config.actors.balance != "frames" or per_level is None:
+            return True
+        return self._begun[self._dealt[slot.process.index][0]] < min(self._begun) + per_level
+
     def _play(self, slot: _Slot) -> None:
+        self._begun[self._dealt[slot.process.index][0]] += 1
         info, data = slot.process.unroll(self._weights, self._counters.version)
         self._playing[info] = (slot, data)
 
@@ -303,12 +272,24 @@ class Trainer:
             return
         self._scores.add(info.episodes)
         self._means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
+        self._take_upkeep(info)
         self._ready.append((info, data))
+
+    def _take_upkeep(self, info: UnrollInfo) -> None:
+        for upkeep in info.upkeep:
+            name = self.suite.levels[upkeep.level].name
+            for seconds in upkeep.reset_s:
+                self._means.add({f"level/{name}/reset_s": seconds, f"level/{name}/reset_s_max": seconds})
+            for fault in upkeep.faults:
+                self.folder.event("fault", level=name, actor=info.actor, **asdict(fault))
+            self._counts.add(upkeep.level, {**upkeep.counts, "faults": len(upkeep.faults)})
 
     def _restart(self, slot: _Slot, error: Exception) -> None:
         """Put a new actor in the place of one that died; its unfinished unrolls are lost."""
         if self.stop.name is not None:
             return
+        if isinstance(cause := getattr(error, "cause", None), TrainingError):
+            raise TrainingError(f"actor {slot.process.index}: {cause}")
         self._restarts += 1
         lines = str(getattr(error, "cause", None) or error).strip().splitlines()
         reason = lines[-1] if lines else repr(error)
@@ -338,9 +319,11 @@ class Trainer:
             return
         taken = [self._ready.popleft() for _ in range(self.config.unrolls_per_actor_batch)]
         for info, _ in taken:
-            for k in set(deal_levels(info.actor, self.config.actors.envs, len(self.suite.levels))):
+            frames = self.config.learner.unroll_length * self.suite.action_repeat
+            for k, slots in Counter(self._dealt[info.actor]).items():
                 key = f"level/{self.suite.levels[k].name}/lag"
                 self._means.add({f"{key}_mean": now - info.version, f"{key}_max": now - info.version})
+                self._counts.add(k, {"env_frames": slots * frames})
         versions = [info.version for info, _ in taken]
         self._updating = self._learner.update(versions, [data for _, data in taken])
 
@@ -390,6 +373,7 @@ class Trainer:
             "actors/discarded_unrolls": self._discarded,
             **means,
             **self._scores.metrics(),
+            **self._counts.metrics(),
         }
         self._writer.write(record)
         self._report(record)
@@ -401,6 +385,7 @@ class Trainer:
         counters = Counters(**state["counters"])
         run = {
             "scores": self._scores.state(),
+            "counts": self._counts.state(),
             "time_s": self._time_s(),
             "discarded": self._discarded,
             "starts": self._starts,

@@ -106,6 +106,29 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """A game that died, hung or failed, and cost an episode."""
+
+    seed: int
+    """Of the episode."""
+    kind: str
+    """crash, hang or error."""
+    message: str
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What an environment did beside stepping, since it was last asked."""
+
+    level: int
+    reset_s: list[float] = field(default_factory=list)
+    """Seconds of each reset, restarts of the game included."""
+    faults: list[Fault] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    """What the game counts, hits of a cache for example."""
+
+
+@dataclass(frozen=True)
 class UnrollInfo:
     """What the driver needs to know of an actor's unrolls without fetching them."""
 
@@ -113,6 +136,7 @@ class UnrollInfo:
     version: int
     """Updates behind the weights that acted."""
     episodes: list[Episode] = field(default_factory=list)
+    upkeep: list[Upkeep] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """CPU seconds of the process and wall seconds by stage."""
 

@@ -4,6 +4,8 @@ from jaxtyping import install_import_hook
 
 _hook = install_import_hook(["impala_mi.nn", "impala_mi.losses", "impala_mi.learner.update"], "beartype.beartype")
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,15 @@ import torch
 from impala_mi.config import Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
+
+DOUBLES = Path(__file__).parent / "doubles"
+"""Holds a look-alike of deepmind_lab."""
+
+
+@pytest.fixture
+def lab_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`deepmind_lab` is found, here and in processes that are started."""
+    monkeypatch.syspath_prepend(str(DOUBLES))
 
 
 @pytest.fixture(autouse=True)

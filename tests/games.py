@@ -24,7 +24,7 @@ class CountingGame(Game):
 
     def reset(self, seed: int) -> Observation:
         assert not self.closed
-        self.seed, self.time = seed % 10_000, 0
+        self.seed, self.time = seed % 10_000_000, 0
         self.log.append(("reset", self.level, self.seed))
         return self._observe(0)
 

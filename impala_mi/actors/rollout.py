@@ -6,16 +6,22 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from impala_mi.config import Config
+from impala_mi.config import ActorsConfig, Config
 from impala_mi.envs.base import Observation, Suite
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Agent
 from impala_mi.types import AgentInput, Episode, Finals, Unroll, UnrollInfo, transitions_buffer
 
 
-def deal_levels(actor: int, envs: int, num_levels: int) -> list[int]:
-    """Level index of each environment of an actor: all slots of all actors take the levels in turn."""
-    return [(actor * envs + e) % num_levels for e in range(envs)]
+def deal_levels(config: ActorsConfig, num_levels: int) -> list[list[int]]:
+    """Level index of each environment of each actor.
+
+    With `per_level` an actor plays one level; otherwise all slots of all actors take the levels in turn.
+    """
+    actors = range(config.number(num_levels))
+    if config.per_level is not None:
+        return [[a % num_levels] * config.envs for a in actors]
+    return [[(a * config.envs + e) % num_levels for e in range(config.envs)] for a in actors]
 
 
 class Rollout:
@@ -36,7 +42,8 @@ class Rollout:
         self._agent = Agent(config.agent, suite.spaces).eval()
         self._version = -1
         self._tokens = config.agent.instruction_tokens
-        self._levels = deal_levels(actor, envs, len(suite.levels))
+        self._dealt = deal_levels(config.actors, len(suite.levels))
+        self._levels = self._dealt[actor]
         self._buffer = transitions_buffer(
             suite.spaces, config.learner.unroll_length, envs, self._tokens, config.agent.core_width
         )
@@ -47,9 +54,9 @@ class Rollout:
     def start(self, segment: Sequence[int]) -> None:
         """Start every environment anew, with seeds of their own for this segment."""
         self.close()
-        slot = self.actor * len(self._levels)
         root = [self._config.seed, *segment]
-        seeds = [np.random.SeedSequence(root, spawn_key=(slot + e,)) for e in range(len(self._levels))]
+        slot, envs = self.actor * len(self._levels), len(self._levels)
+        seeds = self._suite.deal_seeds(root, [k for levels in self._dealt for k in levels])[slot : slot + envs]
         sampling = np.random.SeedSequence(root, spawn_key=(2**31, self.actor))
         self._generator.manual_seed(int(sampling.generate_state(1, np.uint64)[0]) >> 1)
         self._vector = VectorEnv(self._suite, self._levels, seeds, self._tokens)
@@ -91,7 +98,7 @@ class Rollout:
             finals += [(t, e, observation) for e, observation in result.finals]
         total = time.perf_counter() - began
         seconds = {"act": acting, "step": total - acting, "cpu": time.process_time() - cpu}
-        info = UnrollInfo(self.actor, self._version, episodes, seconds)
+        info = UnrollInfo(self.actor, self._version, episodes, self._vector.take_upkeep(), seconds)
         return Unroll(info, buffer._replace(finals=self._finals(finals)))
 
     def _finals(self, finals: list[tuple[int, int, Observation]]) -> Finals:

@@ -10,6 +10,7 @@ import torch
 from impala_mi.actors.rollout import Rollout
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
+from impala_mi.errors import TrainingError
 from impala_mi.types import Transitions, UnrollInfo
 
 Weights = dict[str, np.ndarray]
@@ -18,13 +19,19 @@ Weights = dict[str, np.ndarray]
 class _Actor:
     def __init__(self, config: Config, index: int, segment: Sequence[int]) -> None:
         torch.set_num_threads(1)  # processes are the parallelism
-        self._rollout = Rollout(config, make_suite(config.env), index, segment)
+        self._broken: TrainingError | None = None
+        try:
+            self._rollout = Rollout(config, make_suite(config.env), index, segment)
+        except TrainingError as e:  # Ray would not tell it from other deaths of an actor that starts
+            self._broken = e
 
     def unroll(self, weights: list[ray.ObjectRef[Weights]], version: int) -> tuple[UnrollInfo, Transitions]:
         """Play one unroll in each environment with weights no older than `version`.
 
         The reference comes in a list so that Ray fetches the weights only when this actor asks.
         """
+        if self._broken is not None:
+            raise self._broken
         if version != self._rollout.version:
             self._rollout.load(ray.get(weights[0]), version)
         unroll = self._rollout.unroll()
@@ -36,7 +43,8 @@ class _Actor:
 
     def close(self) -> None:
         """Free the environments."""
-        self._rollout.close()
+        if self._broken is None:
+            self._rollout.close()
 
 
 class ActorProcess:

@@ -36,7 +36,7 @@ def play(
     width = len(levels)
     tokens = agent.config.instruction_tokens if agent is not None else 0
     core = agent.config.core_width if agent is not None else 1
-    seeds = [np.random.SeedSequence([seed, 0xE7A1], spawn_key=(i,)) for i in range(width)]
+    seeds = suite.deal_seeds([seed, 0xE7A1], levels)
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
     started = [columns] * len(suite.levels)

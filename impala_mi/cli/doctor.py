@@ -28,8 +28,8 @@ def command() -> int:
     import psutil
     import torch
 
+    from impala_mi.preflight import MIB, SHARED_MEMORY
     from impala_mi.rundir import SMALLEST_DISK, versions
-    from impala_mi.system import MIB, SHARED_MEMORY
 
     table = Table(box=None, show_header=False)
     failed = False

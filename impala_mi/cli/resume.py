@@ -12,6 +12,7 @@ FIXED = (
     "env.suite",
     "env.levels",
     "env.action_repeat",
+    "env.dmlab.actions",
     "agent",
     "train.deterministic",
 )
@@ -30,7 +31,7 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
     """
     import torch
 
-    from impala_mi import rundir, system
+    from impala_mi import preflight, rundir
     from impala_mi.cli.training import run_training
     from impala_mi.learner import checkpoint as checkpoints
     from impala_mi.nn.agent import Agent
@@ -42,7 +43,7 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
         before, after = _get(old, key), _get(new, key)
         if before != after:
             raise UserError(f"{key} cannot change when a run is resumed: it is {before!r}, not {after!r}")
-    suite = system.check(new)
+    suite = preflight.check(new)
     found = checkpoints.load(folder.checkpoints, checkpoint)
     with torch.device("meta"):
         agent = Agent(new.agent, suite.spaces)

@@ -28,10 +28,10 @@ def command(config: str, overrides: tuple[str, ...], print_config: bool) -> int:
     if print_config:
         click.echo(configuration.to_yaml(loaded), nl=False)
         return 0
-    from impala_mi import rundir, system
+    from impala_mi import preflight, rundir
     from impala_mi.cli.training import run_training
 
-    system.check(loaded)
+    preflight.check(loaded)
     run = loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = rundir.create(loaded, run)
     try:

@@ -16,8 +16,11 @@ def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) 
     console = make_console()
     suite = make_suite(config.env)
     levels = f"{len(suite.levels)} level{'s' if len(suite.levels) > 1 else ''} of {suite.name}"
-    console.print(f"run {folder.path}: {levels}, {config.actors.count} actors x {config.actors.envs} environments")
-    slots = config.actors.count * config.actors.envs
+    actors = config.actors.number(len(suite.levels))
+    console.print(f"run {folder.path}: {levels}, {actors} actors x {config.actors.envs} environments")
+    if suite.scores_note:
+        console.print(suite.scores_note)
+    slots = actors * config.actors.envs
     if slots % len(suite.levels):
         console.print(
             f"note: {slots} environments are not a multiple of {len(suite.levels)} levels: some get one more"

@@ -4,14 +4,20 @@ A suite's author writes a `Game`: one level as it is. `Environment` makes of it 
 follow each other, seeds, action repeats counted, returns. `Suite` names the levels and makes their games.
 """
 
-from collections.abc import Callable
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from impala_mi.errors import UserError
-from impala_mi.types import Episode, Spaces
+from impala_mi.errors import TrainingError, UserError
+from impala_mi.types import Episode, Fault, Spaces, Upkeep
+
+MOST_FAULTS = 20
+"""Faults of an environment without one complete episode between them, after which training stops."""
 
 
 class Observation(NamedTuple):
@@ -34,8 +40,21 @@ class Outcome(NamedTuple):
     """The episode was cut off, by a time limit for example."""
 
 
+class GameFault(Exception):
+    """A game died, hung or failed. Its episode is lost; the next `reset` starts it anew."""
+
+    def __init__(self, kind: Literal["crash", "hang", "error"], message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 class Game(Protocol):
-    """One level of a suite. Any method may raise; nothing is called after `close`."""
+    """One level of a suite.
+
+    `reset` and `step` may raise `GameFault`, which costs the episode; anything else costs the actor. Nothing is
+    called after `close`. A game that counts something, hits of a cache for example, may have another method,
+    `counts() -> dict[str, int]`: what it counted since the last call, for the metrics.
+    """
 
     def reset(self, seed: int) -> Observation:
         """Start an episode. The same seed gives the same episode where the game allows it."""
@@ -48,6 +67,11 @@ class Game(Protocol):
     def close(self) -> None:
         """Free processes and files; called once."""
         ...
+
+def counts_of(game: Game) -> dict[str, int]:
+    """What the game counted since the last call, if it counts."""
+    counts: Callable[[], dict[str, int]] = getattr(game, "counts", dict)
+    return counts()
 
 
 @dataclass(frozen=True)
@@ -80,15 +104,55 @@ class Suite:
     """Treat a cut-off as an end, as published DMLab results do; otherwise it bootstraps."""
     step_threads: int = 1
     """Threads that step an actor's environments, for games that wait on a process of their own."""
+    scores_note: str = ""
+    """Which random and reference scores these are, where there is a choice."""
+    held_out: Callable[[], "Suite"] | None = None
+    """The same levels in their variants for evaluation, where the suite has such."""
 
     @property
     def level_names(self) -> list[str]:
         """In the order of the level indices."""
         return [level.name for level in self.levels]
 
-    def make_environment(self, level: int, seed: np.random.SeedSequence) -> "Environment":
+    def make_environment(self, level: int, seeds: "EpisodeSeeds") -> "Environment":
         """An environment of the level with that index."""
-        return Environment(self.make_game(self.levels[level].name), level, seed, self.truncation_is_terminal)
+        return Environment(self.make_game(self.levels[level].name), level, seeds, self.truncation_is_terminal)
+
+    def deal_seeds(self, root: Sequence[int], levels: Sequence[int]) -> list["EpisodeSeeds"]:
+        """Seeds for environments of the levels with those indices; no two play the same episode of a level."""
+        total, before = Counter(levels), Counter[int]()
+        seeds = []
+        for k in levels:
+            seeds.append(EpisodeSeeds(root, self.levels[k].name, first=before[k], stride=total[k]))
+            before[k] += 1
+        return seeds
+
+
+class EpisodeSeeds:
+    """Seeds of a level's episodes: the same list for every arrangement of actors, and no seed in it twice.
+
+    So maps that were built for one run with this root serve all later ones.
+
+    Args:
+        root: what the list depends on beside the level, the run's seed above all.
+        level: name of the level.
+        first, stride: this environment takes every stride-th of the list, from the first-th on.
+    """
+
+    def __init__(self, root: Sequence[int], level: str, first: int = 0, stride: int = 1) -> None:
+        key = np.random.SeedSequence(list(root), spawn_key=(zlib.crc32(level.encode()),))
+        self._offset, self._factor = (int(word) for word in key.generate_state(2))
+        self._next, self._stride = first, stride
+
+    def take(self) -> int:
+        """The next seed, in [0, 2^31): each operation maps these numbers one to one, so none comes twice."""
+        mask = 2**31 - 1
+        seed = (self._offset + self._next * (self._factor | 1)) & mask
+        for _ in range(2):
+            seed ^= seed >> 15
+            seed = seed * 0x45D9F3B & mask
+        self._next += self._stride
+        return seed ^ seed >> 16
 
 
 class Step(NamedTuple):
@@ -111,38 +175,72 @@ class Step(NamedTuple):
 class Environment:
     """A game whose episodes follow each other: the end of one and the start of the next are the same step.
 
-    Seeds of episodes come from `seed` alone: the n-th episode has the same seed in every process.
+    A fault of the game cuts its episode off at the observation before it: the value of that observation stands for
+    the rest, and the episode does not count for the scores.
     """
 
-    def __init__(self, game: Game, level: int, seed: np.random.SeedSequence, truncation_is_terminal: bool) -> None:
+    def __init__(self, game: Game, level: int, seeds: EpisodeSeeds, truncation_is_terminal: bool) -> None:
         self.level = level
         self._game = game
-        self._seed = seed
+        self._seeds = seeds
         self._truncation_is_terminal = truncation_is_terminal
+        self._seed = 0
         self._return, self._length = 0.0, 0
+        self._faults_in_a_row = 0
+        self._upkeep = Upkeep(level)
 
     def reset(self) -> Step:
-        """Start the next episode; what was running is forgotten."""
-        child = np.random.SeedSequence(
-            entropy=self._seed.entropy, spawn_key=(*self._seed.spawn_key, self._seed.n_children_spawned)
-        )
-        self._seed.spawn(1)
+        """Start the next episode; what was running is forgotten.
+
+        Raises `TrainingError` after `MOST_FAULTS` faults without one complete episode between them.
+        """
+        began = time.monotonic()
+        while True:
+            self._seed = self._seeds.take()
+            try:
+                self._shown = self._game.reset(self._seed)
+                break
+            except GameFault as fault:
+                self._count(fault)
         self._return, self._length = 0.0, 0
-        return Step(self._game.reset(int(child.generate_state(1)[0] >> 1)), first=True)
+        self._upkeep.reset_s.append(time.monotonic() - began)
+        return Step(self._shown, first=True)
 
     def step(self, action: int) -> Step:
-        """Act; raises whatever the game raises."""
-        observation, reward, terminated, truncated = self._game.step(action)
+        """Act; raises whatever the game raises but `GameFault`, and what `reset` raises."""
+        try:
+            observation, reward, terminated, truncated = self._game.step(action)
+        except GameFault as fault:
+            self._count(fault)
+            final = self._shown
+            return Step(self.reset().observation, truncated=True, first=True, final_observation=final)
         self._return += reward
         self._length += 1
         if not (terminated or truncated):
             assert observation is not None
+            self._shown = observation
             return Step(observation, reward)
+        self._faults_in_a_row = 0
         if truncated and (observation is None or self._truncation_is_terminal):
             terminated = True  # without a final observation there is nothing to bootstrap from
         episode = Episode(self.level, self._return, self._length)
-        final = None if terminated else observation
-        return Step(self.reset().observation, reward, terminated, not terminated, True, episode, final)
+        final_observation = None if terminated else observation
+        return Step(self.reset().observation, reward, terminated, not terminated, True, episode, final_observation)
+
+    def _count(self, fault: GameFault) -> None:
+        """Count a fault and wait longer the more there were in a row."""
+        self._upkeep.faults.append(Fault(self._seed, fault.kind, str(fault)))
+        self._faults_in_a_row += 1
+        if self._faults_in_a_row >= MOST_FAULTS:
+            raise TrainingError(f"{MOST_FAULTS} faults without one complete episode; the last: {fault}")
+        if self._faults_in_a_row > 1:
+            time.sleep(min(2.0 ** (self._faults_in_a_row - 2), 60.0))
+
+    def take_upkeep(self) -> Upkeep:
+        """What happened beside steps since the last call."""
+        upkeep, self._upkeep = self._upkeep, Upkeep(self.level)
+        upkeep.counts.update(counts_of(self._game))
+        return upkeep
 
     def close(self) -> None:
         """Free the game."""

@@ -8,20 +8,16 @@ Random scores: 200 episodes each of uniformly random actions at an action repeat
 """
 
 import contextlib
-import functools
 import os
 import shlex
 import shutil
-import tempfile
 import threading
 from pathlib import Path
-
-import numpy as np
-import psutil
 
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.envs.choose import choose_levels
+from impala_mi.envs.scratch import scratch
 from impala_mi.errors import MissingPackageError
 from impala_mi.types import Spaces
 
@@ -51,7 +47,6 @@ LEVELS = (
     Level("take_cover", 216.7, 1092.0, "World Models (Ha and Schmidhuber 2018)", 0.01),
 )
 _STARTING = threading.Lock()
-_FOLDERS = "impala-mi-doom-"
 
 
 def _launcher(folder: Path, program: Path) -> Path | None:
@@ -65,15 +60,6 @@ def _launcher(folder: Path, program: Path) -> Path | None:
     return script
 
 
-@functools.cache
-def _sweep(folder: Path) -> None:
-    """Remove, once a process, the folders that killed processes left."""
-    for left in folder.glob(f"{_FOLDERS}*-*"):
-        pid = left.name.removeprefix(_FOLDERS).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
 class DoomGame(Game):
     """One scenario in a game process of its own."""
 
@@ -84,8 +70,7 @@ class DoomGame(Game):
         cv2.setNumThreads(1)
         self._resize = cv2.resize
         self._repeat = action_repeat
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{_FOLDERS}{os.getpid()}-", ignore_cleanup_errors=True)
-        _sweep(Path(self._folder.name).parent)
+        self._folder = scratch("doom")
         game = vizdoom.DoomGame()
         if (launcher := _launcher(Path(self._folder.name), Path(vizdoom.__file__).parent / "vizdoom")) is not None:
             game.set_vizdoom_path(str(launcher))

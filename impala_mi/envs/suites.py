@@ -10,6 +10,7 @@ from impala_mi.envs.base import Suite
 from impala_mi.errors import UserError
 
 SUITES = {
+    "dmlab30": "impala_mi.envs.dmlab30:dmlab30",
     "doom": "impala_mi.envs.doom:doom",
     "babyai": "impala_mi.envs.babyai:babyai",
     "gym": "impala_mi.envs.gym:gym",

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from impala_mi.envs.base import Environment, Observation, Suite
-from impala_mi.types import NO_ACTION, AgentInput, Episode
+from impala_mi.envs.base import Environment, EpisodeSeeds, Observation, Suite
+from impala_mi.types import NO_ACTION, AgentInput, Episode, Upkeep
 from impala_mi.words import tokenize
 
 
@@ -37,9 +37,7 @@ class VectorEnv:
         tokens: L, the length to which instructions are cut.
     """
 
-    def __init__(
-        self, suite: Suite, levels: Sequence[int], seeds: Sequence[np.random.SeedSequence], tokens: int
-    ) -> None:
+    def __init__(self, suite: Suite, levels: Sequence[int], seeds: Sequence[EpisodeSeeds], tokens: int) -> None:
         self.levels = np.asarray(levels, np.int64)
         self.scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
         self._tokens = tokens if suite.spaces.instructions else 0
@@ -100,6 +98,11 @@ class VectorEnv:
         out.last_reward[:] = np.where(out.first, 0, result.reward)
         out.level[:] = self.levels
         return result
+
+    def take_upkeep(self) -> list[Upkeep]:
+        """What the environments did beside stepping since the last call, of those that did anything."""
+        upkeep = [environment.take_upkeep() for environment in self._environments]
+        return [u for u in upkeep if u.reset_s or u.faults or any(u.counts.values())]
 
     def tokens(self, instruction: str) -> np.ndarray:
         """[L] hash buckets of an instruction."""

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from impala_mi.actors.rollout import Rollout, deal_levels
+from impala_mi.config import ActorsConfig
 from impala_mi.envs.suites import make_suite
 from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Learner
@@ -123,7 +126,7 @@ def test_actor_logits_are_learner_logits(suite):
 
 
 def test_seeds_repeat_with_the_run_and_differ_by_slot_episode_and_segment():
-    config = counting()
+    config = counting("actors.count=2")
 
     def seeds(actor, segment):
         CountingGame.log.clear()
@@ -139,13 +142,20 @@ def test_seeds_repeat_with_the_run_and_differ_by_slot_episode_and_segment():
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 def test_levels_are_dealt_out_evenly(actors, envs, levels):
-    dealt = [k for a in range(actors) for k in deal_levels(a, envs, levels)]
+    dealt = [k for actor in deal_levels(ActorsConfig(count=actors, envs=envs), levels) for k in actor]
     counts = [dealt.count(k) for k in range(levels)]
     assert max(counts) - min(counts) <= 1
 
 
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 9))
+def test_an_actor_of_one_level_plays_no_other(per_level, envs, levels):
+    dealt = deal_levels(ActorsConfig(per_level=per_level, envs=envs), levels)
+    assert all(actor == actor[:1] * envs for actor in dealt)
+    assert Counter(actor[0] for actor in dealt) == dict.fromkeys(range(levels), per_level)
+
+
 def test_stacked_unrolls_keep_their_columns_and_finals():
-    config = counting()
+    config = counting("actors.count=2")
     made = make_suite(config.env)
     unrolls = []
     for actor in range(2):

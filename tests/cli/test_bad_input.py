@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from impala_mi import rundir
+from impala_mi import preflight, rundir
+from impala_mi.errors import UserError
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.update import Learner
 from tests.conftest import tiny_config
@@ -60,14 +61,12 @@ def test_no_gpu(tmp_path):
 
 
 def test_shared_memory_and_disk_are_checked_first(monkeypatch, tmp_path):
-    from impala_mi import system
-
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
-    with pytest.raises(system.UserError, match=r"--shm-size=\d+m"):
-        system.check(tiny_config())
+    with pytest.raises(UserError, match=r"--shm-size=\d+m"):
+        preflight.check(tiny_config())
     config = tiny_config(f"run.root={tmp_path}/runs")
-    with pytest.raises(rundir.UserError, match="only 1 MiB of disk"):
+    with pytest.raises(UserError, match="only 1 MiB of disk"):
         rundir.create(config, "x")
     assert not (tmp_path / "runs" / "x").exists()
 
@@ -177,7 +176,7 @@ def test_a_ray_that_does_not_start_leaves_the_name_free(tmp_path, monkeypatch):
 
     monkeypatch.setattr(system.ray, "init", fail)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(system.UserError, match=r"Ray does not start on this machine: no room$"):
+    with pytest.raises(UserError, match=r"Ray does not start on this machine: no room$"):
         command.main(["cartpole", "run.name=x"], standalone_mode=False)
     assert not (tmp_path / "runs" / "x").exists()
 

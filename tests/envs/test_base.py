@@ -1,17 +1,19 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from impala_mi.config import EnvConfig
-from impala_mi.envs.base import Environment, Game, Observation, Outcome, Suite, check_game
+from impala_mi.envs.base import Environment, EpisodeSeeds, Game, GameFault, Observation, Outcome, Suite, check_game
 from impala_mi.envs.suites import make_suite
-from impala_mi.errors import UserError
+from impala_mi.errors import TrainingError, UserError
 from impala_mi.types import Spaces
 from tests.games import CountingGame, counting
 
 
 def environment(level: str, terminal: bool = False) -> Environment:
     CountingGame.log.clear()
-    return Environment(CountingGame(level), 2, np.random.SeedSequence(5), terminal)
+    return Environment(CountingGame(level), 2, EpisodeSeeds([5], level), terminal)
 
 
 def play(env: Environment, steps: int):
@@ -63,7 +65,86 @@ def test_episode_seeds_are_distinct_repeatable_plain_ints():
             assert 0 <= seed < 2**31
             return super().reset(seed)
 
-    Environment(Picky("long"), 0, np.random.SeedSequence(1), False).reset()
+    Environment(Picky("long"), 0, EpisodeSeeds([1], "long"), False).reset()
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 9), st.integers(1, 40))
+def test_every_arrangement_of_environments_takes_the_same_list_of_seeds(root, stride, length):
+    """And no seed is in it twice, so no episode is played twice in a run."""
+    listed = EpisodeSeeds([root], "a_level")
+    expected = [listed.take() for _ in range(stride * length)]
+    dealt = [EpisodeSeeds([root], "a_level", first, stride) for first in range(stride)]
+    assert [seeds.take() for _ in range(length) for seeds in dealt] == expected
+    assert len(set(expected)) == len(expected)
+    assert all(0 <= seed < 2**31 for seed in expected)
+    other = EpisodeSeeds([root], "another_level")
+    assert [other.take() for _ in expected] != expected
+
+
+class Faulting(CountingGame):
+    """Raises `GameFault` at the calls in `at`, counted over the game's life."""
+
+    def __init__(self, level, at):
+        super().__init__(level)
+        self.at, self.calls = set(at), 0
+
+    def fault(self):
+        self.calls += 1
+        if self.calls in self.at:
+            raise GameFault("crash", f"call {self.calls}")
+
+    def reset(self, seed):
+        self.fault()
+        return super().reset(seed)
+
+    def step(self, action):
+        self.fault()
+        return super().step(action)
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    waits = []
+    monkeypatch.setattr("impala_mi.envs.base.time.sleep", waits.append)
+    return waits
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_fault_costs_its_episode_and_bootstraps_from_what_was_last_seen(slept, terminal):
+    env = Environment(Faulting("terminates", {3}), 7, EpisodeSeeds([1], "x"), terminal)
+    opening = env.reset()
+    seen = env.step(1)
+    lost = env.step(2)
+    assert (lost.reward, lost.terminated, lost.truncated, lost.first) == (0.0, False, True, True)
+    assert lost.final_observation is seen.observation
+    assert lost.episode is None  # it does not count
+    assert lost.observation.frame[0] != opening.observation.frame[0]  # the next has another seed
+    *_, end = [env.step(1) for _ in range(3)]
+    assert (end.episode.return_, end.episode.length) == (63.0, 3)  # nothing of the lost one in it
+    (fault,) = env.take_upkeep().faults
+    assert (fault.seed % 10_000_000, fault.kind, fault.message) == (int(opening.observation.frame[0]), "crash", "call 3")
+    assert slept == []
+
+
+def test_resets_that_fail_are_tried_again_with_other_seeds_and_growing_waits(slept):
+    env = Environment(Faulting("terminates", {1, 2, 3, 5}), 7, EpisodeSeeds([1], "x"), True)
+    env.reset()
+    upkeep = env.take_upkeep()
+    assert len({fault.seed for fault in upkeep.faults}) == len(upkeep.faults) == 3
+    assert len(upkeep.reset_s) == 1
+    assert env.step(0).truncated
+    assert slept == [1.0, 2.0, 4.0]
+    [env.step(0) for _ in range(3)]  # a whole episode
+    env._game.at = {env._game.calls + 1}
+    env.step(0)
+    assert slept == [1.0, 2.0, 4.0]  # forgiven
+
+
+def test_a_level_that_never_works_ends_the_training(slept):
+    env = Environment(Faulting("terminates", range(1, 1000)), 7, EpisodeSeeds([1], "x"), True)
+    with pytest.raises(TrainingError, match="20 faults without one complete episode; the last: call 20"):
+        env.reset()
+    assert max(slept) == 60
 
 
 class Broken(CountingGame):
@@ -133,13 +214,13 @@ def test_a_games_protocol_is_all_that_is_needed():
         def close(self) -> None: ...
 
     game: Game = Plain()
-    assert Environment(game, 0, np.random.SeedSequence(0), False).reset().first
+    assert Environment(game, 0, EpisodeSeeds([0], "x"), False).reset().first
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("dooom", "no such suite; there are doom"),
+        ("dooom", "no such suite; there are dmlab30, doom"),
         ("tests.nowhere:make", "cannot be imported"),
         ("tests.games:nothing", "cannot be imported"),
         ("builtins:type", "returned ModelMetaclass"),

@@ -10,6 +10,7 @@ import pytest
 from impala_mi.config import EnvConfig
 from impala_mi.envs import babyai, doom, tiny
 from impala_mi.envs.base import check_game
+from impala_mi.envs.scratch import sweep
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 
@@ -157,8 +158,8 @@ def test_a_killed_player_takes_its_games_along(tmp_path):
     player.wait()
     _, alive = psutil.wait_procs(games, timeout=5)
     assert alive == []
-    doom._sweep.cache_clear()
-    doom._sweep(tmp_path)
+    sweep.cache_clear()
+    sweep(tmp_path, "impala-mi-doom-")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,142 @@
+"""The DMLab-30 suite (Beattie et al. 2016): 30 levels with the human and random scores that normalise them.
+
+Human and random scores are those of IMPALA's published code. Its paper (table B.1) swaps those of the small and the
+large lasertag levels, and 49.4 was computed with the paper's: both are here, `env.dmlab.human_scores` chooses.
+Held-out levels differ for two of the thirty; the others are the same distribution, with another random stream.
+"""
+
+import functools
+import importlib.util
+from pathlib import Path
+
+from impala_mi.config import DmlabConfig, EnvConfig
+from impala_mi.envs.base import Level, Suite
+from impala_mi.envs.choose import choose_levels
+from impala_mi.envs.dmlab import ACTIONS, HEIGHT, WIDTH, LabGame, LabSettings
+from impala_mi.envs.level_cache import check_folder
+from impala_mi.envs.process import ProcessGame
+from impala_mi.errors import UserError
+from impala_mi.types import Spaces
+
+HELD_OUT_MIXER_SEED = 0x600D5EED
+"""Of IMPALA's evaluation."""
+
+# level: random, human
+SCORES = {
+    "rooms_collect_good_objects_train": (0.073, 10.0),
+    "rooms_exploit_deferred_effects_train": (8.501, 85.65),
+    "rooms_select_nonmatching_object": (0.312, 65.9),
+    "rooms_watermaze": (4.065, 54.0),
+    "rooms_keys_doors_puzzle": (4.135, 53.8),
+    "language_select_described_object": (-0.07, 389.5),
+    "language_select_located_object": (1.929, 280.7),
+    "language_execute_random_task": (-5.913, 254.05),
+    "language_answer_quantitative_question": (-0.33, 184.5),
+    "lasertag_one_opponent_small": (-0.224, 12.65),
+    "lasertag_three_opponents_small": (-0.214, 18.55),
+    "lasertag_one_opponent_large": (-0.083, 18.6),
+    "lasertag_three_opponents_large": (-0.102, 31.5),
+    "natlab_fixed_large_map": (2.173, 36.9),
+    "natlab_varying_map_regrowth": (2.989, 24.45),
+    "natlab_varying_map_randomized": (7.346, 42.35),
+    "skymaze_irreversible_path_hard": (0.1, 100.0),
+    "skymaze_irreversible_path_varied": (14.4, 100.0),
+    "psychlab_arbitrary_visuomotor_mapping": (0.163, 58.75),
+    "psychlab_continuous_recognition": (0.224, 58.3),
+    "psychlab_sequential_comparison": (0.129, 39.5),
+    "psychlab_visual_search": (0.085, 78.5),
+    "explore_object_locations_small": (3.575, 74.45),
+    "explore_object_locations_large": (4.673, 65.65),
+    "explore_obstructed_goals_small": (6.76, 206.0),
+    "explore_obstructed_goals_large": (2.61, 119.5),
+    "explore_goal_locations_small": (7.66, 267.5),
+    "explore_goal_locations_large": (3.14, 194.5),
+    "explore_object_rewards_few": (2.073, 77.7),
+    "explore_object_rewards_many": (2.438, 106.7),
+}
+PAPER_LABELS = {
+    "lasertag_one_opponent_small": "lasertag_one_opponent_large",
+    "lasertag_three_opponents_small": "lasertag_three_opponents_large",
+    "lasertag_one_opponent_large": "lasertag_one_opponent_small",
+    "lasertag_three_opponents_large": "lasertag_three_opponents_small",
+}
+"""Level to the one whose scores in the code's table are its own by the paper."""
+HELD_OUT_NAMES = {
+    "rooms_collect_good_objects_train": "rooms_collect_good_objects_test",
+    "rooms_exploit_deferred_effects_train": "rooms_exploit_deferred_effects_test",
+}
+NEED_DATASET = ("psychlab_arbitrary_visuomotor_mapping", "psychlab_continuous_recognition")
+CACHED = ("rooms_keys_doors_puzzle", "language_", "lasertag_", "skymaze_", "explore_")
+"""Levels, or the starts of their names, that build maps and ask the level cache."""
+CACHED_IN_STEPS = ("language_",)
+"""Those of them that also build maps in the middle of an episode."""
+
+
+def levels(human_scores: str, held_out: bool) -> tuple[Level, ...]:
+    """All thirty, normalised by the human scores of `paper` or `code`."""
+    source = "human, IMPALA's paper" if human_scores == "paper" else "human, IMPALA's code"
+    out = []
+    for name in SCORES:
+        random, human = SCORES[PAPER_LABELS.get(name, name) if human_scores == "paper" else name]
+        out.append(Level(HELD_OUT_NAMES.get(name, name) if held_out else name, random, human, source))
+    return tuple(out)
+
+
+def dmlab30(config: EnvConfig) -> Suite:
+    """The suite; raises `UserError` where the module, the images or the cache's folder are missing."""
+    if importlib.util.find_spec("deepmind_lab") is None:  # found, not imported: it belongs into child processes
+        raise UserError(
+            "env.suite='dmlab30': the Python module deepmind_lab is not installed, and no package index has it; "
+            "docs/dmlab.md says how to build it. Suites that need no build: doom, babyai, gym"
+        )
+    lab = config.dmlab
+    training = levels(lab.human_scores, held_out=False)
+    chosen = choose_levels("dmlab30", training, config.levels)
+    _check_dataset(lab, chosen)
+    folder = None
+    if lab.level_cache is not None:
+        folder = Path(lab.level_cache).expanduser().absolute()
+        check_folder(folder)
+    repeat = config.action_repeat or 4
+    settings = LabSettings(
+        actions=lab.actions,
+        action_repeat=repeat,
+        renderer=lab.renderer,
+        held_out=lab.held_out,
+        mixer_seed=HELD_OUT_MIXER_SEED if lab.held_out and lab.mixer_seed is None else lab.mixer_seed,
+        dataset_path=None if lab.dataset_path is None else str(Path(lab.dataset_path).expanduser().absolute()),
+        level_cache=folder,
+        level_cache_bytes=None if lab.level_cache_gib is None else int(lab.level_cache_gib * 2**30),
+    )
+    if lab.held_out:
+        variants = dict(zip(training, levels(lab.human_scores, held_out=True), strict=True))
+        chosen = tuple(variants[level] for level in chosen)
+    held_out = config.model_copy(update={"dmlab": lab.model_copy(update={"held_out": True})})
+    return Suite(
+        name="dmlab30",
+        levels=chosen,
+        spaces=Spaces((HEIGHT, WIDTH, 3), "uint8", len(ACTIONS[lab.actions]), len(chosen), instructions=True),
+        actions=tuple(ACTIONS[lab.actions]),
+        make_game=lambda level: ProcessGame(functools.partial(LabGame, level, settings), level, lab.timeout_s),
+        action_repeat=repeat,
+        truncation_is_terminal=True,
+        step_threads=256,
+        scores_note=f"human scores of the lasertag levels: env.dmlab.human_scores={lab.human_scores}",
+        held_out=functools.partial(dmlab30, held_out),
+    )
+
+
+def _check_dataset(lab: DmlabConfig, chosen: tuple[Level, ...]) -> None:
+    """Raise `UserError` where a level's images are missing."""
+    needing = [level.name for level in chosen if level.name in NEED_DATASET]
+    if not needing:
+        return
+    which = f"env.levels: {' and '.join(needing)} {'show' if len(needing) > 1 else 'shows'} the images of Brady et al."
+    if lab.dataset_path is None:
+        raise UserError(f"{which}; set env.dmlab.dataset_path to their folder (docs/dmlab.md), or leave the level out")
+    missing = [name for name in ("0001.png", "2400.png") if not (Path(lab.dataset_path).expanduser() / name).is_file()]
+    if missing:
+        raise UserError(
+            f"env.dmlab.dataset_path={lab.dataset_path!r} has no {missing[0]}: {which}, 0001.png to 2400.png "
+            "(docs/dmlab.md)"
+        )

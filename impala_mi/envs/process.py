@@ -1,0 +1,211 @@
+"""A game in a process of its own, so that its crash, abort, exit or hang costs an episode and nothing else.
+
+The child is a fresh interpreter, never a fork: an engine that has drawn hangs in a forked child. Parent and child
+exchange pickled messages over a socket that keeps them apart (SOCK_SEQPACKET). The child dies with its parent: it
+holds the reading end of a pipe on which nothing is ever written, and the kernel kills it when the writing end goes,
+also while it hangs in code that never returns to Python.
+"""
+
+import fcntl
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from impala_mi.envs.base import Game, GameFault, Observation, Outcome, counts_of
+from impala_mi.envs.scratch import scratch
+
+MESSAGE_BYTES = 2**20
+"""Room for one message; a frame is tens of kB."""
+_CLOSE_S = 5.0
+_LOG_BYTES = 2**20
+
+
+class ProcessGame(Game):
+    """A game that is made and played in a child process; it starts with the first `reset`.
+
+    Args:
+        make: makes the game in the child from a folder for its temporary files; it travels pickled.
+        name: what it plays, for messages.
+        timeout_s: an answer that takes longer is a hang.
+    """
+
+    def __init__(self, make: Callable[[str], Game], name: str, timeout_s: float) -> None:
+        self._make, self._name, self._timeout_s = make, name, timeout_s
+        self._child: _Child | None = None
+        self._counts: Counter[str] = Counter()
+
+    def reset(self, seed: int) -> Observation:
+        """Start an episode, in a new process if there is none; raises `GameFault`."""
+        if self._child is None:
+            self._child = _Child(self._make)
+        observation: Observation = self._ask("reset", seed)
+        return observation
+
+    def step(self, action: int) -> Outcome:
+        """Act; raises `GameFault`."""
+        outcome: Outcome = self._ask("step", action)
+        return outcome
+
+    def counts(self) -> dict[str, int]:
+        """What the game counted since the last call."""
+        counts, self._counts = dict(self._counts), Counter()
+        return counts
+
+    def close(self) -> None:
+        """Let the game close, then end its process and remove its files."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def _ask(self, call: str, argument: int) -> Any:
+        child = self._child
+        if child is None:
+            raise GameFault("error", f"{self._name}: {call} after a fault; reset first")
+        kind: Literal["crash", "hang", "error"]
+        try:
+            good, answer, counts = child.ask((call, argument), self._timeout_s)
+            self._counts.update(counts)
+            if good:
+                return answer
+            kind, what = "error", answer
+        except TimeoutError:
+            kind, what = "hang", f"no answer to {call} in {self._timeout_s:g} s"
+        except OSError:
+            kind, what = "crash", f"in {call}: {child.last_words()}"
+        self._child = None
+        child.kill()
+        raise GameFault(kind, f"{self._name}: {what}")
+
+
+class _Child:
+    """The process, its socket, its life line and its folder."""
+
+    def __init__(self, make: Callable[[str], Game]) -> None:
+        self._folder = scratch("game")
+        self._log = Path(self._folder.name) / "log"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+        held, self._life = os.pipe()
+        paths = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._folder.name)
+        environment = os.environ | paths | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
+        try:
+            with open(self._log, "ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", __name__, str(theirs.fileno()), str(held), self._folder.name],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    pass_fds=(theirs.fileno(), held),
+                    start_new_session=True,  # Ctrl-C is for the parent, which closes games in order
+                )
+        finally:
+            theirs.close()
+            os.close(held)
+        self._socket = ours
+        self._room = bytearray(MESSAGE_BYTES)
+        self._socket.send(pickle.dumps(make, protocol=5))
+
+    def ask(self, message: Any, timeout_s: float) -> Any:
+        """The answer; raises `TimeoutError`, or `OSError` where the child is gone."""
+        self._socket.settimeout(timeout_s)
+        self._socket.send(pickle.dumps(message, protocol=5))
+        size = self._socket.recv_into(self._room)
+        if size == 0:
+            raise ConnectionResetError
+        if message[0] == "reset" and self._log.stat().st_size > _LOG_BYTES:
+            os.truncate(self._log, 0)  # opened for appending, so the child goes on at the start
+        return pickle.loads(memoryview(self._room)[:size])
+
+    def last_words(self) -> str:
+        """How the process ended and the last line that it printed."""
+        try:
+            code = self._process.wait(timeout=_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            return "it closed its socket"
+        end = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"{end}: {lines[-1].strip()[:300]}" if lines else end
+
+    def close(self) -> None:
+        """End it in order, or by force where it takes too long."""
+        try:
+            self.ask(("close", 0), _CLOSE_S)
+            self._process.wait(timeout=_CLOSE_S)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+        self.kill()
+
+    def kill(self) -> None:
+        """End it by force and remove its files."""
+        self._process.kill()
+        self._process.wait()
+        self._socket.close()
+        os.close(self._life)
+        self._folder.cleanup()
+
+
+def _die_with(life: int) -> None:
+    """Have the kernel kill this process when the last writing end of the pipe is closed."""
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    watch = select.poll()
+    watch.register(life, select.POLLHUP)
+    if watch.poll(0):  # it went before we watched
+        sys.exit(1)
+
+
+def _play(connection: socket.socket, folder: str) -> None:
+    """Answer calls until `close`, or until the parent is gone."""
+    room = bytearray(MESSAGE_BYTES)
+
+    def receive() -> Any:
+        size = connection.recv_into(room)
+        if size == 0:
+            sys.exit(0)
+        return pickle.loads(memoryview(room)[:size])
+
+    make: Callable[[str], Game] = receive()
+    game: Game | None = None
+    while True:
+        call, argument = receive()
+        answer: Any = None
+        good, counts = True, {}
+        try:
+            if call == "close":
+                if game is not None:
+                    game.close()
+            elif call == "reset":
+                if game is None:
+                    game = make(folder)
+                answer = game.reset(argument)
+            else:
+                assert game is not None
+                answer = game.step(argument)
+            counts = counts_of(game) if game is not None else {}
+        except Exception as e:  # whatever the game raises costs an episode
+            good, answer = False, f"{type(e).__name__}: {e}"[:2000]
+        connection.send(pickle.dumps((good, answer, counts), protocol=5))
+        if call == "close":
+            os._exit(0)  # an engine's clean-up at exit has nothing to add and can crash
+
+
+def main() -> None:
+    """The child: `python -m impala_mi.envs.process SOCKET LIFE FOLDER`."""
+    connection, life, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    _die_with(life)
+    _play(socket.socket(fileno=connection), folder)
+
+
+if __name__ == "__main__":
+    main()

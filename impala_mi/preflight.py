@@ -1,0 +1,61 @@
+"""Whether this machine can run a configuration, found out before anything starts."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from impala_mi.config import Config
+from impala_mi.envs.base import Suite
+from impala_mi.envs.suites import make_suite
+from impala_mi.errors import UserError
+from impala_mi.nn.agent import Agent
+from impala_mi.types import transitions_buffer
+
+SHARED_MEMORY = Path("/dev/shm")
+MIB = 2**20
+
+
+def check(config: Config) -> Suite:
+    """The suite, if this machine can run the configuration; raises `UserError` before anything starts."""
+    suite = make_suite(config.env)
+    actors, levels = config.actors, len(suite.levels)
+    slots = actors.number(levels) * actors.envs
+    if slots < levels:
+        raise UserError(
+            f"{levels} levels but only actors.count={actors.number(levels)} x actors.envs={actors.envs} = "
+            f"{slots} environments: each level needs one"
+        )
+    if actors.balance == "frames" and actors.per_level is None and actors.envs % levels:
+        raise UserError(
+            f"actors.balance=frames needs actors.per_level, or actors.envs a multiple of the {levels} levels, not "
+            f"{actors.envs}"
+        )
+    if config.learner.num_gpus and not torch.cuda.is_available():
+        raise UserError(
+            f"learner.num_gpus={config.learner.num_gpus}, but this PyTorch ({torch.__version__}) sees no GPU; "
+            "set learner.num_gpus=0"
+        )
+    Agent(config.agent, suite.spaces)  # raises where the torso does not suit the frames
+    needed = object_store_bytes(config, suite)
+    if SHARED_MEMORY.is_dir() and not os.environ.get("RAY_ADDRESS"):
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        if free < needed:
+            raise UserError(
+                f"shared memory: {SHARED_MEMORY} has {free // MIB} MiB free, {needed // MIB} MiB are needed; in "
+                f"Docker start with --shm-size={needed // MIB + 64}m, or lower actors.count, actors.envs or "
+                "learner.unroll_length"
+            )
+    return suite
+
+
+def object_store_bytes(config: Config, suite: Suite) -> int:
+    """Room for every unroll that can exist at once, for weights and for slack."""
+    buffer = transitions_buffer(
+        suite.spaces, config.learner.unroll_length, config.actors.envs, config.agent.instruction_tokens, 1
+    )
+    unroll = sum(a.nbytes for a in (*buffer.inputs, buffer.action, buffer.logits, buffer.reward))
+    weights = 4 * Agent(config.agent, suite.spaces).num_parameters
+    waiting = 3 * config.unrolls_per_actor_batch + 2 * config.actors.number(len(suite.levels))
+    return max(128 * MIB, int(1.5 * waiting * unroll) + 8 * weights)

@@ -1,0 +1,288 @@
+"""The adapter against a look-alike of DeepMind Lab, and the recordings of the real one against the agent."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from impala_mi.config import AgentConfig, EnvConfig
+from impala_mi.envs.base import GameFault, Suite, check_game
+from impala_mi.envs.dmlab import EXTENDED_ACTIONS, IMPALA_ACTIONS, LabGame
+from impala_mi.envs.dmlab30 import SCORES
+from impala_mi.envs.suites import make_suite
+from impala_mi.envs.vector import VectorEnv
+from impala_mi.nn.agent import Agent
+from impala_mi.types import AgentInput, CoreState, transitions_buffer
+from impala_mi.words import tokenize
+from tests.conftest import DOUBLES
+
+RECORDINGS = Path(os.environ.get("DMLAB30_RECORDINGS", Path(__file__).parents[1] / "data" / "dmlab30"))
+
+
+@pytest.fixture(autouse=True)
+def _double(lab_double, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    yield
+    assert list(tmp_path.glob("impala-mi-*")) == [], "a folder was left behind"
+    assert list(tmp_path.glob("dmlab_temp_folder_*")) == []
+    assert psutil.Process().children() == []
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("0001.png", "2400.png"):
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def suite(tmp_path: Path, *levels: str, **lab) -> Suite:
+    lab = {"level_cache": str(tmp_path / "cache"), "timeout_s": 30.0} | lab
+    return make_suite(EnvConfig(suite="dmlab30", levels=list(levels) or "all", dmlab=lab))
+
+
+def test_every_level_conforms(tmp_path, images, monkeypatch):
+    monkeypatch.setenv("DMLAB_DOUBLE_FRAMES", "200")
+    for held_out in (False, True):
+        made = suite(tmp_path, dataset_path=str(images), held_out=held_out)
+        assert len(made.levels) == 30
+        for level in made.level_names:
+            check_game(made, level, steps=60)
+
+
+def test_the_module_is_never_loaded_into_the_players_process(tmp_path):
+    game = suite(tmp_path, "rooms_watermaze").make_game("rooms_watermaze")
+    game.reset(1)
+    assert "deepmind_lab" not in sys.modules
+    game.close()
+
+
+@pytest.mark.parametrize(("name", "table"), [("impala", IMPALA_ACTIONS), ("extended", EXTENDED_ACTIONS)])
+def test_the_engine_reads_the_actions_that_were_meant(name, table, tmp_path, in_process):
+    made = suite(tmp_path, "rooms_watermaze", actions=name)
+    game = in_process(made, "rooms_watermaze")
+    game.reset(1)
+    for action in range(made.spaces.num_actions):
+        game.step(action)
+    assert in_process.double.ACTIONS == list(table.values())
+    assert made.actions == tuple(table)
+    game.close()
+
+
+@pytest.fixture
+def in_process(monkeypatch, tmp_path):
+    """Makes the game itself, not the process around it, so that a test can look into the double."""
+    monkeypatch.syspath_prepend(str(DOUBLES))
+    import deepmind_lab
+
+    deepmind_lab.ACTIONS.clear()
+
+    def make(made: Suite, level: str) -> LabGame:
+        folder = tmp_path / "own"
+        folder.mkdir(exist_ok=True)
+        return made.make_game(level)._make(str(folder))
+
+    make.double = deepmind_lab
+    yield make
+    del sys.modules["deepmind_lab"]
+
+
+def test_settings_reach_the_engine_as_strings(tmp_path, images, in_process):
+    made = suite(tmp_path, "rooms_collect_good_objects_train", held_out=True, dataset_path=str(images))
+    lab = in_process(made, "rooms_collect_good_objects_test")
+    assert lab._lab._config == {
+        "width": "96", "height": "72", "allowHoldOutLevels": "true", "mixerSeed": str(0x600D5EED),
+        "datasetPath": str(images),
+    }  # fmt: skip
+    lab.close()
+    plain = in_process(suite(tmp_path, "rooms_watermaze", mixer_seed=7), "rooms_watermaze")
+    assert plain._lab._config == {"width": "96", "height": "72", "mixerSeed": "7"}
+    plain.close()
+
+
+def test_an_episode_ends_without_an_observation_and_counts_as_terminated(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMLAB_DOUBLE_FRAMES", "16")
+    game = suite(tmp_path, "rooms_watermaze").make_game("rooms_watermaze")
+    game.reset(1)
+    outcomes = [game.step(0) for _ in range(4)]
+    assert [o.observation is None for o in outcomes] == [False, False, False, True]
+    assert (outcomes[-1].terminated, outcomes[-1].truncated) == (True, False)
+    game.close()
+
+
+def test_a_step_after_the_end_is_an_error_of_the_level_not_of_the_actor(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMLAB_DOUBLE_FRAMES", "4")
+    game = suite(tmp_path, "rooms_watermaze").make_game("rooms_watermaze")
+    game.reset(1)
+    game.step(0)
+    with pytest.raises(GameFault, match="wrong status"):
+        game.step(0)
+    game.close()
+
+
+def test_instructions_change_in_the_middle_of_an_episode(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMLAB_DOUBLE_FRAMES", "400")
+    made = suite(tmp_path, "language_select_located_object")
+    vector = VectorEnv(made, [0], made.deal_seeds([1], [0]), 16)
+    seen = AgentInput(*(a[0] for a in transitions_buffer(made.spaces, 1, 1, 16, 1).inputs))
+    vector.reset(seen)
+    tokens = [seen.tokens.copy()]
+    for _ in range(99):
+        result = vector.step(np.zeros(1, np.int64), seen)
+        assert not result.episodes
+        tokens.append(seen.tokens.copy())
+    with np.load(RECORDINGS / "language_select_located_object.npz") as data:
+        told = [tokenize(str(i), 16) for i in dict.fromkeys(data["instr"])]
+    changes = [t[0] for i, t in enumerate(tokens) if i == 0 or (t != tokens[i - 1]).any()]
+    np.testing.assert_array_equal(changes, told)
+    vector.close()
+
+
+def test_the_same_seed_gives_the_same_episode_in_another_process_and_other_seeds_others(tmp_path):
+    made = suite(tmp_path, "explore_goal_locations_small")
+
+    def play(seed: int, before: int) -> list[bytes]:
+        game = made.make_game("explore_goal_locations_small")
+        for _ in range(before):
+            game.reset(1)
+        frames = [game.reset(seed).frame] + [game.step(0).observation.frame for _ in range(30)]
+        game.close()
+        return [f.tobytes() for f in frames]
+
+    assert play(5, before=0) == play(5, before=0)
+    assert play(5, before=1) == play(5, before=2)
+    first, later = play(5, before=0), play(5, before=1)
+    assert first[0] == later[0]
+    assert first != later  # as the real one
+    assert play(6, before=1) != later
+
+
+def test_maps_come_from_the_cache_the_second_time_also_within_an_episode(tmp_path):
+    for level in ("explore_goal_locations_small", "language_execute_random_task"):
+        made = suite(tmp_path, level)
+        counts = []
+        for _ in range(2):
+            game = made.make_game(level)
+            game.reset(3)
+            for _ in range(200):
+                game.step(1)
+            counts.append(game.counts())
+            game.close()
+        assert set(counts[0]) == {"cache_misses"}
+        assert counts[1] == {"cache_hits": counts[0]["cache_misses"]}
+        assert (counts[0]["cache_misses"] > 1) == level.startswith("language_")
+
+
+def test_a_damaged_entry_is_repaired_without_an_end_of_the_process(tmp_path):
+    made = suite(tmp_path, "explore_goal_locations_small")
+    game = made.make_game("explore_goal_locations_small")
+    game.reset(3)
+    (entry,) = (tmp_path / "cache").glob("??/*.map")
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[: len(whole) // 2])
+    game.reset(3)
+    assert game.counts() == {"cache_misses": 2, "cache_repairs": 1}
+    assert entry.read_bytes() == whole
+    game.reset(3)
+    assert game.counts() == {"cache_hits": 1}
+    game.close()
+
+
+def test_without_a_cache_every_map_is_compiled(tmp_path):
+    game = suite(tmp_path, "explore_goal_locations_small", level_cache=None).make_game("explore_goal_locations_small")
+    game.reset(3)
+    assert game.counts() == {}
+    assert not (tmp_path / "cache").exists()
+    game.close()
+
+
+@pytest.mark.parametrize("place", ["make", "reset", "step", "observations"])
+@pytest.mark.parametrize("kind", ["raise", "abort", "segfault", "exit", "hang"])
+def test_a_fault_anywhere_is_named(place, kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("DMLAB_DOUBLE_BREAKS", f"rooms_watermaze:{place}:{kind}")
+    game = suite(tmp_path, "rooms_watermaze", timeout_s=1.5).make_game("rooms_watermaze")
+    with pytest.raises(GameFault, match="rooms_watermaze: ") as e:
+        game.reset(1)
+        game.step(1)
+    assert e.value.kind == {"raise": "error", "hang": "hang"}.get(kind, "crash")
+    game.close()
+
+
+def test_nothing_is_touched_after_close_and_the_double_would_tell(tmp_path):
+    """The double segfaults where the real module does; else the tests above would prove little."""
+    code = (
+        "import deepmind_lab, numpy as np\n"
+        "lab = deepmind_lab.Lab('contributed/dmlab30/rooms_watermaze', ['INSTR'], {})\n"
+        "lab.reset(seed=1); lab.close(); lab.close(); lab.reset(seed=1)"
+    )
+    env = os.environ | {"PYTHONPATH": str(DOUBLES)}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == -signal.SIGSEGV
+
+
+def test_the_double_is_as_unkind_as_the_real_module(in_process, tmp_path):
+    lab_class, level = in_process.double.Lab, "contributed/dmlab30/rooms_watermaze"
+    for wrong, error in [
+        (("rooms_watermaze", ["INSTR"], {}), RuntimeError),
+        ((level, ("INSTR",), {}), TypeError),
+        ((level, ["INSTR"], {"width": 96}), TypeError),
+        ((level, ["INSTR"], {"colour": "red"}), RuntimeError),
+        ((level, ["RGB"], {}), ValueError),
+    ]:
+        with pytest.raises(error):
+            lab_class(*wrong)
+    lab = lab_class(level, ["RGB_INTERLEAVED"], {"width": "96", "height": "72"})
+    for seed, error in [(np.int64(1), ValueError), (1.0, ValueError), (2**64, OverflowError)]:
+        with pytest.raises(error):
+            lab.reset(seed=seed)
+    lab.reset(seed=-1)
+    table = np.array(list(IMPALA_ACTIONS.values()), np.intc)
+    lab.step(np.asfortranarray(table)[3], num_steps=4)
+    assert in_process.double.ACTIONS[-1] != IMPALA_ACTIONS["strafe_right"]  # silently misread
+    lab.close()
+    for call in (lab.observations, lambda: lab.step(table[0])):
+        with pytest.raises(RuntimeError):
+            call()
+
+
+@pytest.mark.parametrize("file", sorted(RECORDINGS.glob("*.npz")), ids=lambda f: f.stem)
+@pytest.mark.parametrize(("torso", "parameters"), [("shallow", 1_230_426), ("deep", 1_628_010)])
+def test_recordings_of_the_real_levels_pass_through_the_agent(file, torso, parameters):
+    """Frames, instructions, rewards and ends as recorded; DMLAB30_RECORDINGS names a folder with all thirty."""
+    with np.load(file) as data:
+        frames, instructions, rewards = data["rgb"], data["instr"], np.append(0, data["reward"])
+        rewards = rewards[data["steps"] if "steps" in data else np.arange(len(frames))]
+    assert file.stem in SCORES
+    assert (frames.shape[1:], frames.dtype) == ((72, 96, 3), np.uint8)
+    made = Suite("dmlab30", (), _spaces(), tuple(IMPALA_ACTIONS), make_game=lambda _: None)
+    agent = Agent(AgentConfig(torso=torso, head="shared"), made.spaces)
+    assert agent.num_parameters == parameters  # IMPALA's
+    steps = len(frames)
+    row = AgentInput(
+        frame=torch.from_numpy(frames)[:, None],
+        tokens=torch.from_numpy(np.stack([tokenize(str(i), 32) for i in instructions]))[:, None],
+        last_action=torch.zeros(steps, 1, dtype=torch.int64),
+        last_reward=torch.from_numpy(rewards.astype(np.float32))[:, None],
+        first=(torch.arange(steps) == 0)[:, None],
+        level=torch.zeros(steps, 1, dtype=torch.int64),
+    )
+    with torch.no_grad():
+        out = agent(row, CoreState(torch.zeros(1, 256), torch.zeros(1, 256)))
+        mute = agent(row._replace(tokens=torch.full_like(row.tokens, -1)), CoreState(*torch.zeros(2, 1, 256)))
+    assert out.logits.shape == (steps, 1, 9)
+    assert torch.isfinite(out.logits).all()
+    assert torch.isfinite(out.value).all()
+    assert bool((out.logits != mute.logits).any()) == bool("".join(map(str, instructions)))
+
+
+def _spaces():
+    from impala_mi.types import Spaces
+
+    return Spaces((72, 96, 3), "uint8", 9, 30, instructions=True)

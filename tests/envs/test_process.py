@@ -1,0 +1,205 @@
+"""Games that end their process in every way there is."""
+
+import ctypes
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from impala_mi.envs.base import Environment, EpisodeSeeds, GameFault, Observation, Outcome
+from impala_mi.envs.process import ProcessGame
+from impala_mi.envs.scratch import sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class DyingGame:
+    """Dies in step or reset, as its name says."""
+
+    def __init__(self, how: str, folder: str) -> None:
+        self.how, self.folder = how, Path(folder)
+        (self.folder / "left").write_text("behind")
+        Path(os.environ["TMPDIR"], "also_left").mkdir(exist_ok=True)
+        if how == "unmade":
+            raise RuntimeError("cannot be made")
+
+    def reset(self, seed: int) -> Observation:
+        if self.how == "unreset":
+            raise ValueError("no such seed")
+        return Observation(np.full((72, 96, 3), seed % 256, np.uint8), f"seed {seed}")
+
+    def step(self, action: int) -> Outcome:
+        if action == 1:
+            self.die()
+        return Outcome(Observation(np.full((72, 96, 3), action, np.uint8)), float(action))
+
+    def die(self) -> None:
+        print("the last line", file=sys.stderr, flush=True)
+        if self.how == "raise":
+            raise RuntimeError("the level broke")
+        if self.how == "abort":
+            os.abort()
+        if self.how == "segfault":
+            ctypes.string_at(0)
+        if self.how == "exit":
+            os._exit(3)
+        if self.how == "sysexit":
+            sys.exit(4)
+        if self.how == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while self.how == "hang":
+            ctypes.PyDLL(None).pause()  # never returns to Python, like a hung engine
+
+    def close(self) -> None:
+        if self.how == "close":
+            ctypes.PyDLL(None).pause()
+
+    def counts(self) -> dict[str, int]:
+        return {"asked": 1}
+
+
+def game(how: str, timeout_s: float = 30) -> ProcessGame:
+    return ProcessGame(functools.partial(DyingGame, how), "a_level", timeout_s)
+
+
+@pytest.fixture(autouse=True)
+def _own_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not left, "a process was left behind"
+    assert list(tmp_path.glob("impala-mi-*")) == [], "a folder was left behind"
+    assert not os.path.exists(tmp_path / "also_left"), "a temporary file outside the game's folder"
+
+
+def test_calls_and_answers_pass_through():
+    g = game("well")
+    shown = g.reset(7)
+    assert shown.frame.shape == (72, 96, 3)
+    assert (shown.frame == 7).all()
+    assert shown.instruction == "seed 7"
+    outcome = g.step(5)
+    assert (outcome.observation.frame == 5).all()
+    assert outcome.reward == 5.0
+    assert g.counts() == {"asked": 2}
+    assert g.counts() == {}
+    g.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "says"),
+    [
+        ("raise", "error", "a_level: RuntimeError: the level broke"),
+        ("abort", "crash", "a_level: in step: ended by SIGABRT: the last line"),
+        ("segfault", "crash", "a_level: in step: ended by SIGSEGV: the last line"),
+        ("exit", "crash", "a_level: in step: exit code 3: the last line"),
+        ("sysexit", "crash", "a_level: in step: exit code 4: the last line"),
+        ("hang", "hang", "a_level: no answer to step in 1 s"),
+        ("stopped", "hang", "a_level: no answer to step in 1 s"),
+    ],
+)
+def test_every_death_is_a_fault_that_names_it_and_the_next_reset_starts_anew(how, kind, says):
+    g = game(how, timeout_s=1 if kind == "hang" else 30)
+    for _ in range(2):
+        g.reset(3)
+        with pytest.raises(GameFault, match=says) as e:
+            g.step(1)
+        assert e.value.kind == kind
+        with pytest.raises(GameFault, match="reset first"):
+            g.step(2)
+    g.close()
+
+
+@pytest.mark.parametrize("how", ["unmade", "unreset"])
+def test_a_game_that_cannot_start_is_a_fault_too(how):
+    g = game(how)
+    with pytest.raises(GameFault, match=r"cannot be made|no such seed"):
+        g.reset(1)
+    g.close()
+
+
+def test_a_game_that_hangs_when_closed_is_ended_by_force(monkeypatch):
+    monkeypatch.setattr("impala_mi.envs.process._CLOSE_S", 0.5)
+    g = game("close")
+    g.reset(1)
+    g.close()
+
+
+def test_the_terminals_interrupt_is_for_the_parent():
+    g = game("well")
+    g.reset(1)
+    (child,) = psutil.Process().children()
+    assert os.getpgid(child.pid) != os.getpgid(0)
+    g.close()
+
+
+@pytest.mark.parametrize("how", ["well", "hang"])
+def test_a_killed_player_takes_its_games_along(how, tmp_path):
+    """Also a game that hangs in code that holds the interpreter's lock: the kernel ends it."""
+    code = (
+        "import threading, time; from tests.envs.test_process import game\n"
+        f"g = game({how!r}); g.reset(1); threading.Thread(target=g.step, args=(1,)).start(); time.sleep(0.5)\n"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    player = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
+    assert player.stdout.readline() == "up\n"
+    games = psutil.Process(player.pid).children(recursive=True)
+    assert len(games) == 1
+    player.kill()
+    player.wait()
+    _, alive = psutil.wait_procs(games, timeout=5)
+    assert alive == []
+    sweep.cache_clear()
+    sweep(tmp_path, "impala-mi-game-")
+
+
+def test_threads_that_end_do_not_take_their_games_along():
+    """An actor's games are started by threads of a pool."""
+    import threading
+
+    g = game("well")
+    starter = threading.Thread(target=g.reset, args=(1,))
+    starter.start()
+    starter.join()
+    time.sleep(0.2)
+    assert g.step(2).reward == 2.0
+    g.close()
+
+
+def test_an_environment_goes_on_after_faults_of_its_process():
+    env = Environment(game("abort"), 0, EpisodeSeeds([1], "a_level"), True)
+    env.reset()
+    for _ in range(2):
+        assert env.step(0).reward == 0.0
+    lost = env.step(1)
+    assert (lost.truncated, lost.first, lost.episode) == (True, True, None)
+    assert env.step(2).reward == 2.0
+    upkeep = env.take_upkeep()
+    assert [fault.kind for fault in upkeep.faults] == ["crash"]
+    assert len(upkeep.reset_s) == 2
+    env.close()
+
+
+def test_a_talkative_engine_does_not_fill_the_disk(monkeypatch):
+    monkeypatch.setattr("impala_mi.envs.process._LOG_BYTES", 10)
+    g = ProcessGame(functools.partial(Talking, "well"), "a_level", 30)
+    for seed in range(5):
+        g.reset(seed)
+        assert g._child._log.stat().st_size <= 1000
+    g.close()
+
+
+class Talking(DyingGame):
+    def reset(self, seed: int) -> Observation:
+        print("x" * 999, flush=True)
+        return super().reset(seed)
