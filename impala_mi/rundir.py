@@ -49,7 +49,7 @@ class RunFolder:
             raise UserError(f"{file}: cannot be read: {e}") from None
         return build(str(file), parse_yaml(text, str(file)))
 
-    def event(self, kind: str, **details: Any) -> None:
+    def event(self, kind: str, /, **details: Any) -> None:
         """Append to events.jsonl."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **details}
         with open(self.path / "events.jsonl", "a", encoding="utf-8") as f:

@@ -12,6 +12,9 @@ from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Agent
 from impala_mi.types import AgentInput, Episode, Finals, Unroll, UnrollInfo, transitions_buffer
 
+FIRST_SEGMENT = (0, 0, 0)
+"""Of a run's first start: updates before it, starts before it, actors replaced in it."""
+
 
 def deal_levels(config: ActorsConfig, num_levels: int) -> list[list[int]]:
     """Level index of each environment of each actor.

@@ -1,16 +1,21 @@
 """Evaluation: complete episodes of every level, with intervals, against a random player and the reference."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 
 from impala_mi.envs.base import Level
 from impala_mi.envs.scores import capped_mean, normalised
 from impala_mi.types import Episode
+
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -21,19 +26,29 @@ class Summary:
     mean: float
     stderr: float
     low: float
-    """Lower end of the 95 % interval of the mean (Student's t)."""
+    """Lower end of the 95 % bootstrap interval of the mean."""
     high: float
     length: float
     """Mean length in agent steps."""
 
 
 def summarise(episodes: Sequence[Episode]) -> Summary:
-    """Mean return with its standard error and 95 % interval; an interval without bounds for one episode."""
+    """Mean return with its standard error and interval; an interval without bounds for one episode."""
     returns = np.array([e.return_ for e in episodes])
-    n, mean = len(returns), float(returns.mean())
-    stderr = float(returns.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
-    half = float(stats.t.ppf(0.975, n - 1)) * stderr if n > 1 else math.inf
-    return Summary(n, mean, stderr, mean - half, mean + half, float(np.mean([e.length for e in episodes])))
+    n, length = len(returns), float(np.mean([e.length for e in episodes]))
+    if n == 1:
+        return Summary(1, float(returns[0]), math.inf, -math.inf, math.inf, length)
+    resampled = _bootstrap((returns,), lambda sample, axis: sample.mean(axis=axis))
+    return Summary(n, float(returns.mean()), float(stats.sem(returns)), *resampled, length)
+
+
+def _bootstrap(samples: Sequence[np.ndarray], statistic: Any) -> tuple[float, float]:
+    """The 95 % percentile interval; each sample is drawn from for itself, always in the same way."""
+    found = stats.bootstrap(
+        samples, statistic, n_resamples=RESAMPLES, batch=500, vectorized=True, method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,13 @@ class LevelResult:
     reference_score: float | None
     score: float | None
     """Normalised: 0 plays as a random player, 100 as the reference."""
+    faults: int
+    """Episodes that were lost to faults of the game, and replaced."""
+
+    @property
+    def capped(self) -> float | None:
+        """The normalised score, at most 100."""
+        return None if self.score is None else min(self.score, 100.0)
 
     @property
     def clearly_better(self) -> bool | None:
@@ -61,32 +83,75 @@ class Evaluation:
 
     levels: list[LevelResult]
     capped_mean: float | None
+    """Averaged over episodes first, capped second, no floor."""
+    capped_interval: tuple[float, float] | None
+    """95 %, over the episodes that each level might have had; None with a level of one episode."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        rows = [asdict(r) | {"clearly_better_than_random": r.clearly_better} for r in self.levels]
+        rows = [
+            asdict(r) | {"capped": r.capped, "clearly_better_than_random": r.clearly_better} for r in self.levels
+        ]
         for row in rows:
             for summary in filter(None, (row["agent"], row["random"])):  # JSON has no infinity: one episode
                 summary.update({k: None for k in ("stderr", "low", "high") if not math.isfinite(summary[k])})
-        return {"capped_mean": self.capped_mean, "levels": rows}
+        return {"capped_mean": self.capped_mean, "capped_interval": self.capped_interval, "levels": rows}
 
 
 def evaluate(
-    levels: Sequence[Level], agent: Sequence[Sequence[Episode]], random: Sequence[Sequence[Episode]] | None
+    levels: Sequence[Level],
+    agent: Sequence[Sequence[Episode]],
+    random: Sequence[Sequence[Episode]] | None,
+    faults: Counter[int] | None = None,
 ) -> Evaluation:
-    """Scores of the agent's episodes by level."""
+    """Scores of the agent's episodes by level; `faults` counts the lost ones by level index."""
     rows = []
     for k, level in enumerate(levels):
         summary = summarise(agent[k])
-        against = None if random is None else summarise(random[k])
         rows.append(
             LevelResult(
                 level.name,
                 summary,
-                against,
+                None if random is None else summarise(random[k]),
                 level.random_score,
                 level.reference_score,
                 normalised(level, summary.mean),
+                0 if faults is None else faults[k],
             )
         )
-    return Evaluation(rows, capped_mean(levels, {r.level: r.agent.mean for r in rows}))
+    score = capped_mean(levels, {r.level: r.agent.mean for r in rows})
+    interval = None
+    if score is not None and all(len(episodes) > 1 for episodes in agent):
+        interval = _capped_interval(levels, agent)
+    return Evaluation(rows, score, interval)
+
+
+def _capped_interval(levels: Sequence[Level], agent: Sequence[Sequence[Episode]]) -> tuple[float, float]:
+    def capped(*samples: np.ndarray, axis: int) -> Any:
+        scores = (normalised(level, s.mean(axis=axis)) for level, s in zip(levels, samples, strict=True))
+        return np.mean([np.minimum(score, 100.0) for score in scores if score is not None], axis=0)
+
+    return _bootstrap([np.array([e.return_ for e in episodes]) for episodes in agent], capped)
+
+
+def draw_scores(evaluation: Evaluation, title: str, file: Path) -> None:
+    """A bar a level: the normalised score with its interval, cut at -50 and 150; the line marks the reference."""
+    rows = [row for row in reversed(evaluation.levels) if row.score is not None]
+    figure = Figure(figsize=(8, 1.2 + 0.28 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        assert row.score is not None
+        assert row.random_score is not None
+        assert row.reference_score is not None
+        per_point = 100 / (row.reference_score - row.random_score)
+        low, high = (row.agent.low, row.agent.high) if row.agent.episodes > 1 else (row.agent.mean, row.agent.mean)
+        errors = np.abs([[(row.agent.mean - low) * per_point], [(high - row.agent.mean) * per_point]])
+        axes.barh(place, row.score, xerr=errors, color="tab:blue", ecolor="0.3", capsize=2)
+        axes.annotate(
+            f"{row.score:.0f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8
+        )  # fmt: skip
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.axvline(100, color="black", linewidth=0.8, linestyle="--")
+    axes.set(xlim=(-50, 150), yticks=range(len(rows)), xlabel="0: random player, 100: reference", title=title)
+    axes.set_yticklabels([row.level for row in rows], fontsize=8)
+    figure.savefig(file, dpi=150)

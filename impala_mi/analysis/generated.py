@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from impala_mi.analysis.play import OnEpisode, play
+from impala_mi.analysis.play import OnEpisode, most_columns, play
 from impala_mi.envs.base import Suite
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Action, Agent
@@ -71,8 +71,7 @@ def record(
         raise UserError(
             f"agent.head={agent.head.kind!r} generates no weights; train with agent.head=mi_context or mi_task"
         )
-    columns = len(suite.levels) * min(8, episodes)
-    recorder = _Recorder(agent, points, np.random.default_rng(seed), np.zeros(columns, np.int64))
+    recorder = _Recorder(agent, points, np.random.default_rng(seed), np.zeros(most_columns(suite), np.int64))
     with torch.inference_mode():
         play(agent, suite, episodes, seed, on_step=recorder, on_episode=on_episode)
     levels = sorted(recorder.kept)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Callable
 
 import click
 from rich.markup import escape
@@ -17,11 +18,16 @@ SUITE_PACKAGES = {
 }
 
 
-@click.command()
-def command() -> int:
-    """Check this machine: cores, memory, shared memory, disk, GPUs, packages and suites.
+Row = Callable[..., None]
 
-    Exits with 1 where training could not run.
+
+@click.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def command(overrides: tuple[str, ...]) -> int:
+    """Check this machine: cores, memory, shared memory, disk, GPUs, packages, suites and DeepMind Lab.
+
+    Dotted KEY=VALUE arguments set env.dmlab.*, the folder of images for example. Exits with 1 where training could
+    not run.
     """
     import importlib.util
 
@@ -38,7 +44,7 @@ def command() -> int:
         nonlocal failed
         failed |= good is False
         mark = {True: "[green]ok[/]", False: "[red]bad[/]", None: "[yellow]-[/]"}[good]
-        table.add_row(mark, what, found, escape(remedy))
+        table.add_row(mark, what, escape(found), "" if good else escape(remedy))
 
     row(
         sys.version_info >= (3, 11),
@@ -79,5 +85,47 @@ def command() -> int:
             )
         else:
             row(True, f"suite {suite}", "installed")
+    _check_lab(overrides, row)
     make_console().print(table)
     return 1 if failed else 0
+
+
+def _check_lab(overrides: tuple[str, ...], row: Row) -> None:
+    """DeepMind Lab, where it is installed: one frame, the images, the cache."""
+    import importlib.util
+    import time
+
+    from impala_mi import config
+    from impala_mi.envs.base import GameFault
+    from impala_mi.envs.dmlab30 import dataset_problem
+    from impala_mi.envs.suites import make_suite
+    from impala_mi.errors import UserError
+
+    level = "rooms_watermaze"
+    env = config.build("doctor", {"env": {"suite": "dmlab30", "levels": [level]}}, overrides).env
+    if importlib.util.find_spec("deepmind_lab") is None:
+        row(None, "suite dmlab30", "deepmind_lab not installed", "docs/dmlab.md")
+        return
+    try:
+        suite = make_suite(env)
+        row(True, "level cache", str(env.dmlab.level_cache))
+    except UserError as e:
+        row(False, "level cache", str(e))
+        suite = make_suite(env.model_copy(update={"dmlab": env.dmlab.model_copy(update={"level_cache": None})}))
+    game = suite.make_game(level)
+    began = time.monotonic()
+    try:
+        frame = game.reset(1).frame
+        drawn = (
+            f"{frame.shape[1]}x{frame.shape[0]}, {env.dmlab.renderer} renderer, {time.monotonic() - began:.1f} s"
+        )
+        row(bool(frame.any()), "suite dmlab30", f"draws {drawn}", "the frame is black: try the other renderer")
+    except GameFault as e:
+        row(False, "suite dmlab30", str(e), "docs/dmlab.md")
+    finally:
+        game.close()
+    if env.dmlab.dataset_path is None:
+        row(None, "images", "env.dmlab.dataset_path is not set; two psychlab levels need it", "docs/dmlab.md")
+    else:
+        problem = dataset_problem(env.dmlab.dataset_path)
+        row(problem is None, "images", problem or env.dmlab.dataset_path, "docs/dmlab.md")

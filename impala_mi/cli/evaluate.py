@@ -1,6 +1,8 @@
 """`impala-mi eval`."""
 
 import json
+from collections import Counter
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -8,62 +10,113 @@ from rich.table import Table
 from impala_mi.cli.console import make_console
 from impala_mi.errors import UserError
 
+if TYPE_CHECKING:
+    from impala_mi.analysis.evaluation import Evaluation
+
 
 @click.command(name="eval")
 @click.argument("run")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--episodes", type=click.IntRange(min=1), default=50, show_default=True, help="Of each level.")
 @click.option("--checkpoint", default="last", show_default=True, help="last, best, or the name of one.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--training-levels", is_flag=True, help="Play the training levels, not their held-out variants.")
 @click.option("--against-random", is_flag=True, help="Let a random player play as many, and compare the intervals.")
 @click.option("--no-task-ids", is_flag=True, help="Do not tell the agent which level it plays.")
-def command(run: str, episodes: int, checkpoint: str, seed: int, against_random: bool, no_task_ids: bool) -> None:
-    """Score the agent of RUN (a folder) over complete episodes of its levels.
+def command(
+    run: str,
+    overrides: tuple[str, ...],
+    episodes: int,
+    checkpoint: str,
+    seed: int,
+    training_levels: bool,
+    against_random: bool,
+    no_task_ids: bool,
+) -> None:
+    """Score the agent of RUN (a folder) over complete episodes of its levels, held-out where the suite has such.
 
-    Prints a table and writes eval/CHECKPOINT.json in the run's folder.
+    Prints a table and writes eval/CHECKPOINT.json and .png in the run's folder. Dotted KEY=VALUE arguments set
+    env.dmlab.*, for another machine's folders or other human scores.
     """
-    from impala_mi.analysis.evaluation import evaluate
+    from impala_mi.analysis.evaluation import draw_scores, evaluate
     from impala_mi.analysis.play import play
     from impala_mi.cli.trained import load_trained, playing, use_cores
     from impala_mi.rundir import write_atomically
 
     use_cores()
-    trained = load_trained(run, checkpoint)
+    trained = load_trained(run, checkpoint, overrides)
     if no_task_ids and trained.config.agent.policy_needs_task:
         raise UserError(
             f"--no-task-ids: the policy of agent.head={trained.config.agent.head!r} with "
             f"agent.conditioned={trained.config.agent.conditioned!r} is chosen by the task ID and cannot act "
             "without it; train with agent.head=mi_context or agent.conditioned=value"
         )
+    suite, variant, faults = trained.suite, "", Counter[int]()
+    if suite.held_out is not None:
+        variant = ", training levels" if training_levels else ", held-out levels"
+        suite = suite if training_levels else suite.held_out()
     console = make_console()
-    total = episodes * len(trained.suite.levels)
+    total = episodes * len(suite.levels)
     with playing("agent", total, console) as count:
-        mine = play(trained.agent, trained.suite, episodes, seed, tell_task=not no_task_ids, on_episode=count)
+        mine = play(
+            trained.agent, suite, episodes, seed, tell_task=not no_task_ids, on_episode=count,
+            on_fault=lambda level, _: faults.update([level]),
+        )  # fmt: skip
     random = None
     if against_random:
         with playing("random player", total, console) as count:
-            random = play(None, trained.suite, episodes, seed + 1, on_episode=count)
-    result = evaluate(trained.suite.levels, mine, random)
+            random = play(None, suite, episodes, seed + 1, on_episode=count)
+    result = evaluate(suite.levels, mine, random, faults)
+    title = f"{trained.folder.path}, checkpoint {trained.checkpoint}{variant}"
+    console.print(_table(result, title))
+    if faults:
+        console.print(f"{faults.total()} episodes were lost to faults of their levels and replaced")
+    if suite.scores_note:
+        console.print(suite.scores_note)
+    if result.capped_mean is not None:
+        interval = result.capped_interval
+        within = "" if interval is None else f", 95 % interval [{interval[0]:.1f}, {interval[1]:.1f}]"
+        console.print(f"mean capped score {result.capped_mean:.1f}{within}")
+    suffix = "-training" if suite.held_out is not None and training_levels else ""
+    file = trained.folder.path / "eval" / f"{trained.checkpoint}{suffix}.json"
+    file.parent.mkdir(exist_ok=True)
+    settings = {
+        "checkpoint": trained.checkpoint, "seed": seed, "task_ids": not no_task_ids,
+        "variant": variant.removeprefix(", ") or None, "scores": suite.scores_note or None,
+    }  # fmt: skip
+    write_atomically(file, json.dumps(settings | result.as_dict(), indent=1) + "\n")
+    console.print(f"wrote {file}", soft_wrap=True)
+    if any(row.score is not None for row in result.levels):
+        picture = file.with_suffix(".png")
+        draw_scores(result, title, picture)
+        console.print(f"wrote {picture}", soft_wrap=True)
 
-    table = Table(title=f"{trained.folder.path}, checkpoint {trained.checkpoint}", title_justify="left")
-    headings = ["level", "episodes", "return", "95 % interval", "random", "reference", "score"]
+
+def _table(result: "Evaluation", title: str) -> Table:
+    against_random = result.levels[0].random is not None
+    table = Table(title=title, title_justify="left")
+    headings = [
+        "level",
+        "episodes",
+        "return",
+        "std error",
+        "95 % interval",
+        "random",
+        "reference",
+        "score",
+        "capped",
+    ]
     for heading in [*headings, "better than random"] if against_random else headings:
         table.add_column(heading, justify="left" if heading == "level" else "right")
     for row in result.levels:
         a, r = row.agent, row.random
         against = f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]" if r is not None else _number(row.random_score)
         cells = [
-            row.level, str(a.episodes), f"{a.mean:.2f}", f"[{a.low:.2f}, {a.high:.2f}]", against,
-            _number(row.reference_score), _number(row.score, ".1f"),
+            row.level, str(a.episodes), f"{a.mean:.2f}", f"{a.stderr:.2f}", f"[{a.low:.2f}, {a.high:.2f}]", against,
+            _number(row.reference_score), _number(row.score, ".1f"), _number(row.capped, ".1f"),
         ]  # fmt: skip
         table.add_row(*cells, *([] if r is None else ["clearly" if row.clearly_better else "no"]))
-    console.print(table)
-    if result.capped_mean is not None:
-        console.print(f"mean capped score {result.capped_mean:.1f}")
-    file = trained.folder.path / "eval" / f"{trained.checkpoint}.json"
-    file.parent.mkdir(exist_ok=True)
-    settings = {"checkpoint": trained.checkpoint, "seed": seed, "task_ids": not no_task_ids}
-    write_atomically(file, json.dumps(settings | result.as_dict(), indent=1) + "\n")
-    console.print(f"wrote {file}", soft_wrap=True)
+    return table
 
 
 def _number(value: float | None, form: str = ".2f") -> str:

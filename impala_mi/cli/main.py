@@ -16,6 +16,7 @@ COMMANDS = {
     "resume": "Continue a run from its last checkpoint.",
     "eval": "Score a run's agent over complete episodes.",
     "tsne": "Draw the t-SNE of a run's generated weights.",
+    "cache": "Compile the maps of DMLab-30 ahead of training.",
     "levels": "List the levels of a suite and their scores.",
     "doctor": "Check this machine and its packages.",
 }

@@ -12,6 +12,8 @@ from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.system import Report
 
+MOST_LEVELS_IN_A_LINE = 9
+
 
 def duration(seconds: float) -> str:
     """1:02:03."""
@@ -29,11 +31,12 @@ def remaining(config: Config, record: Mapping[str, float]) -> float:
 
 def line(config: Config, record: Mapping[str, float]) -> str:
     """One record in one line."""
-    score = record.get("score/capped_mean")
+    score, faults = record.get("score/capped_mean"), record.get("actors/faults")
     return (
         f"{duration(record['time_s'])}  frames {record['env_frames']:,}  {record['fps']:,.0f} frames/s  "
         f"ETA {duration(remaining(config, record))}  lag {record.get('lag_mean', 0):.1f}"
         + ("" if score is None else f"  score {score:.1f}")
+        + (f"  faults {faults:.0f}" if faults else "")
     )
 
 
@@ -66,11 +69,12 @@ def reporting(config: Config, suite: Suite, console: Console) -> Iterator[Report
     if not console.is_terminal:
 
         def plain(record: Mapping[str, float]) -> None:
-            returns = "  ".join(
-                f"{level.name} {record[f'level/{level.name}/return_mean']:.2f}"
-                for level in suite.levels
-                if f"level/{level.name}/return_mean" in record
-            )
+            keys = {level.name: f"level/{level.name}/return_mean" for level in suite.levels}
+            known = {name: record[key] for name, key in keys.items() if key in record}
+            if len(suite.levels) <= MOST_LEVELS_IN_A_LINE:
+                returns = "  ".join(f"{name} {value:.2f}" for name, value in known.items())
+            else:
+                returns = f"episodes of {len(known)} of {len(keys)} levels"
             console.print(f"{line(config, record)}  {returns}", soft_wrap=True, highlight=False)
 
         yield plain

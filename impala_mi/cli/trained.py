@@ -1,7 +1,7 @@
 """What `eval` and `tsne` share: a run's agent and a bar while it plays."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from impala_mi.analysis.play import OnEpisode
-from impala_mi.config import Config
+from impala_mi.config import Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
+from impala_mi.errors import UserError
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.nn.agent import Agent
 from impala_mi.rundir import RunFolder, open_run
@@ -29,10 +30,17 @@ class Trained:
     """Its name."""
 
 
-def load_trained(run: str, which: str) -> Trained:
-    """A run's agent; raises `UserError`."""
+def load_trained(run: str, which: str, overrides: Sequence[str] = ()) -> Trained:
+    """A run's agent; raises `UserError`.
+
+    Overrides are for what differs from machine to machine: the settings of `env.dmlab`.
+    """
     folder = open_run(run)
     config = folder.config
+    for override in overrides:
+        if not override.startswith("env.dmlab."):
+            raise UserError(f"override {override!r}: only env.dmlab.* can be set here")
+    config = build(run, config.model_dump(), overrides)
     suite = make_suite(config.env)
     checkpoint = checkpoints.load(folder.checkpoints, which)
     agent = Agent(config.agent, suite.spaces)

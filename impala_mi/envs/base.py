@@ -16,8 +16,8 @@ import numpy as np
 from impala_mi.errors import TrainingError, UserError
 from impala_mi.types import Episode, Fault, Spaces, Upkeep
 
-MOST_FAULTS = 20
-"""Faults of an environment without one complete episode between them, after which training stops."""
+MOST_FAILED_STARTS = 10
+"""Faults of a level that never showed an observation, after which training stops."""
 
 
 class Observation(NamedTuple):
@@ -176,7 +176,8 @@ class Environment:
     """A game whose episodes follow each other: the end of one and the start of the next are the same step.
 
     A fault of the game cuts its episode off at the observation before it: the value of that observation stands for
-    the rest, and the episode does not count for the scores.
+    the rest, and the episode does not count for the scores. A game that faults again and again is tried again and
+    again, ever less often.
     """
 
     def __init__(self, game: Game, level: int, seeds: EpisodeSeeds, truncation_is_terminal: bool) -> None:
@@ -186,13 +187,13 @@ class Environment:
         self._truncation_is_terminal = truncation_is_terminal
         self._seed = 0
         self._return, self._length = 0.0, 0
-        self._faults_in_a_row = 0
+        self._worked, self._faults_in_a_row = False, 0
         self._upkeep = Upkeep(level)
 
     def reset(self) -> Step:
         """Start the next episode; what was running is forgotten.
 
-        Raises `TrainingError` after `MOST_FAULTS` faults without one complete episode between them.
+        Raises `TrainingError` where the game has never started, after `MOST_FAILED_STARTS` faults.
         """
         began = time.monotonic()
         while True:
@@ -202,37 +203,43 @@ class Environment:
                 break
             except GameFault as fault:
                 self._count(fault)
+        self._worked = True
         self._return, self._length = 0.0, 0
         self._upkeep.reset_s.append(time.monotonic() - began)
         return Step(self._shown, first=True)
 
-    def step(self, action: int) -> Step:
-        """Act; raises whatever the game raises but `GameFault`, and what `reset` raises."""
+    def step(self, action: int, again: bool = True) -> Step:
+        """Act; raises whatever the game raises but `GameFault`, and what `reset` raises.
+
+        Without `again`, an episode that ends is not followed by another until `reset`: the observation that comes
+        with its end is the last one seen.
+        """
         try:
             observation, reward, terminated, truncated = self._game.step(action)
         except GameFault as fault:
             self._count(fault)
             final = self._shown
             return Step(self.reset().observation, truncated=True, first=True, final_observation=final)
+        self._faults_in_a_row = 0
         self._return += reward
         self._length += 1
         if not (terminated or truncated):
             assert observation is not None
             self._shown = observation
             return Step(observation, reward)
-        self._faults_in_a_row = 0
         if truncated and (observation is None or self._truncation_is_terminal):
             terminated = True  # without a final observation there is nothing to bootstrap from
         episode = Episode(self.level, self._return, self._length)
         final_observation = None if terminated else observation
-        return Step(self.reset().observation, reward, terminated, not terminated, True, episode, final_observation)
+        following = self.reset().observation if again else self._shown
+        return Step(following, reward, terminated, not terminated, True, episode, final_observation)
 
     def _count(self, fault: GameFault) -> None:
-        """Count a fault and wait longer the more there were in a row."""
+        """Count a fault, and wait the longer the more there were without a step between them."""
         self._upkeep.faults.append(Fault(self._seed, fault.kind, str(fault)))
         self._faults_in_a_row += 1
-        if self._faults_in_a_row >= MOST_FAULTS:
-            raise TrainingError(f"{MOST_FAULTS} faults without one complete episode; the last: {fault}")
+        if not self._worked and self._faults_in_a_row >= MOST_FAILED_STARTS:
+            raise TrainingError(f"a level did not start {MOST_FAILED_STARTS} times: {fault}")
         if self._faults_in_a_row > 1:
             time.sleep(min(2.0 ** (self._faults_in_a_row - 2), 60.0))
 

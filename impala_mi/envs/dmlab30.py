@@ -134,9 +134,11 @@ def _check_dataset(lab: DmlabConfig, chosen: tuple[Level, ...]) -> None:
     which = f"env.levels: {' and '.join(needing)} {'show' if len(needing) > 1 else 'shows'} the images of Brady et al."
     if lab.dataset_path is None:
         raise UserError(f"{which}; set env.dmlab.dataset_path to their folder (docs/dmlab.md), or leave the level out")
-    missing = [name for name in ("0001.png", "2400.png") if not (Path(lab.dataset_path).expanduser() / name).is_file()]
-    if missing:
-        raise UserError(
-            f"env.dmlab.dataset_path={lab.dataset_path!r} has no {missing[0]}: {which}, 0001.png to 2400.png "
-            "(docs/dmlab.md)"
-        )
+    if (problem := dataset_problem(lab.dataset_path)) is not None:
+        raise UserError(f"env.dmlab.dataset_path={lab.dataset_path!r}: {problem}; {which} (docs/dmlab.md)")
+
+
+def dataset_problem(path: str) -> str | None:
+    """What is wrong with the folder of images, or None."""
+    missing = [name for name in ("0001.png", "2400.png") if not (Path(path).expanduser() / name).is_file()]
+    return f"no {missing[0]} there, of 0001.png to 2400.png" if missing else None

@@ -1,11 +1,16 @@
 """Scores: returns against a random player and a reference."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
 
 from impala_mi.envs.base import Level
 
+Number = TypeVar("Number", float, np.ndarray)
 
-def normalised(level: Level, mean_return: float) -> float | None:
+
+def normalised(level: Level, mean_return: Number) -> Number | None:
     """100 (mean - random) / (reference - random), or None where the level has no such scores."""
     if level.random_score is None or level.reference_score is None:
         return None

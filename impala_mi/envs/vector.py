@@ -56,22 +56,30 @@ class VectorEnv:
     def __len__(self) -> int:
         return len(self._environments)
 
-    def reset(self, out: AgentInput) -> None:
-        """Start an episode everywhere and write its first observation to the [E, ...] arrays of `out`."""
+    def reset(self, out: AgentInput, columns: Sequence[int] | None = None) -> None:
+        """Start an episode in all or some columns and write its first observation to the [E, ...] arrays of `out`."""
+        chosen = range(len(self)) if columns is None else columns
 
         def reset(e: int) -> None:
-            self._write(e, self._environments[e].reset().observation, out)
+            if e in chosen:
+                self._write(e, self._environments[e].reset().observation, out)
 
         self._each(reset)
-        out.first[:] = True
-        out.last_action[:] = NO_ACTION
-        out.last_reward[:] = 0
+        out.first[chosen] = True
+        out.last_action[chosen] = NO_ACTION
+        out.last_reward[chosen] = 0
         out.level[:] = self.levels
 
-    def step(self, actions: np.ndarray, out: AgentInput, active: np.ndarray | None = None) -> StepResult:
+    def step(
+        self,
+        actions: np.ndarray,
+        out: AgentInput,
+        active: np.ndarray | None = None,
+        again: bool = True,
+    ) -> StepResult:
         """Act with `actions` [E] and write what the agent sees next to the [E, ...] arrays of `out`.
 
-        Columns that are not `active` [E] rest.
+        Columns that are not `active` [E] rest. Without `again` those whose episode ends wait for a `reset`.
         """
         width = len(self)
         result = StepResult(np.zeros(width, np.float32), np.zeros(width, bool), np.zeros(width, bool))
@@ -80,7 +88,7 @@ class VectorEnv:
         def step(e: int) -> None:
             if active is not None and not active[e]:
                 return
-            step = self._environments[e].step(plain[e])
+            step = self._environments[e].step(plain[e], again)
             self._write(e, step.observation, out)
             result.reward[e] = step.reward
             result.terminated[e], result.truncated[e] = step.terminated, step.truncated

@@ -1,15 +1,20 @@
+from collections import Counter
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from impala_mi.analysis.evaluation import evaluate, summarise
+from impala_mi.analysis.evaluation import draw_scores, evaluate, summarise
 from impala_mi.analysis.generated import record
-from impala_mi.analysis.play import play
+from impala_mi.analysis.play import play, waves
 from impala_mi.analysis.tsne import draw, embed
 from impala_mi.envs.base import Level, Suite
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Agent
 from impala_mi.types import Episode
 from tests.conftest import tiny_config
+from tests.envs.test_base import Faulting
 from tests.games import CountingGame
 
 
@@ -26,7 +31,7 @@ class Lottery(CountingGame):
         return outcome._replace(reward=1.0, terminated=self.time == self.length, truncated=False)
 
 
-@pytest.mark.parametrize("episodes", [1, 5, 20])
+@pytest.mark.parametrize("episodes", [1, 5, 20, 150])
 def test_the_first_started_are_the_ones_that_count(suite, episodes):
     """Whichever ends first does not matter: short episodes are not favoured."""
     made = Suite("lottery", (Level("long"),), suite.spaces.__class__((3,), "float32", 3, 1, True), ("a", "b", "c"),
@@ -35,10 +40,29 @@ def test_the_first_started_are_the_ones_that_count(suite, episodes):
     played = play(None, made, episodes, 3)[0]
     assert len(played) == episodes
     started = [entry[2] for entry in CountingGame.log if entry[0] == "reset"]
-    # a column that finished has already begun an episode which never counts
-    columns = min(8, episodes)
-    assert len(started) == episodes + columns
+    assert len(started) == episodes  # none is begun that would not count
     assert sum(e.length for e in played) == len([e for e in CountingGame.log if e[0] == "step"])
+
+
+@given(st.integers(1, 40), st.integers(1, 600), st.integers(1, 100))
+def test_waves_play_every_level_once_within_the_bound_and_in_full_rounds(levels, episodes, most):
+    dealt = waves(levels, episodes, most)
+    columns = Counter(k for wave in dealt for k in wave)
+    assert set(columns) == set(range(levels))
+    assert len(set(columns.values())) == 1
+    assert all(len(wave) <= most for wave in dealt)
+    rounds = -(-episodes // columns[0])
+    assert rounds == -(-episodes // most)  # no more than with all columns on one level
+    assert all(len({w for w, wave in enumerate(dealt) if k in wave}) == 1 for k in range(levels))
+
+
+def test_a_lost_episode_is_replaced_and_reported(suite):
+    made = Suite("f", (Level("terminates"),), suite.spaces.__class__((3,), "float32", 3, 1, True), ("a", "b", "c"),
+                 lambda level: Faulting(level, {2, 5}))  # fmt: skip
+    faults = []
+    (played,) = play(None, made, 3, 3, on_fault=lambda level, fault: faults.append((level, fault.kind)))
+    assert [e.length for e in played] == [3, 3, 3]
+    assert faults == [(0, "crash")] * 6  # two in each of three games
 
 
 def test_an_agent_plays_every_level_the_same_way_under_a_seed(config, suite):
@@ -55,12 +79,14 @@ def test_without_task_ids_the_level_is_hidden(suite):
         play(agent, suite, 1, 1, tell_task=False)
 
 
-def test_summary_is_students_interval():
+def test_summary_has_the_standard_error_and_the_bootstrap_interval():
     s = summarise([Episode(0, r, 2) for r in (1.0, 2.0, 3.0)])
     assert (s.mean, s.episodes, s.length) == (2.0, 3, 2.0)
     assert s.stderr == pytest.approx(1 / 3**0.5)
-    assert s.high - s.mean == pytest.approx(4.302653 / 3**0.5, rel=1e-5)
+    assert (s.low, s.high) == (1.0, 3.0)
     assert summarise([Episode(0, 1.0, 2)]).high == float("inf")
+    alike = summarise([Episode(0, 4.0, 2)] * 5)
+    assert (alike.stderr, alike.low, alike.high) == (0.0, 4.0, 4.0)
 
 
 def test_clearly_better_means_intervals_apart():
@@ -109,3 +135,37 @@ def test_embedding_keeps_clusters_apart():
 
 def test_one_point_can_be_drawn():
     assert embed(np.zeros((3, 4), np.float32), 0)[0].shape == (3, 2)
+
+
+def episodes(returns):
+    return [Episode(0, float(r), 1) for r in returns]
+
+
+def test_the_capped_mean_averages_first_caps_second_and_has_no_floor():
+    levels = [Level("a", 0.0, 10.0), Level("b", 0.0, 10.0), Level("c", 0.0, 10.0)]
+    result = evaluate(levels, [episodes([0, 30]), episodes([-10, -30]), episodes([5, 5])], None, Counter({1: 2}))
+    assert [row.score for row in result.levels] == [150.0, -200.0, 50.0]
+    assert [row.capped for row in result.levels] == [100.0, -200.0, 50.0]
+    assert result.capped_mean == pytest.approx((100 - 200 + 50) / 3)
+    assert [row.faults for row in result.levels] == [0, 2, 0]
+    assert evaluate(levels[:1], [episodes([1])], None).capped_interval is None
+    assert evaluate([Level("a")], [episodes([1, 2])], None).capped_mean is None
+
+
+def test_intervals_hold_what_they_say():
+    """Of 200 samples, about 95 % of the intervals hold the true mean, of a level and of the capped score."""
+    rng = np.random.default_rng(0)
+    levels = [Level("a", 0.0, 10.0), Level("b", 0.0, 10.0)]
+    inside = np.zeros((200, 2), bool)
+    for i in range(200):
+        result = evaluate(levels, [episodes(rng.exponential(3, 60)), episodes(rng.normal(6, 2, 60))], None)
+        summary = result.levels[0].agent
+        inside[i] = summary.low <= 3 <= summary.high, result.capped_interval[0] <= 45 <= result.capped_interval[1]
+    assert ((inside.mean(axis=0) > 0.9) & (inside.mean(axis=0) < 0.99)).all()
+
+
+def test_the_bar_chart_has_a_bar_for_each_level_that_has_a_score(tmp_path):
+    levels = [Level("good", 0.0, 1.0), Level("bad", 0.0, 1.0), Level("unknown")]
+    result = evaluate(levels, [episodes([9, 8]), episodes([-9, -9]), episodes([1])], None)
+    draw_scores(result, "title", tmp_path / "scores.png")
+    assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")

@@ -127,23 +127,32 @@ def test_a_fault_costs_its_episode_and_bootstraps_from_what_was_last_seen(slept,
 
 
 def test_resets_that_fail_are_tried_again_with_other_seeds_and_growing_waits(slept):
-    env = Environment(Faulting("terminates", {1, 2, 3, 5}), 7, EpisodeSeeds([1], "x"), True)
+    env = Environment(Faulting("long", {1, 2, 3, 5}), 7, EpisodeSeeds([1], "x"), True)
     env.reset()
     upkeep = env.take_upkeep()
     assert len({fault.seed for fault in upkeep.faults}) == len(upkeep.faults) == 3
     assert len(upkeep.reset_s) == 1
     assert env.step(0).truncated
-    assert slept == [1.0, 2.0, 4.0]
-    [env.step(0) for _ in range(3)]  # a whole episode
-    env._game.at = {env._game.calls + 1}
+    assert slept == [1.0, 2.0, 4.0]  # no step in between
     env.step(0)
+    env._game.at = {env._game.calls + 1}
+    assert env.step(0).truncated
     assert slept == [1.0, 2.0, 4.0]  # forgiven
 
 
-def test_a_level_that_never_works_ends_the_training(slept):
+def test_a_level_that_never_starts_ends_the_training(slept):
     env = Environment(Faulting("terminates", range(1, 1000)), 7, EpisodeSeeds([1], "x"), True)
-    with pytest.raises(TrainingError, match="20 faults without one complete episode; the last: call 20"):
+    with pytest.raises(TrainingError, match="did not start 10 times: call 10"):
         env.reset()
+    assert max(slept) == 60
+
+
+def test_a_level_that_has_worked_is_tried_for_ever(slept):
+    env = Environment(Faulting("long", set(range(3, 500))), 7, EpisodeSeeds([1], "x"), True)
+    env.reset()
+    env.step(0)
+    assert env.step(0).truncated
+    assert len(env.take_upkeep().faults) == 497
     assert max(slept) == 60
 
 

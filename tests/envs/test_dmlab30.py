@@ -68,7 +68,7 @@ def test_the_suite_as_published(lab_double, cache):
         (["rooms_watermase"], {}, "no level 'rooms_watermase'; did you mean 'rooms_watermaze'"),
         (["rooms_collect_good_objects_test"], {}, "did you mean 'rooms_collect_good_objects_train'"),
         ("all", {}, "psychlab_arbitrary_visuomotor_mapping and .* show the images .* set env.dmlab.dataset_path"),
-        (["psychlab_continuous_recognition"], {"dataset_path": "/nowhere"}, "'/nowhere' has no 0001.png"),
+        (["psychlab_continuous_recognition"], {"dataset_path": "/nowhere"}, "'/nowhere': no 0001.png there"),
         (["rooms_watermaze"], {"level_cache": "/proc/none"}, "level_cache='/proc/none': cannot be written"),
     ],
 )
