@@ -138,9 +138,7 @@ class ActorsConfig(Section):
     @model_validator(mode="after")
     def _one_number(self) -> Self:
         if self.count is not None and self.per_level is not None:
-            raise ValueError(
-                f"actors.count={self.count} and actors.per_level={self.per_level}: give only one of them"
-            )
+            raise ValueError(f"count={self.count} and per_level={self.per_level}: set one of them to null")
         return self
 
     def number(self, levels: int) -> int:
@@ -350,6 +348,8 @@ def _explain(name: str, error: ValidationError) -> Iterator[str]:
             yield f"{name}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         elif not key:
             yield f"{name}: {e['msg'].removeprefix('Value error, ')}"
+        elif isinstance(e["input"], dict):
+            yield f"{name}: {key}: {e['msg'].removeprefix('Value error, ')}"
         else:
             yield f"{name}: {key}={e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
 

@@ -9,6 +9,7 @@ import numpy as np
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.envs.choose import choose_levels
+from impala_mi.errors import TrainingError
 from impala_mi.types import Spaces
 
 LENGTHS = {"terminates": 3, "truncates": 4, "no_final": 5, "long": 10_000}
@@ -53,7 +54,12 @@ def counting(config: EnvConfig) -> Suite:
 
 
 class FaultyGame(CountingGame):
-    """Does what its level is named for after some steps."""
+    """Does what its level is named for after some steps, `hopeless` at once."""
+
+    def reset(self, seed: int) -> Observation:
+        if self.level == "hopeless":
+            raise TrainingError("a level did not start 10 times: hopeless")
+        return super().reset(seed)
 
     def step(self, action: int) -> Outcome:
         outcome = super().step(action)
@@ -70,7 +76,7 @@ class FaultyGame(CountingGame):
         return outcome
 
 
-LENGTHS |= dict.fromkeys(("raises", "killed", "nan", "slow"), 60)
+LENGTHS |= dict.fromkeys(("raises", "killed", "nan", "slow", "hopeless"), 60)
 
 
 def faulty(config: EnvConfig) -> Suite:

@@ -1,0 +1,99 @@
+"""Whole runs in processes of their own, and what they leave behind."""
+
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import yaml
+
+from impala_mi.learner import checkpoint as checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TINY = {
+    "env": {"suite": "tiny"},
+    "agent": {"torso": "mlp", "core_width": 64, "context_width": 16},
+    "actors": {"count": 2, "envs": 10},
+    "learner": {
+        "unroll_length": 20, "batch_size": 20, "optimizer": "adam", "epsilon": 1e-6, "learning_rate": 2e-3,
+        "max_grad_norm": 40.0, "entropy_cost": 0.01, "reward_clipping": "none",
+    },
+    "train": {"env_frames": 40_000, "log_every_s": 1.0},
+}  # fmt: skip
+
+
+class Session:
+    """Runs `impala-mi` in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+        self.env = os.environ | {"PYTHONPATH": str(ROOT), "FAULT_ONCE": str(folder / "fault")}
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "impala_mi", *args], cwd=self.folder, env=self.env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *args: str, code: int = 0) -> str:
+        process = self.start(*args)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == code, out + err
+        assert not left_behind(process.pid)
+        return out + err
+
+    def records(self, name: str) -> list[dict]:
+        lines = (self.folder / "runs" / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def events(self, name: str) -> list[str]:
+        lines = (self.folder / "runs" / name / "events.jsonl").read_text().splitlines()
+        return [json.loads(line)["event"] for line in lines]
+
+    def checkpoint(self, name: str, which: str = "last") -> checkpoints.Checkpoint:
+        return checkpoints.load(self.folder / "runs" / name / "checkpoints", which)
+
+
+def left_behind(leader: int) -> list[psutil.Process]:
+    """Processes of the session that `leader` started, games and Ray's alike."""
+    deadline = time.monotonic() + 10
+    while True:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.Error, ProcessLookupError):
+                pass
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
+def actors_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in children if "_Actor" in " ".join(p.cmdline())]
+
+
+def listening_beyond_loopback(process: subprocess.Popen[str]) -> list[str]:
+    """Addresses on which the run's processes listen for more than this machine."""
+    root = psutil.Process(process.pid)
+    mine = {p.pid for p in (root, *root.children(recursive=True))}
+    listening = [c for c in psutil.net_connections("inet") if c.pid in mine and c.status == psutil.CONN_LISTEN]
+    assert listening
+    return [
+        c.laddr.ip for c in listening if not ipaddress.ip_address(c.laddr.ip.removeprefix("::ffff:")).is_loopback
+    ]
+
+
+def wait_for(condition, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)

@@ -1,0 +1,134 @@
+"""Runs on the look-alike of DeepMind Lab, which dies in every way that the real one does."""
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import DOUBLES
+from tests.integration.session import ROOT, Session, left_behind, wait_for
+
+pytestmark = pytest.mark.integration
+SMALL = (
+    "dmlab30", "learner.num_gpus=0", "agent.core_width=32", "agent.context_width=8", "learner.unroll_length=10",
+    "train.log_every_s=1", "env.dmlab.level_cache=cache",
+)  # fmt: skip
+
+
+@pytest.fixture
+def lab(tmp_path) -> Session:
+    session = Session(tmp_path)
+    for folder in ("temporary", "images", "faults"):
+        (tmp_path / folder).mkdir()
+    for name in ("0001.png", "2400.png"):
+        (tmp_path / "images" / name).write_bytes(b"")
+    session.env |= {
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(DOUBLES))),
+        "TMPDIR": str(tmp_path / "temporary"),
+        "DMLAB_DOUBLE_FRAMES": "200",
+        "DMLAB_DOUBLE_COMPILE_S": "0",
+    }
+    return session
+
+
+def remains(session: Session) -> list[str]:
+    """Temporary files, and processes of games, which have a session of their own."""
+    games = [
+        p.pid for p in psutil.process_iter(["cmdline"]) if "impala_mi.envs.process" in (p.info["cmdline"] or [])
+    ]
+    files = [p.name for p in Path(session.env["TMPDIR"]).iterdir() if not p.name.startswith("torchinductor")]
+    return [*map(str, games), *files]
+
+
+def test_thirty_levels_survive_faults_of_every_kind_and_none_goes_uncounted(lab):
+    lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:40:0.002"
+    shared = set(os.listdir("/dev/shm"))
+    out = lab.run(
+        "train", *SMALL, "run.name=a", "env.dmlab.dataset_path=images", "env.dmlab.timeout_s=3",
+        "actors.per_level=null", "actors.count=1", "actors.envs=30", "actors.balance=frames",
+        "learner.batch_size=30", "train.env_frames=120000",
+    )  # fmt: skip
+    assert "done after" in out
+    injected = [file.read_text().split() for file in (lab.folder / "faults").iterdir()]
+    assert len(injected) == 40
+    lines = (lab.folder / "runs" / "a" / "events.jsonl").read_text().splitlines()
+    faults = [event for event in map(json.loads, lines) if event["event"] == "fault"]
+    assert Counter(fault["level"] for fault in faults) == Counter(level for _, _, level in injected)
+    kinds = Counter({"raise": "error", "hang": "hang"}.get(kind, "crash") for kind, _, _ in injected)
+    assert Counter(fault["kind"] for fault in faults) == kinds
+    assert all(isinstance(fault["seed"], int) and fault["message"] for fault in faults)
+    last = lab.records("a")[-1]
+    assert (last["actors/faults"], last["actors/restarts"]) == (40, 0)
+    shares = [value for key, value in last.items() if key.endswith("/frames_share")]
+    assert shares == [pytest.approx(1 / 30)] * 30
+    assert any(key.endswith("/reset_s_max") for record in lab.records("a") for key in record)
+    assert remains(lab) == []
+    assert set(os.listdir("/dev/shm")) <= shared
+
+
+def test_levels_of_their_own_actors_get_equal_frames_from_a_cache_that_was_filled(lab):
+    levels = "explore_goal_locations_small,skymaze_irreversible_path_hard"
+    out = lab.run("cache", "dmlab30", "--levels", levels, "--episodes", "40", "env.dmlab.level_cache=cache")
+    assert "40" in out
+    lab.run(
+        "train", *SMALL, "run.name=a", f"env.levels=[{levels}]", "actors.per_level=1", "actors.balance=frames",
+        "learner.batch_size=2", "train.env_frames=8000",
+    )  # fmt: skip
+    last = lab.records("a")[-1]
+    for level in levels.split(","):
+        assert last[f"level/{level}/frames_share"] == pytest.approx(0.5, abs=0.02)
+        assert last[f"level/{level}/cache_hits"] > 10
+        assert f"level/{level}/cache_misses" not in last
+    # A resumed run counts on.
+    lab.run("resume", "runs/a", "train.env_frames=12000")
+    assert lab.records("a")[-1][f"level/{level}/env_frames"] > last[f"level/{level}/env_frames"]
+    assert remains(lab) == []
+
+
+def test_evaluation_plays_whole_episodes_of_the_held_out_levels(lab):
+    levels = ["rooms_collect_good_objects_train", "rooms_watermaze", "language_execute_random_task"]
+    lab.run(
+        "train", *SMALL, "run.name=a", f"env.levels=[{','.join(levels)}]", "actors.per_level=1",
+        "learner.batch_size=3", "train.env_frames=2000",
+    )  # fmt: skip
+    lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:3:0.01"
+    out = lab.run("eval", "runs/a", "--episodes", "5", "env.dmlab.human_scores=code", "env.dmlab.timeout_s=3")
+    assert "held-out levels" in out
+    assert "3 episodes were lost to faults of their levels and replaced" in out
+    assert "human_scores=code" in out
+    (file,) = (lab.folder / "runs" / "a" / "eval").glob("*.json")
+    result = json.loads(file.read_text())
+    rows = result["levels"]
+    assert [row["level"] for row in rows] == ["rooms_collect_good_objects_test", *levels[1:]]
+    assert [row["agent"]["episodes"] for row in rows] == [5, 5, 5]
+    assert [row["agent"]["length"] for row in rows] == [50.0, 50.0, 50.0]  # to their ends
+    assert sum(row["faults"] for row in rows) == 3
+    assert result["capped_mean"] == pytest.approx(sum(row["capped"] for row in rows) / 3)
+    assert result["capped_interval"][0] <= result["capped_mean"] <= result["capped_interval"][1]
+    assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    lab.run("eval", "runs/a", "--episodes", "2", "--training-levels")
+    assert len(list(file.parent.glob("*-training.json"))) == 1
+    assert remains(lab) == []
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_games_and_files_go_with_the_run_however_it_ends(lab, kind):
+    process = lab.start(
+        "train", *SMALL, "run.name=a", "env.levels=[rooms_watermaze,lasertag_one_opponent_small]",
+        "actors.per_level=1", "learner.batch_size=2",
+    )  # fmt: skip
+    wait_for(lambda: (lab.folder / "runs" / "a" / "metrics.jsonl").exists() and lab.records("a"))
+    process.send_signal(kind)
+    process.communicate(timeout=60)
+    if kind == signal.SIGINT:
+        assert process.returncode == 130
+        assert not left_behind(process.pid)
+        assert remains(lab) == []
+    else:
+        wait_for(lambda: not any(name.isdigit() for name in remains(lab)), 10)
+        lab.run("resume", "runs/a", "train.env_frames=1e4", "train.log_every_s=100")  # sweeps, see scratch.py
+        assert remains(lab) == []
