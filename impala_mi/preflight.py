@@ -20,6 +20,7 @@ MIB = 2**20
 def check(config: Config) -> Suite:
     """The suite, if this machine can run the configuration; raises `UserError` before anything starts."""
     suite = make_suite(config.env)
+    suite.check()
     actors, levels = config.actors, len(suite.levels)
     slots = actors.number(levels) * actors.envs
     if slots < levels:

@@ -27,6 +27,7 @@ from impala_mi.actors.rollout import deal_levels
 from impala_mi.actors.worker import ActorProcess
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
+from impala_mi.envs.scratch import sweep
 from impala_mi.errors import TrainingError, UserError
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.checkpoint import Checkpoint
@@ -402,6 +403,7 @@ class Trainer:
         ray.wait(closing, num_returns=len(closing), timeout=20)
         for slot in self._actors:
             self._end(slot.process, timeout=0)
+        sweep()  # what killed actors left on this machine
         with contextlib.suppress(ray.exceptions.RayError):
             self._learner.kill()
         with contextlib.suppress(OSError):  # a full disk must not hide what came before it

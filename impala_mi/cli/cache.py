@@ -43,6 +43,7 @@ def command(
     if settings.env.dmlab.level_cache is None:
         raise UserError("env.dmlab.level_cache=null: there is no cache to fill; name its folder")
     made = make_suite(settings.env)
+    made.check()
     names = [name for name in made.level_names if asks_for_maps(name)]
     console = make_console()
     if idle := [name for name in made.level_names if name not in names]:

@@ -106,8 +106,9 @@ def _check_lab(overrides: tuple[str, ...], row: Row) -> None:
     if importlib.util.find_spec("deepmind_lab") is None:
         row(None, "suite dmlab30", "deepmind_lab not installed", "docs/dmlab.md")
         return
+    suite = make_suite(env)
     try:
-        suite = make_suite(env)
+        suite.check()
         row(True, "level cache", str(env.dmlab.level_cache))
     except UserError as e:
         row(False, "level cache", str(e))

@@ -27,6 +27,7 @@ def command(suite: str, overrides: tuple[str, ...], measure_random: int | None) 
     console = make_console()
     measured = None
     if measure_random is not None:
+        made.check()
         with playing("random player", measure_random * len(made.levels), console) as count:
             measured = [summarise(e) for e in play(None, made, measure_random, 1, on_episode=count)]
     spaces = made.spaces
@@ -52,3 +53,5 @@ def command(suite: str, overrides: tuple[str, ...], measure_random: int | None) 
             cells.append(f"{measured[k].mean:.4g} +- {measured[k].stderr:.2g} (length {measured[k].length:.0f})")
         table.add_row(*cells)
     console.print(table)
+    if made.scores_note:
+        console.print(made.scores_note)

@@ -42,6 +42,7 @@ def load_trained(run: str, which: str, overrides: Sequence[str] = ()) -> Trained
             raise UserError(f"override {override!r}: only env.dmlab.* can be set here")
     config = build(run, config.model_dump(), overrides)
     suite = make_suite(config.env)
+    suite.check()
     checkpoint = checkpoints.load(folder.checkpoints, which)
     agent = Agent(config.agent, suite.spaces)
     checkpoints.check_fits(checkpoint, agent)

@@ -4,6 +4,7 @@ A suite's author writes a `Game`: one level as it is. `Environment` makes of it 
 follow each other, seeds, action repeats counted, returns. `Suite` names the levels and makes their games.
 """
 
+import threading
 import time
 import zlib
 from collections import Counter
@@ -18,6 +19,8 @@ from impala_mi.types import Episode, Fault, Spaces, Upkeep
 
 MOST_FAILED_STARTS = 10
 """Faults of a level that never showed an observation, after which training stops."""
+LONGEST_PAUSE_S = 60.0
+"""Between attempts to start a game that faults again and again."""
 
 
 class Observation(NamedTuple):
@@ -52,8 +55,9 @@ class Game(Protocol):
     """One level of a suite.
 
     `reset` and `step` may raise `GameFault`, which costs the episode; anything else costs the actor. Nothing is
-    called after `close`. A game that counts something, hits of a cache for example, may have another method,
-    `counts() -> dict[str, int]`: what it counted since the last call, for the metrics.
+    called after `close`. Two more methods are optional: `counts() -> dict[str, int]`, what the game counted since
+    the last call (hits of a cache for example), and `interrupt()`, called by another thread before `close`, after
+    which a call in progress should raise.
     """
 
     def reset(self, seed: int) -> Observation:
@@ -108,6 +112,8 @@ class Suite:
     """Which random and reference scores these are, where there is a choice."""
     held_out: Callable[[], "Suite"] | None = None
     """The same levels in their variants for evaluation, where the suite has such."""
+    check: Callable[[], None] = lambda: None
+    """Raises `UserError` where this machine cannot play the levels; called once, before anything starts."""
 
     @property
     def level_names(self) -> list[str]:
@@ -188,6 +194,7 @@ class Environment:
         self._seed = 0
         self._return, self._length = 0.0, 0
         self._worked, self._faults_in_a_row = False, 0
+        self._interrupted = threading.Event()
         self._upkeep = Upkeep(level)
 
     def reset(self) -> Step:
@@ -197,6 +204,8 @@ class Environment:
         """
         began = time.monotonic()
         while True:
+            if self._interrupted.is_set():
+                raise RuntimeError("interrupted")
             self._seed = self._seeds.take()
             try:
                 self._shown = self._game.reset(self._seed)
@@ -241,13 +250,19 @@ class Environment:
         if not self._worked and self._faults_in_a_row >= MOST_FAILED_STARTS:
             raise TrainingError(f"a level did not start {MOST_FAILED_STARTS} times: {fault}")
         if self._faults_in_a_row > 1:
-            time.sleep(min(2.0 ** (self._faults_in_a_row - 2), 60.0))
+            self._interrupted.wait(min(2.0 ** (self._faults_in_a_row - 2), LONGEST_PAUSE_S))
 
     def take_upkeep(self) -> Upkeep:
         """What happened beside steps since the last call."""
         upkeep, self._upkeep = self._upkeep, Upkeep(self.level)
         upkeep.counts.update(counts_of(self._game))
         return upkeep
+
+    def interrupt(self) -> None:
+        """Have another thread that waits for the game or pauses after faults raise `RuntimeError` soon."""
+        self._interrupted.set()
+        interrupt: Callable[[], None] = getattr(self._game, "interrupt", lambda: None)
+        interrupt()
 
     def close(self) -> None:
         """Free the game."""

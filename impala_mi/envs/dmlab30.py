@@ -83,20 +83,11 @@ def levels(human_scores: str, held_out: bool) -> tuple[Level, ...]:
 
 
 def dmlab30(config: EnvConfig) -> Suite:
-    """The suite; raises `UserError` where the module, the images or the cache's folder are missing."""
-    if importlib.util.find_spec("deepmind_lab") is None:  # found, not imported: it belongs into child processes
-        raise UserError(
-            "env.suite='dmlab30': the Python module deepmind_lab is not installed, and no package index has it; "
-            "docs/dmlab.md says how to build it. Suites that need no build: doom, babyai, gym"
-        )
+    """The suite; its `check` raises `UserError` where the module, the images or the cache's folder are missing."""
     lab = config.dmlab
     training = levels(lab.human_scores, held_out=False)
     chosen = choose_levels("dmlab30", training, config.levels)
-    _check_dataset(lab, chosen)
-    folder = None
-    if lab.level_cache is not None:
-        folder = Path(lab.level_cache).expanduser().absolute()
-        check_folder(folder)
+    folder = None if lab.level_cache is None else Path(lab.level_cache).expanduser().absolute()
     repeat = config.action_repeat or 4
     settings = LabSettings(
         actions=lab.actions,
@@ -123,11 +114,19 @@ def dmlab30(config: EnvConfig) -> Suite:
         step_threads=256,
         scores_note=f"human scores of the lasertag levels: env.dmlab.human_scores={lab.human_scores}",
         held_out=functools.partial(dmlab30, held_out),
+        check=functools.partial(_check, lab, chosen, folder),
     )
 
 
-def _check_dataset(lab: DmlabConfig, chosen: tuple[Level, ...]) -> None:
-    """Raise `UserError` where a level's images are missing."""
+def _check(lab: DmlabConfig, chosen: tuple[Level, ...], cache: Path | None) -> None:
+    """Raise `UserError` where the module, a level's images or the cache's folder are missing."""
+    if importlib.util.find_spec("deepmind_lab") is None:  # found, not imported: it belongs into child processes
+        raise UserError(
+            "env.suite='dmlab30': the Python module deepmind_lab is not installed, and no package index has it; "
+            "docs/dmlab.md says how to build it. Suites that need no build: doom, babyai, gym"
+        )
+    if cache is not None:
+        check_folder(cache)
     needing = [level.name for level in chosen if level.name in NEED_DATASET]
     if not needing:
         return

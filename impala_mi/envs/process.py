@@ -40,12 +40,16 @@ class ProcessGame(Game):
     def __init__(self, make: Callable[[str], Game], name: str, timeout_s: float) -> None:
         self._make, self._name, self._timeout_s = make, name, timeout_s
         self._child: _Child | None = None
+        self._asking, self._interrupted = False, False
         self._counts: Counter[str] = Counter()
 
     def reset(self, seed: int) -> Observation:
         """Start an episode, in a new process if there is none; raises `GameFault`."""
-        if self._child is None:
-            self._child = _Child(self._make)
+        if self._child is None and not self._interrupted:
+            try:
+                self._child = _Child(self._make)
+            except OSError as e:  # no more processes, memory or disk
+                raise GameFault("crash", f"{self._name}: cannot be started: {e}") from None
         observation: Observation = self._ask("reset", seed)
         return observation
 
@@ -65,12 +69,21 @@ class ProcessGame(Game):
             self._child.close()
             self._child = None
 
+    def interrupt(self) -> None:
+        """Have a call that another thread waits for raise `RuntimeError` now, and every later one."""
+        self._interrupted = True
+        if self._asking and (child := self._child) is not None:
+            child.end()
+
     def _ask(self, call: str, argument: int) -> Any:
         child = self._child
-        if child is None:
-            raise GameFault("error", f"{self._name}: {call} after a fault; reset first")
         kind: Literal["crash", "hang", "error"]
+        self._asking = True  # before the question whether we were interrupted, see `interrupt`
         try:
+            if self._interrupted:
+                raise RuntimeError(f"{self._name}: interrupted before {call}")
+            if child is None:
+                raise GameFault("error", f"{self._name}: {call} after a fault; reset first")
             good, answer, counts = child.ask((call, argument), self._timeout_s)
             self._counts.update(counts)
             if good:
@@ -80,8 +93,12 @@ class ProcessGame(Game):
             kind, what = "hang", f"no answer to {call} in {self._timeout_s:g} s"
         except OSError:
             kind, what = "crash", f"in {call}: {child.last_words()}"
+        finally:
+            self._asking = False
         self._child = None
         child.kill()
+        if self._interrupted:
+            raise RuntimeError(f"{self._name}: interrupted in {call}")
         raise GameFault(kind, f"{self._name}: {what}")
 
 
@@ -91,29 +108,39 @@ class _Child:
     def __init__(self, make: Callable[[str], Game]) -> None:
         self._folder = scratch("game")
         self._log = Path(self._folder.name) / "log"
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+        self._room = bytearray(MESSAGE_BYTES)
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         held, self._life = os.pipe()
-        paths = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._folder.name)
-        environment = os.environ | paths | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
         try:
-            with open(self._log, "ab") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", __name__, str(theirs.fileno()), str(held), self._folder.name],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    pass_fds=(theirs.fileno(), held),
-                    start_new_session=True,  # Ctrl-C is for the parent, which closes games in order
-                )
+            for end in (self._socket, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+            self._process = self._start(theirs.fileno(), held)
+        except BaseException:
+            self._free()
+            raise
         finally:
             theirs.close()
             os.close(held)
-        self._socket = ours
-        self._room = bytearray(MESSAGE_BYTES)
-        self._socket.send(pickle.dumps(make, protocol=5))
+        try:
+            self._socket.send(pickle.dumps(make, protocol=5))
+        except BaseException:
+            self.kill()
+            raise
+
+    def _start(self, connection: int, life: int) -> "subprocess.Popen[bytes]":
+        paths = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._folder.name)
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        environment = os.environ | threads | paths | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
+        with open(self._log, "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", __name__, str(connection), str(life), self._folder.name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=(connection, life),
+                start_new_session=True,  # Ctrl-C is for the parent, which closes games in order
+            )
 
     def ask(self, message: Any, timeout_s: float) -> Any:
         """The answer; raises `TimeoutError`, or `OSError` where the child is gone."""
@@ -145,10 +172,17 @@ class _Child:
             pass
         self.kill()
 
+    def end(self) -> None:
+        """End it by force; `kill` is still to be called."""
+        self._process.kill()
+
     def kill(self) -> None:
         """End it by force and remove its files."""
         self._process.kill()
         self._process.wait()
+        self._free()
+
+    def _free(self) -> None:
         self._socket.close()
         os.close(self._life)
         self._folder.cleanup()

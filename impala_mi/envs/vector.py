@@ -119,7 +119,9 @@ class VectorEnv:
     def close(self) -> None:
         """Free every environment, also where one fails to close."""
         if self._pool is not None:
-            self._pool.shutdown(wait=True)
+            for environment in self._environments:
+                environment.interrupt()
+            self._pool.shutdown(wait=True, cancel_futures=True)
         errors = []
         for environment in self._environments:
             try:

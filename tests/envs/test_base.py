@@ -105,7 +105,7 @@ class Faulting(CountingGame):
 @pytest.fixture
 def slept(monkeypatch):
     waits = []
-    monkeypatch.setattr("impala_mi.envs.base.time.sleep", waits.append)
+    monkeypatch.setattr("threading.Event.wait", lambda self, seconds=None: waits.append(seconds))
     return waits
 
 

@@ -74,7 +74,14 @@ def test_the_suite_as_published(lab_double, cache):
 )
 def test_bad_input_is_told_before_anything_starts(lab_double, cache, levels, lab, says):
     with pytest.raises(UserError, match=says):
-        make_suite(EnvConfig(suite="dmlab30", levels=levels, dmlab=cache | lab))
+        make_suite(EnvConfig(suite="dmlab30", levels=levels, dmlab=cache | lab)).check()
+
+
+def test_levels_are_listed_without_the_module(tmp_path):
+    done = impala("levels", "dmlab30", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "psychlab_visual_search" in done.stdout
+    assert "human_scores=paper" in done.stdout
 
 
 @pytest.mark.parametrize(

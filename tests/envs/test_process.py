@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -127,6 +128,23 @@ def test_a_game_that_cannot_start_is_a_fault_too(how):
     g.close()
 
 
+def test_a_machine_that_cannot_start_another_process_is_a_fault_and_leaves_nothing(monkeypatch):
+    def refuse(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    open_before = len(os.listdir("/proc/self/fd"))
+    g = game("well")
+    with monkeypatch.context() as context:
+        context.setattr("subprocess.Popen", refuse)
+        for _ in range(3):
+            with pytest.raises(GameFault, match="a_level: cannot be started: .*Resource temporarily unavailable"):
+                g.reset(1)
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert g.reset(1).instruction == "seed 1"
+    g.close()
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
 def test_a_game_that_hangs_when_closed_is_ended_by_force(monkeypatch):
     monkeypatch.setattr("impala_mi.envs.process._CLOSE_S", 0.5)
     g = game("close")
@@ -159,14 +177,15 @@ def test_a_killed_player_takes_its_games_along(how, tmp_path):
     player.wait()
     _, alive = psutil.wait_procs(games, timeout=5)
     assert alive == []
-    sweep.cache_clear()
-    sweep(tmp_path, "impala-mi-game-")
+    stranger = tmp_path / "impala-mi-game-00000000-1-elsewhere"  # of another container: its numbers mean nothing here
+    stranger.mkdir()
+    sweep()
+    assert [p for p in tmp_path.iterdir() if p.name.startswith("impala-mi-")] == [stranger]
+    stranger.rmdir()
 
 
 def test_threads_that_end_do_not_take_their_games_along():
     """An actor's games are started by threads of a pool."""
-    import threading
-
     g = game("well")
     starter = threading.Thread(target=g.reset, args=(1,))
     starter.start()
@@ -174,6 +193,30 @@ def test_threads_that_end_do_not_take_their_games_along():
     time.sleep(0.2)
     assert g.step(2).reward == 2.0
     g.close()
+
+
+@pytest.mark.parametrize("how", ["hang", "faulty"])
+def test_an_interrupt_does_not_wait_for_a_call_or_a_pause(how):
+    """Ctrl-C must not take as long as a hang is given, or as the pause after faults in a row."""
+    env = Environment(game("hang" if how == "hang" else "unreset", timeout_s=600), 0, EpisodeSeeds([1], "x"), True)
+    if how == "hang":
+        env.reset()
+    ended = []
+
+    def play() -> None:
+        with pytest.raises(RuntimeError, match="interrupted"):
+            env.step(1) if how == "hang" else env.reset()
+        ended.append(True)
+
+    player = threading.Thread(target=play)
+    player.start()
+    time.sleep(1.5)
+    began = time.monotonic()
+    env.interrupt()
+    player.join(timeout=10)
+    assert ended == [True]
+    env.close()
+    assert time.monotonic() - began < 5
 
 
 def test_an_environment_goes_on_after_faults_of_its_process():

@@ -143,7 +143,7 @@ def test_every_level_has_scores_and_their_source(suite):
         assert level.reference_source
 
 
-def test_a_killed_player_takes_its_games_along(tmp_path):
+def test_a_killed_player_takes_its_games_along(tmp_path, monkeypatch):
     code = (
         "from impala_mi.envs.suites import make_suite; from impala_mi.config import EnvConfig\n"
         "import time; g = make_suite(EnvConfig(suite='doom', levels=['basic'])).make_game('basic'); g.reset(1)\n"
@@ -158,8 +158,8 @@ def test_a_killed_player_takes_its_games_along(tmp_path):
     player.wait()
     _, alive = psutil.wait_procs(games, timeout=5)
     assert alive == []
-    sweep.cache_clear()
-    sweep(tmp_path, "impala-mi-doom-")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    sweep()
     assert list(tmp_path.iterdir()) == []
 
 
