@@ -76,14 +76,13 @@ class ProcessGame(Game):
             child.end()
 
     def _ask(self, call: str, argument: int) -> Any:
-        child = self._child
+        if (child := self._child) is None and not self._interrupted:
+            raise GameFault("error", f"{self._name}: {call} after a fault; reset first")
         kind: Literal["crash", "hang", "error"]
         self._asking = True  # before the question whether we were interrupted, see `interrupt`
         try:
-            if self._interrupted:
+            if self._interrupted or child is None:
                 raise RuntimeError(f"{self._name}: interrupted before {call}")
-            if child is None:
-                raise GameFault("error", f"{self._name}: {call} after a fault; reset first")
             good, answer, counts = child.ask((call, argument), self._timeout_s)
             self._counts.update(counts)
             if good:
@@ -92,6 +91,7 @@ class ProcessGame(Game):
         except TimeoutError:
             kind, what = "hang", f"no answer to {call} in {self._timeout_s:g} s"
         except OSError:
+            assert child is not None
             kind, what = "crash", f"in {call}: {child.last_words()}"
         finally:
             self._asking = False
