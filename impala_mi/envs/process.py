@@ -45,7 +45,7 @@ class ProcessGame(Game):
 
     def reset(self, seed: int) -> Observation:
         """Start an episode, in a new process if there is none; raises `GameFault`."""
-        if self._child is None and not self._interrupted:
+        if self._child is None:
             try:
                 self._child = _Child(self._make)
             except OSError as e:  # no more processes, memory or disk
@@ -76,12 +76,12 @@ class ProcessGame(Game):
             child.end()
 
     def _ask(self, call: str, argument: int) -> Any:
-        if (child := self._child) is None and not self._interrupted:
+        if (child := self._child) is None:
             raise GameFault("error", f"{self._name}: {call} after a fault; reset first")
         kind: Literal["crash", "hang", "error"]
         self._asking = True  # before the question whether we were interrupted, see `interrupt`
         try:
-            if self._interrupted or child is None:
+            if self._interrupted:
                 raise RuntimeError(f"{self._name}: interrupted before {call}")
             good, answer, counts = child.ask((call, argument), self._timeout_s)
             self._counts.update(counts)
@@ -91,7 +91,6 @@ class ProcessGame(Game):
         except TimeoutError:
             kind, what = "hang", f"no answer to {call} in {self._timeout_s:g} s"
         except OSError:
-            assert child is not None
             kind, what = "crash", f"in {call}: {child.last_words()}"
         finally:
             self._asking = False
