@@ -157,7 +157,7 @@ class Trainer:
         self._time_before, self._discarded, self._starts, self._restarts = 0.0, 0, 0, 0
         if resumed is not None:
             self._scores.load_state(resumed.run["scores"])
-            self._counts.load_state(resumed.run["counts"])
+            self._counts.load_state(resumed.run.get("counts", self._counts.state()))  # older ones have none
             self._time_before = resumed.run["time_s"]
             self._discarded = resumed.run["discarded"]
             self._starts = resumed.run["starts"] + 1

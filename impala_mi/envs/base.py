@@ -6,7 +6,6 @@ follow each other, seeds, action repeats counted, returns. `Suite` names the lev
 
 import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.errors import TrainingError, UserError
 from impala_mi.types import Episode, Fault, Spaces, Upkeep
 
@@ -120,11 +120,11 @@ class Suite:
         """In the order of the level indices."""
         return [level.name for level in self.levels]
 
-    def make_environment(self, level: int, seeds: "EpisodeSeeds") -> "Environment":
+    def make_environment(self, level: int, seeds: EpisodeSeeds) -> "Environment":
         """An environment of the level with that index."""
         return Environment(self.make_game(self.levels[level].name), level, seeds, self.truncation_is_terminal)
 
-    def deal_seeds(self, root: Sequence[int], levels: Sequence[int]) -> list["EpisodeSeeds"]:
+    def deal_seeds(self, root: Sequence[int], levels: Sequence[int]) -> list[EpisodeSeeds]:
         """Seeds for environments of the levels with those indices; no two play the same episode of a level."""
         total, before = Counter(levels), Counter[int]()
         seeds = []
@@ -132,33 +132,6 @@ class Suite:
             seeds.append(EpisodeSeeds(root, self.levels[k].name, first=before[k], stride=total[k]))
             before[k] += 1
         return seeds
-
-
-class EpisodeSeeds:
-    """Seeds of a level's episodes: the same list for every arrangement of actors, and no seed in it twice.
-
-    So maps that were built for one run with this root serve all later ones.
-
-    Args:
-        root: what the list depends on beside the level, the run's seed above all.
-        level: name of the level.
-        first, stride: this environment takes every stride-th of the list, from the first-th on.
-    """
-
-    def __init__(self, root: Sequence[int], level: str, first: int = 0, stride: int = 1) -> None:
-        key = np.random.SeedSequence(list(root), spawn_key=(zlib.crc32(level.encode()),))
-        self._offset, self._factor = (int(word) for word in key.generate_state(2))
-        self._next, self._stride = first, stride
-
-    def take(self) -> int:
-        """The next seed, in [0, 2^31): each operation maps these numbers one to one, so none comes twice."""
-        mask = 2**31 - 1
-        seed = (self._offset + self._next * (self._factor | 1)) & mask
-        for _ in range(2):
-            seed ^= seed >> 15
-            seed = seed * 0x45D9F3B & mask
-        self._next += self._stride
-        return seed ^ seed >> 16
 
 
 class Step(NamedTuple):

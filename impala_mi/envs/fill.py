@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from impala_mi.envs.base import EpisodeSeeds, Game, GameFault, Suite, counts_of
+from impala_mi.envs.base import Game, GameFault, Suite, counts_of
+from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.dmlab30 import CACHED, CACHED_IN_STEPS
 
 

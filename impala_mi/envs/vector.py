@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from impala_mi.envs.base import Environment, EpisodeSeeds, Observation, Suite
+from impala_mi.envs.base import Environment, Observation, Suite
+from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.types import NO_ACTION, AgentInput, Episode, Upkeep
 from impala_mi.words import tokenize
 

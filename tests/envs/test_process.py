@@ -14,7 +14,8 @@ import numpy as np
 import psutil
 import pytest
 
-from impala_mi.envs.base import Environment, EpisodeSeeds, GameFault, Observation, Outcome
+from impala_mi.envs.base import Environment, GameFault, Observation, Outcome
+from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.process import ProcessGame
 from impala_mi.envs.scratch import sweep
 
