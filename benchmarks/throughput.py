@@ -69,7 +69,8 @@ def parts(seconds: float) -> dict[str, float]:
     config = build("parts", {}, OVERRIDES)
     suite = make_suite(config.env)
     learner = Learner(config, suite.spaces, suite.action_repeat, torch.device("cpu"))
-    rollout = Rollout(config, suite, 0, [0])
+    rollout = Rollout(config, suite, 0)
+    rollout.start((0, 0, 0))
     rollout.load(learner.weights(), 0)
     frames = config.learner.unroll_length * config.actors.envs
     whole = per_frame(rollout.unroll, frames, seconds)

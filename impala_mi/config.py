@@ -30,6 +30,13 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _listed(value: object) -> object:
+    """Say how a list is written to whoever names one level."""
+    if isinstance(value, str) and value != "all":
+        raise ValueError(f"write a list: [{value}], or all")
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[Whole, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -65,7 +72,7 @@ class DmlabConfig(Section):
     held_out: bool = False
     """Play the held-out variants, as `impala-mi eval` does."""
     mixer_seed: Annotated[Whole, Field(ge=0, lt=2**31)] | None = None
-    """Changes the levels' random stream; by default IMPALA's 0x600D5EED where held out, and none in training."""
+    """Changes the training levels' random stream; held-out levels always have IMPALA's 0x600D5EED."""
     human_scores: Literal["paper", "code"] = "paper"
     """Whose lasertag scores normalise: IMPALA's paper, with which 49.4 was computed, or its code's table."""
     level_cache: str | None = "~/.cache/impala-mi/dmlab"
@@ -73,7 +80,7 @@ class DmlabConfig(Section):
     level_cache_gib: Annotated[float, Field(gt=0)] | None = None
     """Size at which the maps longest unused are removed; by default never."""
     timeout_s: Seconds = 600.0
-    """After so long without an answer a level counts as hung. Building a map can take minutes on a busy machine."""
+    """After so long without an answer a level counts as hung; a step that builds no map, after 60 s at most."""
 
 
 class EnvConfig(Section):
@@ -81,7 +88,7 @@ class EnvConfig(Section):
 
     suite: str = "doom"
     """A shipped suite, or `package.module:function` that returns a `Suite`."""
-    levels: list[str] | Literal["all"] = "all"
+    levels: Annotated[list[str] | Literal["all"], BeforeValidator(_listed)] = "all"
     """The levels, each a task of its own."""
     action_repeat: Count | None = None
     """Frames for which an action is held; by default the suite's own."""

@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -37,7 +37,7 @@ from impala_mi.metrics import LevelCounts, LevelScores, Means, MetricsWriter
 from impala_mi.preflight import check, object_store_bytes
 from impala_mi.rundir import RunFolder
 from impala_mi.stop import StopSignal
-from impala_mi.types import Transitions, UnrollInfo
+from impala_mi.types import Fault, Transitions, UnrollInfo
 
 T = TypeVar("T")
 Report = Callable[[Mapping[str, float]], None]
@@ -118,6 +118,7 @@ def _end_ray() -> None:
     for process in psutil.wait_procs(started, timeout=2)[1]:
         with contextlib.suppress(psutil.Error):
             process.kill()
+    sweep()  # what killed actors left on this machine
 
 
 @dataclass
@@ -169,7 +170,8 @@ class Trainer:
         self._actors = [
             _Slot(ActorProcess(config, i, (*self._segment, 0), num_cpus=1)) for i in range(len(self._dealt))
         ]
-        self._begun = [0] * len(suite.levels)  # unrolls, by the first level of their actor
+        self._learnt = Counter[int]()  # hand-ins by the first level of their actor
+        self._polls: dict[ray.ObjectRef[list[tuple[int, Fault]]], _Slot] = {}
         self._playing: dict[ray.ObjectRef[UnrollInfo], tuple[_Slot, ray.ObjectRef[Transitions]]] = {}
         self._ready: deque[tuple[UnrollInfo, ray.ObjectRef[Transitions]]] = deque()
         self._updating: ray.ObjectRef[UpdateResult] | None = None
@@ -217,10 +219,8 @@ class Trainer:
         if self._updating is None and len(self._ready) >= batch:
             self._submit()
         if len(self._ready) < batch:
-            busy = {id(slot) for slot, _ in self._playing.values()}
-            for slot in self._actors:
-                if id(slot) not in busy and self._balanced(slot):
-                    self._play(slot)
+            for slot in self._balanced():
+                self._play(slot)
         waiting: list[ray.ObjectRef[Any]] = list(self._playing)
         if self._updating is not None:
             waiting.append(self._updating)
@@ -252,15 +252,28 @@ class Trainer:
 
     # -- actors ------------------------------------------------------------------------------
 
-    def _balanced(self, slot: _Slot) -> bool:
-        """Whether the slot's level may play on, or has to wait for those behind it."""
+    def _balanced(self) -> list[_Slot]:
+        """The idle actors that may play: all, or those whose level is not ahead of others."""
+        busy = {id(slot) for slot, _ in self._playing.values()}
+        idle = [slot for slot in self._actors if id(slot) not in busy]
         per_level = self.config.actors.per_level
         if self.config.actors.balance != "frames" or per_level is None:
-            return True
-        return self._begun[self._dealt[slot.process.index][0]] < min(self._begun) + per_level
+            return idle
+        begun = self._learnt.copy()
+        begun.update(self._level(info.actor) for info, _ in self._ready)
+        begun.update(self._level(slot.process.index) for slot, _ in self._playing.values())
+        least, allowed = min(begun[k] for k in range(len(self.suite.levels))), []
+        for slot in idle:
+            level = self._level(slot.process.index)
+            if begun[level] < least + per_level:
+                begun[level] += 1
+                allowed.append(slot)
+        return allowed
+
+    def _level(self, actor: int) -> int:
+        return self._dealt[actor][0]
 
     def _play(self, slot: _Slot) -> None:
-        self._begun[self._dealt[slot.process.index][0]] += 1
         info, data = slot.process.unroll(self._weights, self._counters.version)
         self._playing[info] = (slot, data)
 
@@ -281,9 +294,22 @@ class Trainer:
             name = self.suite.levels[upkeep.level].name
             for seconds in upkeep.reset_s:
                 self._means.add({f"level/{name}/reset_s": seconds, f"level/{name}/reset_s_max": seconds})
-            for fault in upkeep.faults:
-                self.folder.event("fault", level=name, actor=info.actor, **asdict(fault))
-            self._counts.add(upkeep.level, {**upkeep.counts, "faults": len(upkeep.faults)})
+            self._take_faults(info.actor, [(upkeep.level, fault) for fault in upkeep.faults])
+            self._counts.add(upkeep.level, upkeep.counts)
+
+    def _take_faults(self, actor: int, faults: Sequence[tuple[int, Fault]]) -> None:
+        for level, fault in faults:
+            self.folder.event("fault", level=self.suite.levels[level].name, actor=actor, **asdict(fault))
+            self._counts.add(level, {"faults": 1})
+
+    def _poll(self) -> None:
+        """Ask every actor for faults of unrolls that are not done, and take the answers to the last question."""
+        for ref in ray.wait(list(self._polls), num_returns=len(self._polls), timeout=0)[0] if self._polls else []:
+            slot = self._polls.pop(ref)
+            with contextlib.suppress(ray.exceptions.RayError):  # a death is found out by the unroll
+                self._take_faults(slot.process.index, ray.get(ref))
+        asked = {id(slot) for slot in self._polls.values()}
+        self._polls |= {slot.process.take_faults(): slot for slot in self._actors if id(slot) not in asked}
 
     def _restart(self, slot: _Slot, error: Exception) -> None:
         """Put a new actor in the place of one that died; its unfinished unrolls are lost."""
@@ -320,6 +346,7 @@ class Trainer:
             return
         taken = [self._ready.popleft() for _ in range(self.config.unrolls_per_actor_batch)]
         for info, _ in taken:
+            self._learnt[self._level(info.actor)] += 1
             frames = self.config.learner.unroll_length * self.suite.action_repeat
             for k, slots in Counter(self._dealt[info.actor]).items():
                 key = f"level/{self.suite.levels[k].name}/lag"
@@ -357,7 +384,8 @@ class Trainer:
         """Write one record of what happened since the last."""
         time_s, frames = self._counters_now()
         before_s, before = self._logged
-        if frames == before:
+        self._poll()
+        if frames == before and time_s - before_s < self.config.train.log_every_s:
             return
         if time_s - before_s >= 1:  # the last record can come at once after the one before
             self._fps = (frames - before) / (time_s - before_s)
@@ -403,7 +431,6 @@ class Trainer:
         ray.wait(closing, num_returns=len(closing), timeout=20)
         for slot in self._actors:
             self._end(slot.process, timeout=0)
-        sweep()  # what killed actors left on this machine
         with contextlib.suppress(ray.exceptions.RayError):
             self._learner.kill()
         with contextlib.suppress(OSError):  # a full disk must not hide what came before it

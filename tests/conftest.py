@@ -4,12 +4,14 @@ from jaxtyping import install_import_hook
 
 _hook = install_import_hook(["impala_mi.nn", "impala_mi.losses", "impala_mi.learner.update"], "beartype.beartype")
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from impala_mi.actors.rollout import Rollout
 from impala_mi.config import Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
@@ -53,3 +55,10 @@ def config() -> Config:
 @pytest.fixture
 def suite(config: Config) -> Suite:
     return make_suite(config.env)
+
+
+def started(config: Config, suite: Suite, actor: int, segment: Sequence[int]) -> Rollout:
+    """A rollout whose environments have started."""
+    rollout = Rollout(config, suite, actor)
+    rollout.start(segment)
+    return rollout

@@ -61,6 +61,8 @@ def test_overrides(override, value):
         (["learner.learning_rate=.nan"], "learner.learning_rate=nan"),
         (["agent.head=mi"], "agent.head='mi'.*'shared', 'per_task', 'mi_task' or 'mi_context'"),
         (["learner.batch_size=31"], "learner.batch_size=31 must be a multiple of actors.envs=16"),
+        (["env.levels=basic"], r"env.levels='basic'.*write a list: \[basic\]"),
+        (["actors.count=2", "actors.per_level=1"], "x?actors: count=2 and per_level=1: set one of them to null"),
         (["learner.rho_clip=0.5"], "rho_clip.*must be at least c_clip"),
         (["run.name=../x"], "run.name='../x'"),
         (["learner.num_gpus=2"], "learner.num_gpus=2"),
@@ -109,5 +111,8 @@ def test_shipped_configurations(name, tmp_path, monkeypatch):
 
 
 def test_no_configuration():
-    with pytest.raises(UserError, match=r"neither a file nor one of the shipped babyai, cartpole, doom, smoke"):
+    with pytest.raises(
+        UserError,
+        match="neither a file nor one of the shipped babyai, cartpole, dmlab30, ",
+    ):
         load("doom.yml")

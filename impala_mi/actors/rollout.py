@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from impala_mi.config import ActorsConfig, Config
-from impala_mi.envs.base import Observation, Suite
+from impala_mi.envs.base import GiveUp, Observation, Suite
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Agent
-from impala_mi.types import AgentInput, Episode, Finals, Unroll, UnrollInfo, transitions_buffer
+from impala_mi.types import AgentInput, Episode, Fault, Finals, Unroll, UnrollInfo, transitions_buffer
 
 FIRST_SEGMENT = (0, 0, 0)
 """Of a run's first start: updates before it, starts before it, actors replaced in it."""
@@ -34,11 +34,9 @@ class Rollout:
         config: the run's configuration.
         suite: what is played.
         actor: index of the actor; it decides the levels and the seeds.
-        segment: what distinguishes this start from earlier ones of the same run (after a resume or a crash), so
-            that no episode is played twice.
     """
 
-    def __init__(self, config: Config, suite: Suite, actor: int, segment: Sequence[int]) -> None:
+    def __init__(self, config: Config, suite: Suite, actor: int) -> None:
         self.actor = actor
         self._config, self._suite = config, suite
         envs = config.actors.envs
@@ -52,20 +50,29 @@ class Rollout:
         )
         self._generator = torch.Generator()
         self._vector: VectorEnv | None = None
-        self.start(segment)
 
     def start(self, segment: Sequence[int]) -> None:
-        """Start every environment anew, with seeds of their own for this segment."""
+        """Start every environment, or start it anew.
+
+        `segment` is the run's updates before this start, its starts before, and the actors replaced in it: it gives
+        the environments other seeds than they had. Raises what a level raises, `LevelBroken` above all.
+        """
         self.close()
         root = [self._config.seed, *segment]
         slot, envs = self.actor * len(self._levels), len(self._levels)
         seeds = self._suite.deal_seeds(root, [k for levels in self._dealt for k in levels])[slot : slot + envs]
         sampling = np.random.SeedSequence(root, spawn_key=(2**31, self.actor))
         self._generator.manual_seed(int(sampling.generate_state(1, np.uint64)[0]) >> 1)
-        self._vector = VectorEnv(self._suite, self._levels, seeds, self._tokens)
+        # In the place of an actor that died the levels have worked before.
+        give_up: GiveUp = "never" if segment[-1] else "first"
+        self._vector = VectorEnv(self._suite, self._levels, seeds, self._tokens, give_up)
         self._state = self._agent.initial_state(len(self._levels))
-        # Row T of the buffer is the present: the next unroll starts with it.
-        self._vector.reset(row(self._buffer.inputs, -1))
+        try:
+            # Row T of the buffer is the present: the next unroll starts with it.
+            self._vector.reset(row(self._buffer.inputs, -1))
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def version(self) -> int:
@@ -113,6 +120,15 @@ class Rollout:
             frame=np.stack([o.frame for _, _, o in finals]),
             tokens=np.stack([self._vector.tokens(o.instruction) for _, _, o in finals]),
         )
+
+    def take_faults(self) -> list[tuple[int, Fault]]:
+        """Level and fault, of an unroll that is not done; another thread may ask."""
+        return self._vector.take_faults() if self._vector is not None else []
+
+    def interrupt(self) -> None:
+        """Have another thread that plays raise `RuntimeError` soon."""
+        if self._vector is not None:
+            self._vector.interrupt()
 
     def close(self) -> None:
         """Free the environments."""

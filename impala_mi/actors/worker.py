@@ -10,20 +10,15 @@ import torch
 from impala_mi.actors.rollout import Rollout
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
-from impala_mi.errors import TrainingError
-from impala_mi.types import Transitions, UnrollInfo
+from impala_mi.types import Fault, Transitions, UnrollInfo
 
 Weights = dict[str, np.ndarray]
 
 
 class _Actor:
-    def __init__(self, config: Config, index: int, segment: Sequence[int]) -> None:
-        torch.set_num_threads(1)  # processes are the parallelism
-        self._broken: TrainingError | None = None
-        try:
-            self._rollout = Rollout(config, make_suite(config.env), index, segment)
-        except TrainingError as e:  # Ray would not tell it from other deaths of an actor that starts
-            self._broken = e
+    def __init__(self, config: Config, index: int) -> None:
+        self._rollout = Rollout(config, make_suite(config.env), index)
+        self._broken: Exception | None = None
 
     def unroll(self, weights: list[ray.ObjectRef[Weights]], version: int) -> tuple[UnrollInfo, Transitions]:
         """Play one unroll in each environment with weights no older than `version`.
@@ -32,28 +27,44 @@ class _Actor:
         """
         if self._broken is not None:
             raise self._broken
+        torch.set_num_threads(1)  # processes are the parallelism
         if version != self._rollout.version:
             self._rollout.load(ray.get(weights[0]), version)
         unroll = self._rollout.unroll()
         return unroll.info, unroll.data
 
     def start(self, segment: Sequence[int]) -> None:
-        """Begin new episodes everywhere."""
-        self._rollout.start(segment)
+        """Begin new episodes everywhere; what fails is raised by the next unroll, for which the driver waits."""
+        try:
+            self._rollout.start(segment)
+        except Exception as e:
+            self._broken = e
 
     def close(self) -> None:
         """Free the environments."""
-        if self._broken is None:
-            self._rollout.close()
+        self._rollout.close()
+
+    @ray.method(concurrency_group="control")
+    def take_faults(self) -> list[tuple[int, Fault]]:
+        """Faults that no unroll has brought yet."""
+        return self._rollout.take_faults()
+
+    @ray.method(concurrency_group="control")
+    def interrupt(self) -> None:
+        """Have what plays fail soon."""
+        self._rollout.interrupt()
 
 
 class ActorProcess:
-    """A typed handle of one actor."""
+    """A typed handle of one actor, which starts its environments at once."""
 
     def __init__(self, config: Config, index: int, segment: Sequence[int], num_cpus: float) -> None:
         self.index = index
-        remote = ray.remote(_Actor).options(num_cpus=num_cpus, max_restarts=0)
-        self._handle: Any = remote.remote(config, index, segment)
+        # The calls of the control group are answered while the others play.
+        remote: Any = ray.remote  # its types do not know concurrency_groups
+        made = remote(concurrency_groups={"control": 1}, num_cpus=num_cpus, max_restarts=0)(_Actor)
+        self._handle = made.remote(config, index)
+        self.start(segment)
 
     def unroll(
         self, weights: ray.ObjectRef[Weights], version: int
@@ -66,8 +77,13 @@ class ActorProcess:
         """See `Rollout.start`."""
         return self._handle.start.remote(segment)
 
+    def take_faults(self) -> ray.ObjectRef[list[tuple[int, Fault]]]:
+        """See `Rollout.take_faults`."""
+        return self._handle.take_faults.remote()
+
     def close(self) -> ray.ObjectRef[None]:
-        """Free the environments before `kill`."""
+        """Interrupt what plays and free the environments, before `kill`."""
+        self._handle.interrupt.remote()
         return self._handle.close.remote()
 
     def kill(self) -> None:

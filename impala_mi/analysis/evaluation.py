@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,8 @@ class Evaluation:
     """Averaged over episodes first, capped second, no floor."""
     capped_interval: tuple[float, float] | None
     """95 %, over the episodes that each level might have had; None with a level of one episode."""
+    broken: dict[str, str]
+    """Levels that did not work, and why; without them there is no mean."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -95,7 +97,8 @@ class Evaluation:
         for row in rows:
             for summary in filter(None, (row["agent"], row["random"])):  # JSON has no infinity: one episode
                 summary.update({k: None for k in ("stderr", "low", "high") if not math.isfinite(summary[k])})
-        return {"capped_mean": self.capped_mean, "capped_interval": self.capped_interval, "levels": rows}
+        means = {"capped_mean": self.capped_mean, "capped_interval": self.capped_interval}
+        return {**means, "levels": rows, "broken": self.broken}
 
 
 def evaluate(
@@ -103,10 +106,17 @@ def evaluate(
     agent: Sequence[Sequence[Episode]],
     random: Sequence[Sequence[Episode]] | None,
     faults: Counter[int] | None = None,
+    broken: Mapping[int, str] | None = None,
 ) -> Evaluation:
-    """Scores of the agent's episodes by level; `faults` counts the lost ones by level index."""
+    """Scores of the agent's episodes by level.
+
+    By level index, `faults` counts the lost ones and `broken` says why a level did not work.
+    """
+    broken = broken or {}
     rows = []
     for k, level in enumerate(levels):
+        if k in broken:
+            continue
         summary = summarise(agent[k])
         rows.append(
             LevelResult(
@@ -123,7 +133,7 @@ def evaluate(
     interval = None
     if score is not None and all(len(episodes) > 1 for episodes in agent):
         interval = _capped_interval(levels, agent)
-    return Evaluation(rows, score, interval)
+    return Evaluation(rows, score, interval, {levels[k].name: why for k, why in broken.items()})
 
 
 def _capped_interval(levels: Sequence[Level], agent: Sequence[Sequence[Episode]]) -> tuple[float, float]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from impala_mi.envs.base import Suite
+from impala_mi.envs.base import LevelBroken, Suite
+from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Action, Agent
 from impala_mi.types import AgentInput, CoreState, Episode, Fault, transitions_buffer
@@ -17,14 +18,23 @@ OnStep = Callable[[np.ndarray, AgentInput, Action], None]
 OnEpisode = Callable[[Episode], None]
 OnFault = Callable[[int, Fault], None]
 """Called with the level's index; another episode takes the lost one's place."""
+OnBroken = Callable[[int, str], None]
+"""Called with the index of a level that was given up, and why."""
 
-EVALUATION = 0xE7A1
-"""Keeps the seeds of evaluation apart from those of training."""
+MOST_COLUMNS = 64
+
+
+def evaluation_root(seed: int) -> list[int]:
+    """Root of the seeds of evaluation; longer than those of training, which it can therefore not equal."""
+    return [seed, 0, 0, 0, 0xE7A1]
 
 
 def most_columns(suite: Suite) -> int:
-    """Environments that are played at once: a large batch, or what the cores can step."""
-    return 64 if suite.step_threads == 1 else max(16, 2 * (os.cpu_count() or 1))
+    """Environments that are played at once: a large batch, or what the cores of this process can step."""
+    if suite.step_threads == 1:
+        return MOST_COLUMNS
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(8, 2 * cores), MOST_COLUMNS)
 
 
 def waves(levels: int, episodes: int, most: int) -> list[list[int]]:
@@ -51,15 +61,31 @@ def play(
     on_step: OnStep | None = None,
     on_episode: OnEpisode | None = None,
     on_fault: OnFault | None = None,
+    on_broken: OnBroken | None = None,
+    columns: int | None = None,
 ) -> list[list[Episode]]:
     """`episodes` complete episodes of every level; actions are sampled, or uniform without an agent.
 
     Exactly the first `episodes` started on each level are played to their end and counted, so short episodes are
-    not favoured. Returns the episodes by level index.
+    not favoured; they have the first seeds of the level's list, whatever the number of `columns`. Returns the
+    episodes by level index.
+
+    A level that fails again and again raises `LevelBroken`, or with `on_broken` is left out.
     """
     player = _Player(agent, suite, episodes, seed, tell_task, on_step, on_episode, on_fault)
-    for levels in waves(len(suite.levels), episodes, most_columns(suite)):
-        player.play(levels)
+    for wave in waves(len(suite.levels), episodes, columns or most_columns(suite)):
+        levels = wave
+        while levels:
+            try:
+                player.play(levels)
+                break
+            except LevelBroken as e:
+                if on_broken is None:
+                    raise
+                on_broken(e.level, str(e))
+                for level in wave:  # those that share the wave begin again
+                    player.done[level].clear()
+                levels = [level for level in levels if level != e.level]
     return player.done
 
 
@@ -93,13 +119,16 @@ class _Player:
         state = CoreState(torch.zeros(width, core), torch.zeros(width, core))
         active = np.ones(width, bool)
         started = np.bincount(levels, minlength=len(suite.levels))
-        vector = VectorEnv(suite, levels, suite.deal_seeds([self._seed, EVALUATION], levels), tokens)
+        root = evaluation_root(self._seed)
+        seeds = {k: EpisodeSeeds(root, suite.levels[k].name) for k in set(levels)}
+        spare = suite.deal_seeds([*root, 1], levels)  # of episodes in the place of lost ones
+        vector = VectorEnv(suite, levels, spare, tokens, give_up="always")
         try:
-            vector.reset(inputs)
+            vector.reset(inputs, {column: seeds[k].take() for column, k in enumerate(levels)})
             while active.any():
                 actions = np.zeros(width, np.int64)
                 actions[active] = self._act(np.flatnonzero(active), inputs, state)
-                following = []
+                following = {}
                 for column, episode in vector.step(actions, inputs, active, again=False).episodes:
                     self.done[episode.level].append(episode)
                     if self._on_episode is not None:
@@ -107,7 +136,7 @@ class _Player:
                     active[column] = started[episode.level] < self._episodes
                     if active[column]:
                         started[episode.level] += 1
-                        following.append(column)
+                        following[column] = seeds[episode.level].take()
                 if following:
                     vector.reset(inputs, following)
                 self._report_faults(vector)

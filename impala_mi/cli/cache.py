@@ -4,7 +4,7 @@ import click
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from impala_mi.cli.console import make_console
+from impala_mi.cli.console import MACHINE_KEYS, allow_only, make_console
 from impala_mi.errors import TrainingError, UserError
 
 
@@ -13,7 +13,9 @@ from impala_mi.errors import TrainingError, UserError
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--levels", help="Names with commas between them; by default all that build maps.")
 @click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="Of each level.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the runs to come.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True, help="Of the runs to come."
+)
 @click.option("--processes", type=click.IntRange(min=1), help="Levels at a time; by default the number of cores.")
 def command(
     suite: str, overrides: tuple[str, ...], levels: str | None, episodes: int, seed: int, processes: int | None
@@ -27,15 +29,14 @@ def command(
         impala-mi cache dmlab30 --episodes 500
         impala-mi cache dmlab30 --levels explore_goal_locations_small env.dmlab.level_cache=/mnt/maps
     """
-    import os
-
     from impala_mi import config
     from impala_mi.actors.rollout import FIRST_SEGMENT
-    from impala_mi.analysis.play import EVALUATION
+    from impala_mi.analysis.play import evaluation_root, most_columns
     from impala_mi.envs.dmlab30 import SCORES
     from impala_mi.envs.fill import asks_for_maps, fill
     from impala_mi.envs.suites import make_suite
 
+    allow_only(overrides, (*MACHINE_KEYS, "held_out", "mixer_seed"), "; the seed is --seed")
     if suite != "dmlab30":
         raise UserError(f"suite {suite!r} compiles no maps; only dmlab30 has a level cache")
     chosen = [n for n in SCORES if asks_for_maps(n)] if levels is None else [n.strip() for n in levels.split(",")]
@@ -50,7 +51,7 @@ def command(
         console.print(f"no maps to compile: {', '.join(idle)}")
     if not names:
         return
-    root = [seed, EVALUATION] if settings.env.dmlab.held_out else [seed, *FIRST_SEGMENT]
+    root = evaluation_root(seed) if settings.env.dmlab.held_out else [seed, *FIRST_SEGMENT]
     columns = (
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),
@@ -59,7 +60,14 @@ def command(
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("maps", total=episodes * len(names))
-        filled = fill(made, names, root, episodes, processes or os.cpu_count() or 1, lambda: progress.advance(task))
+        filled = fill(
+            made,
+            names,
+            root,
+            episodes,
+            processes or max(1, most_columns(made) // 2),
+            lambda: progress.advance(task),
+        )
     table = Table()
     for heading in ("level", "episodes", "compiled", "there before", "not stored", "reset s", "faults"):
         table.add_column(heading, justify="left" if heading == "level" else "right")
@@ -69,8 +77,12 @@ def command(
         reset = f"{one.seconds / one.episodes:.2f}" if one.episodes else "-"
         table.add_row(name, *map(str, cells), reset, str(one.faults))
     console.print(table)
+    for name, one in filled.items():
+        if one.faults:
+            console.print(f"{name}: {one.faults} faults, the last: {one.fault}", soft_wrap=True, highlight=False)
     console.print(f"maps in {settings.env.dmlab.level_cache}", soft_wrap=True)
-    if not any(one.episodes for one in filled.values()):
-        raise TrainingError("no episode started; impala-mi doctor says more")
+    problems = [f"{name}: {one.fault}" for name, one in filled.items() if one.faults and not one.episodes]
     if failures := sum(one.counts["cache_failures"] for one in filled.values()):
-        raise TrainingError(f"{failures} maps could not be stored: is the disk full?")
+        problems.append(f"{failures} maps could not be stored: is the folder full, or not ours?")
+    if problems:
+        raise TrainingError("; ".join(problems))

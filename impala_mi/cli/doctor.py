@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from impala_mi.cli.console import make_console
+from impala_mi.cli.console import MACHINE_KEYS, allow_only, make_console
 
 SUITE_PACKAGES = {
     "doom": ("vizdoom", "cv2"),
@@ -101,30 +101,37 @@ def _check_lab(overrides: tuple[str, ...], row: Row) -> None:
     from impala_mi.envs.suites import make_suite
     from impala_mi.errors import UserError
 
-    level = "rooms_watermaze"
-    env = config.build("doctor", {"env": {"suite": "dmlab30", "levels": [level]}}, overrides).env
+    allow_only(overrides, MACHINE_KEYS)
+    drawn, compiled = "rooms_watermaze", "explore_goal_locations_small"
+    env = config.build("doctor", {"env": {"suite": "dmlab30", "levels": [drawn, compiled]}}, overrides).env
     if importlib.util.find_spec("deepmind_lab") is None:
         row(None, "suite dmlab30", "deepmind_lab not installed", "docs/dmlab.md")
         return
     suite = make_suite(env)
     try:
         suite.check()
-        row(True, "level cache", str(env.dmlab.level_cache))
+        cache = env.dmlab.level_cache
+        row(None if cache is None else True, "level cache", cache or "off: every map is compiled each time")
     except UserError as e:
         row(False, "level cache", str(e))
-        suite = make_suite(env.model_copy(update={"dmlab": env.dmlab.model_copy(update={"level_cache": None})}))
-    game = suite.make_game(level)
-    began = time.monotonic()
-    try:
-        frame = game.reset(1).frame
-        drawn = (
-            f"{frame.shape[1]}x{frame.shape[0]}, {env.dmlab.renderer} renderer, {time.monotonic() - began:.1f} s"
-        )
-        row(bool(frame.any()), "suite dmlab30", f"draws {drawn}", "the frame is black: try the other renderer")
-    except GameFault as e:
-        row(False, "suite dmlab30", str(e), "docs/dmlab.md")
-    finally:
-        game.close()
+    with_no_cache = env.dmlab.model_copy(update={"level_cache": None})
+    suite = make_suite(env.model_copy(update={"dmlab": with_no_cache}))
+    for level, what in ((drawn, "draws"), (compiled, "compiles a map")):
+        game = suite.make_game(level)
+        began = time.monotonic()
+        try:
+            frame = game.reset(1).frame
+            found = f"{what}: {frame.shape[1]}x{frame.shape[0]}, {time.monotonic() - began:.1f} s"
+            row(
+                bool(frame.any()),
+                f"DMLab {env.dmlab.renderer}",
+                found,
+                "the frame is black: try the other renderer",
+            )
+        except GameFault as e:
+            row(False, f"DMLab {what}", str(e), "docs/dmlab.md; maps need zip and bash")
+        finally:
+            game.close()
     if env.dmlab.dataset_path is None:
         row(None, "images", "env.dmlab.dataset_path is not set; two psychlab levels need it", "docs/dmlab.md")
     else:

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from impala_mi.cli.console import make_console
-from impala_mi.errors import UserError
+from impala_mi.errors import TrainingError, UserError
 
 if TYPE_CHECKING:
     from impala_mi.analysis.evaluation import Evaluation
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--checkpoint", default="last", show_default=True, help="last, best, or the name of one.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--training-levels", is_flag=True, help="Play the training levels, not their held-out variants.")
+@click.option("--processes", type=click.IntRange(min=1), help="Games at a time; by default twice the cores.")
 @click.option("--against-random", is_flag=True, help="Let a random player play as many, and compare the intervals.")
 @click.option("--no-task-ids", is_flag=True, help="Do not tell the agent which level it plays.")
 def command(
@@ -30,6 +31,7 @@ def command(
     checkpoint: str,
     seed: int,
     training_levels: bool,
+    processes: int | None,
     against_random: bool,
     no_task_ids: bool,
 ) -> None:
@@ -51,23 +53,25 @@ def command(
             f"agent.conditioned={trained.config.agent.conditioned!r} is chosen by the task ID and cannot act "
             "without it; train with agent.head=mi_context or agent.conditioned=value"
         )
-    suite, variant, faults = trained.suite, "", Counter[int]()
-    if suite.held_out is not None:
-        variant = ", training levels" if training_levels else ", held-out levels"
-        suite = suite if training_levels else suite.held_out()
+    suite = trained.suite
+    if suite.held_out is not None and not training_levels:
+        suite = suite.held_out()
+    faults, broken = Counter[int](), dict[int, str]()
     console = make_console()
     total = episodes * len(suite.levels)
     with playing("agent", total, console) as count:
         mine = play(
             trained.agent, suite, episodes, seed, tell_task=not no_task_ids, on_episode=count,
-            on_fault=lambda level, _: faults.update([level]),
+            on_fault=lambda level, _: faults.update([level]), on_broken=broken.__setitem__, columns=processes,
         )  # fmt: skip
     random = None
     if against_random:
         with playing("random player", total, console) as count:
-            random = play(None, suite, episodes, seed + 1, on_episode=count)
-    result = evaluate(suite.levels, mine, random, faults)
-    title = f"{trained.folder.path}, checkpoint {trained.checkpoint}{variant}"
+            random = play(
+                None, suite, episodes, seed + 1, on_episode=count, on_broken=broken.__setitem__, columns=processes
+            )
+    result = evaluate(suite.levels, mine, random, faults, broken)
+    title = ", ".join(filter(None, [str(trained.folder.path), f"checkpoint {trained.checkpoint}", suite.variant]))
     console.print(_table(result, title))
     if faults:
         console.print(f"{faults.total()} episodes were lost to faults of their levels and replaced")
@@ -77,12 +81,12 @@ def command(
         interval = result.capped_interval
         within = "" if interval is None else f", 95 % interval [{interval[0]:.1f}, {interval[1]:.1f}]"
         console.print(f"mean capped score {result.capped_mean:.1f}{within}")
-    suffix = "-training" if suite.held_out is not None and training_levels else ""
+    suffix = "-training" if suite.variant == "training levels" else ""
     file = trained.folder.path / "eval" / f"{trained.checkpoint}{suffix}.json"
     file.parent.mkdir(exist_ok=True)
     settings = {
         "checkpoint": trained.checkpoint, "seed": seed, "task_ids": not no_task_ids,
-        "variant": variant.removeprefix(", ") or None, "scores": suite.scores_note or None,
+        "variant": suite.variant or None, "scores": suite.scores_note or None,
     }  # fmt: skip
     write_atomically(file, json.dumps(settings | result.as_dict(), indent=1) + "\n")
     console.print(f"wrote {file}", soft_wrap=True)
@@ -90,10 +94,12 @@ def command(
         picture = file.with_suffix(".png")
         draw_scores(result, title, picture)
         console.print(f"wrote {picture}", soft_wrap=True)
+    if result.broken:
+        raise TrainingError("without a mean: " + "; ".join(f"{k}: {why}" for k, why in result.broken.items()))
 
 
 def _table(result: "Evaluation", title: str) -> Table:
-    against_random = result.levels[0].random is not None
+    against_random = any(row.random is not None for row in result.levels)
     table = Table(title=title, title_justify="left")
     headings = [
         "level",
@@ -107,7 +113,7 @@ def _table(result: "Evaluation", title: str) -> Table:
         "capped",
     ]
     for heading in [*headings, "better than random"] if against_random else headings:
-        table.add_column(heading, justify="left" if heading == "level" else "right")
+        table.add_column(heading, justify="left" if heading == "level" else "right", no_wrap=heading == "level")
     for row in result.levels:
         a, r = row.agent, row.random
         against = f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]" if r is not None else _number(row.random_score)

@@ -13,6 +13,9 @@ FIXED = (
     "env.levels",
     "env.action_repeat",
     "env.dmlab.actions",
+    "env.dmlab.held_out",
+    "env.dmlab.mixer_seed",
+    "env.dmlab.human_scores",
     "agent",
     "train.deterministic",
 )

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from impala_mi.analysis.play import OnEpisode
+from impala_mi.cli.console import MACHINE_KEYS, allow_only
 from impala_mi.config import Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
-from impala_mi.errors import UserError
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.nn.agent import Agent
 from impala_mi.rundir import RunFolder, open_run
@@ -33,13 +33,11 @@ class Trained:
 def load_trained(run: str, which: str, overrides: Sequence[str] = ()) -> Trained:
     """A run's agent; raises `UserError`.
 
-    Overrides are for what differs from machine to machine: the settings of `env.dmlab`.
+    Overrides are for what differs from machine to machine, and for the scores that normalise.
     """
     folder = open_run(run)
     config = folder.config
-    for override in overrides:
-        if not override.startswith("env.dmlab."):
-            raise UserError(f"override {override!r}: only env.dmlab.* can be set here")
+    allow_only(overrides, (*MACHINE_KEYS, "human_scores"))
     config = build(run, config.model_dump(), overrides)
     suite = make_suite(config.env)
     suite.check()

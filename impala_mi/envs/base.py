@@ -6,7 +6,7 @@ follow each other, seeds, action repeats counted, returns. `Suite` names the lev
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -17,10 +17,12 @@ from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.errors import TrainingError, UserError
 from impala_mi.types import Episode, Fault, Spaces, Upkeep
 
-MOST_FAILED_STARTS = 10
-"""Faults of a level that never showed an observation, after which training stops."""
+MOST_FAULTS = 10
+"""In a row, after which a level that may be given up is."""
 LONGEST_PAUSE_S = 60.0
 """Between attempts to start a game that faults again and again."""
+FORGIVEN_STEPS = 100
+"""Steps of an episode, or its end, after which earlier faults make no pause longer."""
 
 
 class Observation(NamedTuple):
@@ -41,6 +43,8 @@ class Outcome(NamedTuple):
     """The episode ended: nothing more could be earned."""
     truncated: bool = False
     """The episode was cut off, by a time limit for example."""
+GiveUp = Literal["never", "first", "always"]
+"""Whether a level is given up that faults again and again: never, while it has not yet worked, or always."""
 
 
 class GameFault(Exception):
@@ -49,6 +53,17 @@ class GameFault(Exception):
     def __init__(self, kind: Literal["crash", "hang", "error"], message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class LevelBroken(TrainingError):
+    """A level does not work on this machine."""
+
+    def __init__(self, level: int, message: str) -> None:
+        super().__init__(level, message)  # as it travels between processes
+        self.level = level
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class Game(Protocol):
@@ -110,6 +125,8 @@ class Suite:
     """Threads that step an actor's environments, for games that wait on a process of their own."""
     scores_note: str = ""
     """Which random and reference scores these are, where there is a choice."""
+    variant: str = ""
+    """Which levels these are, training or held-out, where the suite has both."""
     held_out: Callable[[], "Suite"] | None = None
     """The same levels in their variants for evaluation, where the suite has such."""
     check: Callable[[], None] = lambda: None
@@ -120,9 +137,12 @@ class Suite:
         """In the order of the level indices."""
         return [level.name for level in self.levels]
 
-    def make_environment(self, level: int, seeds: EpisodeSeeds) -> "Environment":
-        """An environment of the level with that index."""
-        return Environment(self.make_game(self.levels[level].name), level, seeds, self.truncation_is_terminal)
+    def make_environment(
+        self, level: int, seeds: EpisodeSeeds, give_up: GiveUp
+    ) -> "Environment":
+        """An environment of the level with that index; the other arguments are those of `Environment`."""
+        game = self.make_game(self.levels[level].name)
+        return Environment(game, level, seeds, self.truncation_is_terminal, give_up)
 
     def deal_seeds(self, root: Sequence[int], levels: Sequence[int]) -> list[EpisodeSeeds]:
         """Seeds for environments of the levels with those indices; no two play the same episode of a level."""
@@ -156,36 +176,49 @@ class Environment:
 
     A fault of the game cuts its episode off at the observation before it: the value of that observation stands for
     the rest, and the episode does not count for the scores. A game that faults again and again is tried again and
-    again, ever less often.
+    again, ever less often, or given up.
+
+    Args:
+        game: what is played; closed with the environment.
+        level: its index, for whoever reads the episodes.
+        seeds: of the episodes.
+        truncation_is_terminal: see `Suite`.
+        give_up: whether `MOST_FAULTS` in a row raise `LevelBroken`.
     """
 
-    def __init__(self, game: Game, level: int, seeds: EpisodeSeeds, truncation_is_terminal: bool) -> None:
+    def __init__(
+        self,
+        game: Game,
+        level: int,
+        seeds: EpisodeSeeds,
+        truncation_is_terminal: bool,
+        give_up: GiveUp = "first",
+    ) -> None:
         self.level = level
         self._game = game
         self._seeds = seeds
         self._truncation_is_terminal = truncation_is_terminal
         self._seed = 0
         self._return, self._length = 0.0, 0
-        self._worked, self._faults_in_a_row = False, 0
+        self._give_up, self._worked, self._faults_in_a_row = give_up, False, 0
         self._interrupted = threading.Event()
-        self._upkeep = Upkeep(level)
+        self._upkeep, self._faults = Upkeep(level), deque[Fault]()
 
-    def reset(self) -> Step:
-        """Start the next episode; what was running is forgotten.
+    def reset(self, seed: int | None = None) -> Step:
+        """Start the next episode, of this seed or the next of its own; what was running is forgotten.
 
-        Raises `TrainingError` where the game has never started, after `MOST_FAILED_STARTS` faults.
+        Raises `LevelBroken` where the level is given up.
         """
         began = time.monotonic()
         while True:
             if self._interrupted.is_set():
                 raise RuntimeError("interrupted")
-            self._seed = self._seeds.take()
+            self._seed, seed = (self._seeds.take() if seed is None else seed), None
             try:
                 self._shown = self._game.reset(self._seed)
                 break
             except GameFault as fault:
                 self._count(fault)
-        self._worked = True
         self._return, self._length = 0.0, 0
         self._upkeep.reset_s.append(time.monotonic() - began)
         return Step(self._shown, first=True)
@@ -202,9 +235,10 @@ class Environment:
             self._count(fault)
             final = self._shown
             return Step(self.reset().observation, truncated=True, first=True, final_observation=final)
-        self._faults_in_a_row = 0
         self._return += reward
         self._length += 1
+        if self._length >= FORGIVEN_STEPS or terminated or truncated:
+            self._worked, self._faults_in_a_row = True, 0
         if not (terminated or truncated):
             assert observation is not None
             self._shown = observation
@@ -218,16 +252,22 @@ class Environment:
 
     def _count(self, fault: GameFault) -> None:
         """Count a fault, and wait the longer the more there were without a step between them."""
-        self._upkeep.faults.append(Fault(self._seed, fault.kind, str(fault)))
+        self._faults.append(Fault(self._seed, fault.kind, str(fault)))
         self._faults_in_a_row += 1
-        if not self._worked and self._faults_in_a_row >= MOST_FAILED_STARTS:
-            raise TrainingError(f"a level did not start {MOST_FAILED_STARTS} times: {fault}")
+        hopeless = self._give_up == "always" or (self._give_up == "first" and not self._worked)
+        if hopeless and self._faults_in_a_row >= MOST_FAULTS:
+            raise LevelBroken(self.level, f"a level failed {MOST_FAULTS} times in a row: {fault}")
         if self._faults_in_a_row > 1:
-            self._interrupted.wait(min(2.0 ** (self._faults_in_a_row - 2), LONGEST_PAUSE_S))
+            self._interrupted.wait(min(2.0 ** min(self._faults_in_a_row - 2, 9), LONGEST_PAUSE_S))
+
+    def take_faults(self) -> list[Fault]:
+        """Faults since the last call; another thread may ask while this one waits for the game."""
+        return [self._faults.popleft() for _ in range(len(self._faults))]
 
     def take_upkeep(self) -> Upkeep:
         """What happened beside steps since the last call."""
         upkeep, self._upkeep = self._upkeep, Upkeep(self.level)
+        upkeep.faults.extend(self.take_faults())
         upkeep.counts.update(counts_of(self._game))
         return upkeep
 

@@ -70,6 +70,8 @@ CACHED = ("rooms_keys_doors_puzzle", "language_", "lasertag_", "skymaze_", "expl
 """Levels, or the starts of their names, that build maps and ask the level cache."""
 CACHED_IN_STEPS = ("language_",)
 """Those of them that also build maps in the middle of an episode."""
+STEP_TIMEOUT_S = 60.0
+"""A step that builds no map takes milliseconds."""
 
 
 def levels(human_scores: str, held_out: bool) -> tuple[Level, ...]:
@@ -94,7 +96,7 @@ def dmlab30(config: EnvConfig) -> Suite:
         action_repeat=repeat,
         renderer=lab.renderer,
         held_out=lab.held_out,
-        mixer_seed=HELD_OUT_MIXER_SEED if lab.held_out and lab.mixer_seed is None else lab.mixer_seed,
+        mixer_seed=HELD_OUT_MIXER_SEED if lab.held_out else lab.mixer_seed,
         dataset_path=None if lab.dataset_path is None else str(Path(lab.dataset_path).expanduser().absolute()),
         level_cache=folder,
         level_cache_bytes=None if lab.level_cache_gib is None else int(lab.level_cache_gib * 2**30),
@@ -108,14 +110,20 @@ def dmlab30(config: EnvConfig) -> Suite:
         levels=chosen,
         spaces=Spaces((HEIGHT, WIDTH, 3), "uint8", len(ACTIONS[lab.actions]), len(chosen), instructions=True),
         actions=tuple(ACTIONS[lab.actions]),
-        make_game=lambda level: ProcessGame(functools.partial(LabGame, level, settings), level, lab.timeout_s),
+        make_game=functools.partial(_make_game, settings, lab.timeout_s),
         action_repeat=repeat,
         truncation_is_terminal=True,
         step_threads=256,
         scores_note=f"human scores of the lasertag levels: env.dmlab.human_scores={lab.human_scores}",
+        variant=f"held-out levels, mixer seed {HELD_OUT_MIXER_SEED:#x}" if lab.held_out else "training levels",
         held_out=functools.partial(dmlab30, held_out),
         check=functools.partial(_check, lab, chosen, folder),
     )
+
+
+def _make_game(settings: LabSettings, timeout_s: float, level: str) -> ProcessGame:
+    step = timeout_s if level.startswith(CACHED_IN_STEPS) else min(timeout_s, STEP_TIMEOUT_S)
+    return ProcessGame(functools.partial(LabGame, level, settings), level, timeout_s, step)
 
 
 def _check(lab: DmlabConfig, chosen: tuple[Level, ...], cache: Path | None) -> None:

@@ -12,6 +12,8 @@ from impala_mi.envs.base import Game, GameFault, Suite, counts_of
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.dmlab30 import CACHED, CACHED_IN_STEPS
 
+GIVEN_UP_AFTER = 3
+
 
 @dataclass
 class Filled:
@@ -22,6 +24,8 @@ class Filled:
     """Of the level cache."""
     seconds: float = 0.0
     faults: int = 0
+    fault: str = ""
+    """The last."""
 
 
 def asks_for_maps(level: str) -> bool:
@@ -34,7 +38,7 @@ def fill(
 ) -> dict[str, Filled]:
     """Start the first `episodes` of each level in `processes` processes at a time; `report` is called after each.
 
-    Levels that also build maps in the middle of an episode are played to its end, at random. `root` is that of the
+    A level that fails `GIVEN_UP_AFTER` times without ever starting is left alone. Levels that also build maps in the middle of an episode are played to its end, at random. `root` is that of the
     run's seeds, see `EpisodeSeeds`.
     """
     filled = {level: Filled() for level in levels}
@@ -46,7 +50,7 @@ def fill(
     done: queue.SimpleQueue[tuple[str, Filled] | Exception] = queue.SimpleQueue()
     for _ in range(min(processes, episodes * len(levels))):
         # Daemons: after Ctrl-C nobody waits for maps that are being compiled, and the games go with this process.
-        threading.Thread(target=_work, args=(suite, work, done), daemon=True).start()
+        threading.Thread(target=_work, args=(suite, work, done, filled), daemon=True).start()
     for _ in range(episodes * len(levels)):
         answer = done.get()
         if isinstance(answer, Exception):
@@ -56,6 +60,7 @@ def fill(
         filled[level].counts += one.counts
         filled[level].seconds += one.seconds
         filled[level].faults += one.faults
+        filled[level].fault = one.fault or filled[level].fault
         report()
     return filled
 
@@ -64,6 +69,7 @@ def _work(
     suite: Suite,
     work: "queue.SimpleQueue[tuple[str, int]]",
     done: "queue.SimpleQueue[tuple[str, Filled] | Exception]",
+    filled: dict[str, Filled],
 ) -> None:
     """Take episodes until there are none; a game is kept as long as the level stays the same."""
     playing, game = "", None
@@ -73,6 +79,9 @@ def _work(
                 level, seed = work.get_nowait()
             except queue.Empty:
                 return
+            if not filled[level].episodes and filled[level].faults >= GIVEN_UP_AFTER:
+                done.put((level, Filled(faults=1)))
+                continue
             if game is None or level != playing:
                 if game is not None:
                     game.close()
@@ -94,6 +103,6 @@ def _one(game: Game, level: str, seed: int, actions: int) -> Filled:
             rng = random.Random(seed)
             while not game.step(rng.randrange(actions)).terminated:
                 pass
-    except GameFault:
-        return Filled(faults=1, counts=Counter(counts_of(game)))
+    except GameFault as fault:
+        return Filled(faults=1, fault=str(fault), counts=Counter(counts_of(game)))
     return Filled(1, Counter(counts_of(game)), seconds)

@@ -9,11 +9,13 @@ end its episode.
     FOLDER/tmp/                entries being written; renamed when whole
 """
 
+import errno
 import hashlib
 import os
 import random
 import shutil
 import tempfile
+import threading
 import time
 from collections import Counter
 from contextlib import suppress
@@ -26,6 +28,8 @@ _DIGEST_BYTES = _DIGEST().digest_size
 _STALE_S = 3600.0
 _TOUCH_S = 3600.0
 _SCAN_SHARE = 0.02
+SPARED_BYTES = 2 * 2**30
+"""Disk that maps leave for checkpoints and logs, which may lie on the same one."""
 
 
 class LevelCache:
@@ -38,6 +42,7 @@ class LevelCache:
 
     def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
         self._folder, self._aside, self._max_bytes = folder, folder / "tmp", max_bytes
+        self._evicting: threading.Thread | None = None
         self.counts: Counter[str] = Counter()
         """cache_hits, cache_misses, cache_repairs (damaged entries removed), cache_failures (maps not stored)."""
         with suppress(OSError):
@@ -74,28 +79,40 @@ class LevelCache:
 
     def write(self, key: str, pk3_path: str) -> None:
         """Store the map that was compiled to `pk3_path`, which does not outlive this call."""
-        aside = None
         try:
             data = Path(pk3_path).read_bytes()
-            self._aside.mkdir(parents=True, exist_ok=True)
-            handle, aside = tempfile.mkstemp(dir=self._aside)
+            self.store(key, data)
+        except OSError:
+            self.counts["cache_failures"] += 1
+            return
+        # Every writer scans once in a while, so that all together do after 2 % of the bound.
+        if self._max_bytes is not None and random.random() < len(data) / (_SCAN_SHARE * self._max_bytes):
+            self._evict_aside(self._max_bytes)
+
+    def store(self, key: str, data: bytes) -> None:
+        """Store a map; raises `OSError`."""
+        self._aside.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(self._folder).free < SPARED_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        handle, aside = tempfile.mkstemp(dir=self._aside)
+        try:
             # No fsync: a machine that crashes may lose the entry or damage it, and the digest finds that out.
             with os.fdopen(handle, "wb") as file:
                 file.write(_DIGEST(data).digest())
                 file.write(data)
-            os.chmod(aside, 0o644)  # others may share the folder
+            with suppress(OSError):  # a mounted bucket may know no modes
+                os.chmod(aside, 0o644)  # others may share the folder
             entry = self._entry(key)
             entry.parent.mkdir(exist_ok=True)
             os.replace(aside, entry)
         except OSError:
-            self.counts["cache_failures"] += 1
-            if aside is not None:
-                with suppress(OSError):
-                    os.unlink(aside)
-            return
-        # Every writer scans once in a while, so that all together do after 2 % of the bound.
-        if self._max_bytes is not None and random.random() < len(data) / (_SCAN_SHARE * self._max_bytes):
-            self._evict(self._max_bytes)
+            with suppress(OSError):
+                os.unlink(aside)
+            raise
+
+    def forget(self, key: str) -> None:
+        """Remove a map."""
+        self._entry(key).unlink(missing_ok=True)
 
     def _entry(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()
@@ -107,6 +124,12 @@ class LevelCache:
             with suppress(OSError):
                 if time.time() - file.stat().st_mtime > _STALE_S:
                     file.unlink()
+
+    def _evict_aside(self, max_bytes: int) -> None:
+        """Evict in a thread: looking at a million files takes minutes, and a level waits for `write`."""
+        if self._evicting is None or not self._evicting.is_alive():
+            self._evicting = threading.Thread(target=self._evict, args=(max_bytes,), daemon=True)
+            self._evicting.start()
 
     def _evict(self, max_bytes: int) -> None:
         """Remove entries, the longest unused first, down to 90 % of the bound."""
@@ -127,20 +150,26 @@ class LevelCache:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `UserError` where a cache cannot be kept in this folder."""
-    try:
-        (folder / "tmp").mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder / "tmp") as file:
-            file.write(b"0" * 4096)
-            file.flush()
-        free = shutil.disk_usage(folder).free
-    except OSError as e:
-        raise UserError(
-            f"env.dmlab.level_cache={str(folder)!r}: cannot be written: {e.strerror or e}; name another folder, or "
-            "null to compile every map each time"
-        ) from None
-    if free < 2**30:
-        raise UserError(
-            f"env.dmlab.level_cache={str(folder)!r}: {free // 2**20} MiB free, at least 1024 are needed; name another "
-            "folder, or null to compile every map each time"
+    """Raise `UserError` where a map cannot be stored in this folder and read again."""
+
+    def refuse(why: object) -> UserError:
+        return UserError(
+            f"env.dmlab.level_cache={str(folder)!r}: {why}; name another folder, or null to compile every map each time"
         )
+
+    key = f"check {os.getpid()} {random.random()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < SPARED_BYTES:
+            raise refuse(f"{free // 2**20} MiB free, and {SPARED_BYTES // 2**20} are left alone for other files")
+        with tempfile.TemporaryDirectory() as own:
+            made, wanted = Path(own) / "made", Path(own) / "wanted"
+            made.write_bytes(key.encode())
+            cache = LevelCache(folder)
+            cache.store(key, made.read_bytes())
+            if not cache.fetch(key, str(wanted)) or wanted.read_bytes() != key.encode():
+                raise refuse("what is written there cannot be read again")
+            cache.forget(key)
+    except OSError as e:
+        raise refuse(f"cannot be written: {e.strerror or e}") from None

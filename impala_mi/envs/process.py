@@ -1,9 +1,10 @@
 """A game in a process of its own, so that its crash, abort, exit or hang costs an episode and nothing else.
 
 The child is a fresh interpreter, never a fork: an engine that has drawn hangs in a forked child. Parent and child
-exchange pickled messages over a socket that keeps them apart (SOCK_SEQPACKET). The child dies with its parent: it
-holds the reading end of a pipe on which nothing is ever written, and the kernel kills it when the writing end goes,
-also while it hangs in code that never returns to Python.
+exchange pickled messages over a socket that keeps them apart (SOCK_SEQPACKET). The child dies with its parent, and
+with it whatever it started (DeepMind Lab compiles maps in processes of its own): they are one process group, the child
+holds the reading end of a pipe on which nothing is ever written, and the kernel kills the group when the writing end
+goes, also while the child hangs in code that never returns to Python.
 """
 
 import fcntl
@@ -14,8 +15,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +28,8 @@ from impala_mi.envs.scratch import scratch
 MESSAGE_BYTES = 2**20
 """Room for one message; a frame is tens of kB."""
 _CLOSE_S = 5.0
-_LOG_BYTES = 2**20
+_LOG_BYTES, _LOG_EVERY = 2**20, 100
+"""What a game prints is kept up to this size, looked at after so many calls."""
 
 
 class ProcessGame(Game):
@@ -34,11 +38,15 @@ class ProcessGame(Game):
     Args:
         make: makes the game in the child from a folder for its temporary files; it travels pickled.
         name: what it plays, for messages.
-        timeout_s: an answer that takes longer is a hang.
+        timeout_s: a reset that takes longer is a hang.
+        step_timeout_s: the same for a step; by default as long.
     """
 
-    def __init__(self, make: Callable[[str], Game], name: str, timeout_s: float) -> None:
-        self._make, self._name, self._timeout_s = make, name, timeout_s
+    def __init__(
+        self, make: Callable[[str], Game], name: str, timeout_s: float, step_timeout_s: float | None = None
+    ) -> None:
+        self._make, self._name = make, name
+        self._timeout_s = {"reset": timeout_s, "step": timeout_s if step_timeout_s is None else step_timeout_s}
         self._child: _Child | None = None
         self._asking, self._interrupted = False, False
         self._counts: Counter[str] = Counter()
@@ -83,13 +91,13 @@ class ProcessGame(Game):
         try:
             if self._interrupted:
                 raise RuntimeError(f"{self._name}: interrupted before {call}")
-            good, answer, counts = child.ask((call, argument), self._timeout_s)
+            good, answer, counts = child.ask((call, argument), self._timeout_s[call])
             self._counts.update(counts)
             if good:
                 return answer
             kind, what = "error", answer
         except TimeoutError:
-            kind, what = "hang", f"no answer to {call} in {self._timeout_s:g} s"
+            kind, what = "hang", f"no answer to {call} in {self._timeout_s[call]:g} s"
         except OSError:
             kind, what = "crash", f"in {call}: {child.last_words()}"
         finally:
@@ -108,6 +116,7 @@ class _Child:
         self._folder = scratch("game")
         self._log = Path(self._folder.name) / "log"
         self._room = bytearray(MESSAGE_BYTES)
+        self._asked = 0
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         held, self._life = os.pipe()
         try:
@@ -148,36 +157,46 @@ class _Child:
         size = self._socket.recv_into(self._room)
         if size == 0:
             raise ConnectionResetError
-        if message[0] == "reset" and self._log.stat().st_size > _LOG_BYTES:
-            os.truncate(self._log, 0)  # opened for appending, so the child goes on at the start
+        self._asked += 1
+        if self._asked % _LOG_EVERY == 0:
+            with suppress(OSError):
+                if self._log.stat().st_size > _LOG_BYTES:
+                    os.truncate(self._log, 0)  # opened for appending, so the child goes on at the start
         return pickle.loads(memoryview(self._room)[:size])
 
     def last_words(self) -> str:
-        """How the process ended and the last line that it printed."""
-        try:
-            code = self._process.wait(timeout=_CLOSE_S)
-        except subprocess.TimeoutExpired:
-            return "it closed its socket"
-        end = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        """How the process ended and the last line that it printed; its socket is closed, so it is ending."""
+        deadline = time.monotonic() + _CLOSE_S
+        # Looked at without being collected: until then its number, the group's, cannot be another's.
+        while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        self.end()  # what it started
+        code = self._process.wait()
+        end = f"exit code {code}"
+        if code < 0:
+            known = -code in set(signal.Signals)
+            end = f"ended by {signal.Signals(-code).name if known else f'signal {-code}'}"
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return f"{end}: {lines[-1].strip()[:300]}" if lines else end
 
     def close(self) -> None:
         """End it in order, or by force where it takes too long."""
-        try:
+        with suppress(OSError):
             self.ask(("close", 0), _CLOSE_S)
-            self._process.wait(timeout=_CLOSE_S)
-        except (OSError, subprocess.TimeoutExpired):
-            pass
         self.kill()
 
     def end(self) -> None:
-        """End it by force; `kill` is still to be called."""
-        self._process.kill()
+        """End it and what it started by force; `kill` is still to be called."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def kill(self) -> None:
-        """End it by force and remove its files."""
-        self._process.kill()
+        """End it and what it started by force and remove its files."""
+        self.end()
         self._process.wait()
         self._free()
 
@@ -188,8 +207,8 @@ class _Child:
 
 
 def _die_with(life: int) -> None:
-    """Have the kernel kill this process when the last writing end of the pipe is closed."""
-    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    """Have the kernel kill this process's group when the last writing end of the pipe is closed."""
+    fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
     watch = select.poll()
@@ -236,6 +255,8 @@ def _play(connection: socket.socket, folder: str) -> None:
 def main() -> None:
     """The child: `python -m impala_mi.envs.process SOCKET LIFE FOLDER`."""
     connection, life, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    for end in (connection, life):
+        os.set_inheritable(end, False)  # a program that the game starts would hide the game's end from the parent
     _die_with(life)
     _play(socket.socket(fileno=connection), folder)
 

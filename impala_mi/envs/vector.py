@@ -1,14 +1,14 @@
 """Many environments of one actor, stepped together into preallocated arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from impala_mi.envs.base import Environment, Observation, Suite
+from impala_mi.envs.base import Environment, GiveUp, Observation, Suite
 from impala_mi.envs.seeds import EpisodeSeeds
-from impala_mi.types import NO_ACTION, AgentInput, Episode, Upkeep
+from impala_mi.types import NO_ACTION, AgentInput, Episode, Fault, Upkeep
 from impala_mi.words import tokenize
 
 
@@ -36,9 +36,17 @@ class VectorEnv:
         levels: level index of each column.
         seeds: where each column's episodes come from.
         tokens: L, the length to which instructions are cut.
+        give_up: see `Environment`.
     """
 
-    def __init__(self, suite: Suite, levels: Sequence[int], seeds: Sequence[EpisodeSeeds], tokens: int) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        levels: Sequence[int],
+        seeds: Sequence[EpisodeSeeds],
+        tokens: int,
+        give_up: GiveUp = "first",
+    ) -> None:
         self.levels = np.asarray(levels, np.int64)
         self.scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
         self._tokens = tokens if suite.spaces.instructions else 0
@@ -49,7 +57,7 @@ class VectorEnv:
         self._environments: list[Environment] = []
         try:
             for level, seed in zip(levels, seeds, strict=True):
-                self._environments.append(suite.make_environment(level, seed))
+                self._environments.append(suite.make_environment(level, seed, give_up))
         except BaseException:
             self.close()
             raise
@@ -57,13 +65,17 @@ class VectorEnv:
     def __len__(self) -> int:
         return len(self._environments)
 
-    def reset(self, out: AgentInput, columns: Sequence[int] | None = None) -> None:
-        """Start an episode in all or some columns and write its first observation to the [E, ...] arrays of `out`."""
-        chosen = range(len(self)) if columns is None else columns
+    def reset(self, out: AgentInput, seeds: Mapping[int, int] | None = None) -> None:
+        """Start an episode everywhere and write its first observation to the [E, ...] arrays of `out`.
+
+        With `seeds`, only in its columns, and of those seeds.
+        """
+        chosen = list(range(len(self)) if seeds is None else seeds)
 
         def reset(e: int) -> None:
-            if e in chosen:
-                self._write(e, self._environments[e].reset().observation, out)
+            if seeds is None or e in seeds:
+                step = self._environments[e].reset(None if seeds is None else seeds[e])
+                self._write(e, step.observation, out)
 
         self._each(reset)
         out.first[chosen] = True
@@ -113,6 +125,15 @@ class VectorEnv:
         upkeep = [environment.take_upkeep() for environment in self._environments]
         return [u for u in upkeep if u.reset_s or u.faults or any(u.counts.values())]
 
+    def take_faults(self) -> list[tuple[int, Fault]]:
+        """Level and fault, since the last call; another thread may ask."""
+        return [(e.level, fault) for e in self._environments for fault in e.take_faults()]
+
+    def interrupt(self) -> None:
+        """Have another thread that waits for a game raise `RuntimeError` soon."""
+        for environment in self._environments:
+            environment.interrupt()
+
     def tokens(self, instruction: str) -> np.ndarray:
         """[L] hash buckets of an instruction."""
         return tokenize(instruction, self._tokens)
@@ -120,8 +141,7 @@ class VectorEnv:
     def close(self) -> None:
         """Free every environment, also where one fails to close."""
         if self._pool is not None:
-            for environment in self._environments:
-                environment.interrupt()
+            self.interrupt()
             self._pool.shutdown(wait=True, cancel_futures=True)
         errors = []
         for environment in self._environments:

@@ -6,13 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impala_mi.actors.rollout import Rollout, deal_levels
+from impala_mi.actors.rollout import deal_levels
 from impala_mi.config import ActorsConfig
 from impala_mi.envs.suites import make_suite
 from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Learner
 from impala_mi.types import NO_ACTION, Transitions
-from tests.conftest import tiny_config
+from tests.conftest import started, tiny_config
 from tests.games import LENGTHS, CountingGame
 
 LEVELS = ["terminates", "truncates", "no_final"]
@@ -37,7 +37,7 @@ def counting(*overrides):
 def rollout():
     config = counting()
     CountingGame.log.clear()
-    rollout = Rollout(config, make_suite(config.env), 0, [0])
+    rollout = started(config, make_suite(config.env), 0, [0])
     yield rollout
     rollout.close()
 
@@ -113,7 +113,7 @@ def test_actor_logits_are_learner_logits(suite):
     config = counting() if suite != "tiny" else tiny_config()
     made = make_suite(config.env)
     learner = Learner(config, made.spaces, 1, CPU)
-    rollout = Rollout(config, made, 0, [0])
+    rollout = started(config, made, 0, [0])
     rollout.load(learner.weights(), 0)
     for _ in range(4):  # the state before x_0 is not zero after the first
         data = rollout.unroll().data
@@ -130,7 +130,7 @@ def test_seeds_repeat_with_the_run_and_differ_by_slot_episode_and_segment():
 
     def seeds(actor, segment):
         CountingGame.log.clear()
-        rollout = Rollout(config, make_suite(config.env), actor, segment)
+        rollout = started(config, make_suite(config.env), actor, segment)
         rollout.unroll()
         rollout.close()
         return [entry[2] for entry in CountingGame.log if entry[0] == "reset"]
@@ -159,7 +159,7 @@ def test_stacked_unrolls_keep_their_columns_and_finals():
     made = make_suite(config.env)
     unrolls = []
     for actor in range(2):
-        rollout = Rollout(config, made, actor, [0])
+        rollout = started(config, made, actor, [0])
         unrolls.append(copied(rollout.unroll().data))
         rollout.close()
     batch = stack(unrolls, CPU)

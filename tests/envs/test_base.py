@@ -1,8 +1,20 @@
+import pickle
+
 import numpy as np
 import pytest
 
 from impala_mi.config import EnvConfig
-from impala_mi.envs.base import Environment, Game, GameFault, Observation, Outcome, Suite, check_game
+from impala_mi.envs.base import (
+    FORGIVEN_STEPS,
+    Environment,
+    Game,
+    GameFault,
+    LevelBroken,
+    Observation,
+    Outcome,
+    Suite,
+    check_game,
+)
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError, UserError
@@ -119,27 +131,43 @@ def test_resets_that_fail_are_tried_again_with_other_seeds_and_growing_waits(sle
     assert len({fault.seed for fault in upkeep.faults}) == len(upkeep.faults) == 3
     assert len(upkeep.reset_s) == 1
     assert env.step(0).truncated
-    assert slept == [1.0, 2.0, 4.0]  # no step in between
-    env.step(0)
+    assert slept == [1.0, 2.0, 4.0]  # no good stretch in between
+    [env.step(0) for _ in range(FORGIVEN_STEPS)]
     env._game.at = {env._game.calls + 1}
     assert env.step(0).truncated
     assert slept == [1.0, 2.0, 4.0]  # forgiven
 
 
-def test_a_level_that_never_starts_ends_the_training(slept):
-    env = Environment(Faulting("terminates", range(1, 1000)), 7, EpisodeSeeds([1], "x"), True)
-    with pytest.raises(TrainingError, match="did not start 10 times: call 10"):
-        env.reset()
+@pytest.mark.parametrize(("give_up", "worked"), [("first", False), ("always", False), ("always", True)])
+def test_a_level_that_never_works_is_given_up(slept, give_up, worked):
+    at = range(6, 1000) if worked else range(3, 1000)  # after an episode, or in the middle of the first
+    env = Environment(Faulting("terminates", at), 7, EpisodeSeeds([1], "x"), True, give_up)
+    env.reset()
+    with pytest.raises(LevelBroken, match="a level failed 10 times in a row: call ") as e:
+        [env.step(0) for _ in range(5)]
+    assert max(slept) == 60
+    again = pickle.loads(pickle.dumps(e.value))  # it comes from an actor
+    assert (again.level, str(again)) == (7, str(e.value))
+    assert isinstance(again, TrainingError)
+
+
+@pytest.mark.parametrize(("give_up", "first_fault"), [("first", 6), ("never", 1)])
+def test_a_level_that_has_worked_is_tried_for_ever(slept, give_up, first_fault):
+    game = Faulting("terminates", range(first_fault, 2500))
+    env = Environment(game, 7, EpisodeSeeds([1], "x"), True, give_up)
+    env.reset()
+    [env.step(0) for _ in range(4)]
+    assert len(env.take_upkeep().faults) == 2500 - first_fault
     assert max(slept) == 60
 
 
-def test_a_level_that_has_worked_is_tried_for_ever(slept):
-    env = Environment(Faulting("long", set(range(3, 500))), 7, EpisodeSeeds([1], "x"), True)
+def test_another_thread_learns_of_faults_at_once(slept):
+    env = Environment(Faulting("terminates", {2}), 7, EpisodeSeeds([1], "x"), True)
     env.reset()
     env.step(0)
-    assert env.step(0).truncated
-    assert len(env.take_upkeep().faults) == 497
-    assert max(slept) == 60
+    assert [fault.message for fault in env.take_faults()] == ["call 2"]
+    assert env.take_faults() == []
+    assert env.take_upkeep().faults == []  # none is told twice
 
 
 class Broken(CountingGame):

@@ -135,6 +135,7 @@ def test_the_longest_unused_maps_go_when_it_grows_too_large(tmp_path):
     assert fetched(cache, "map0", tmp_path) is not None  # used again, so it stays
     for i in range(5, 9):
         store(cache, f"map{i}", bytes(1500), tmp_path)
+        cache._evicting.join()
     assert sum(e.stat().st_size for e in entries(folder)) <= 10_000
     assert fetched(cache, "map0", tmp_path) is not None
     assert fetched(cache, "map8", tmp_path) is not None
@@ -153,15 +154,28 @@ def test_what_killed_writers_left_is_removed_after_an_hour(tmp_path):
 
 def test_the_folder_is_checked_before_anything_starts(tmp_path, monkeypatch):
     check_folder(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b" / "tmp").iterdir()) == []
+    assert [p for p in (tmp_path / "a" / "b").rglob("*") if p.is_file()] == []
     (tmp_path / "file").write_text("")
     for bad in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/here")):
         with pytest.raises(UserError, match=r"env.dmlab.level_cache='.*': cannot be written: .*; name another folder"):
             check_folder(bad)
+    with monkeypatch.context() as context:
+        context.setattr("impala_mi.envs.level_cache.LevelCache.fetch", lambda *_: False)
+        with pytest.raises(UserError, match="what is written there cannot be read again"):
+            check_folder(tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2**20))
-    with pytest.raises(UserError, match="1 MiB free, at least 1024 are needed"):
+    with pytest.raises(UserError, match="1 MiB free, and 2048 are left alone"):
         check_folder(tmp_path)
+
+
+def test_maps_leave_room_on_the_disk_for_checkpoints(tmp_path, monkeypatch):
+    cache = LevelCache(tmp_path / "cache")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2**30))
+    store(cache, KEY, b"map", tmp_path)
+    assert cache.counts == {"cache_failures": 1}
+    assert entries(tmp_path / "cache") == []
 
 
 PLAYER = """

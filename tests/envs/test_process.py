@@ -44,6 +44,11 @@ class DyingGame:
 
     def die(self) -> None:
         print("the last line", file=sys.stderr, flush=True)
+        if self.how in ("compile_hang", "compile_abort"):  # what it starts outlives it and writes on
+            subprocess.Popen(["sh", "-c", f"while sleep 0.1; do mkdir -p {self.folder}/late; done"])
+            if self.how == "compile_abort":
+                os.abort()
+            ctypes.PyDLL(None).system(b"sleep 600")  # holds the interpreter's lock, as DeepMind Lab's popen does
         if self.how == "raise":
             raise RuntimeError("the level broke")
         if self.how == "abort":
@@ -77,8 +82,11 @@ def _own_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", None)
     before = set(psutil.Process().children(recursive=True))
     yield
+    time.sleep(0.2)  # for what may write late
     left = set(psutil.Process().children(recursive=True)) - before
+    orphans = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
     assert not left, "a process was left behind"
+    assert not orphans, "what a game started was left behind"
     assert list(tmp_path.glob("impala-mi-*")) == [], "a folder was left behind"
     assert not os.path.exists(tmp_path / "also_left"), "a temporary file outside the game's folder"
 
@@ -107,15 +115,19 @@ def test_calls_and_answers_pass_through():
         ("sysexit", "crash", "a_level: in step: exit code 4: the last line"),
         ("hang", "hang", "a_level: no answer to step in 1 s"),
         ("stopped", "hang", "a_level: no answer to step in 1 s"),
+        ("compile_hang", "hang", "a_level: no answer to step in 1 s"),
+        ("compile_abort", "crash", "a_level: in step: ended by SIGABRT: the last line"),
     ],
 )
 def test_every_death_is_a_fault_that_names_it_and_the_next_reset_starts_anew(how, kind, says):
     g = game(how, timeout_s=1 if kind == "hang" else 30)
     for _ in range(2):
         g.reset(3)
+        began = time.monotonic()
         with pytest.raises(GameFault, match=says) as e:
             g.step(1)
         assert e.value.kind == kind
+        assert time.monotonic() - began < 10, "its end was noticed late"
         with pytest.raises(GameFault, match="reset first"):
             g.step(2)
     g.close()
@@ -161,7 +173,7 @@ def test_the_terminals_interrupt_is_for_the_parent():
     g.close()
 
 
-@pytest.mark.parametrize("how", ["well", "hang"])
+@pytest.mark.parametrize("how", ["well", "hang", "compile_hang"])
 def test_a_killed_player_takes_its_games_along(how, tmp_path):
     """Also a game that hangs in code that holds the interpreter's lock: the kernel ends it."""
     code = (
@@ -173,7 +185,7 @@ def test_a_killed_player_takes_its_games_along(how, tmp_path):
     player = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
     assert player.stdout.readline() == "up\n"
     games = psutil.Process(player.pid).children(recursive=True)
-    assert len(games) == 1
+    assert len(games) == 1 or how == "compile_hang"
     player.kill()
     player.wait()
     _, alive = psutil.wait_procs(games, timeout=5)
@@ -234,8 +246,17 @@ def test_an_environment_goes_on_after_faults_of_its_process():
     env.close()
 
 
+def test_a_step_may_have_a_limit_of_its_own():
+    g = ProcessGame(functools.partial(DyingGame, "hang"), "a_level", timeout_s=600, step_timeout_s=1)
+    g.reset(1)
+    with pytest.raises(GameFault, match="no answer to step in 1 s"):
+        g.step(1)
+    g.close()
+
+
 def test_a_talkative_engine_does_not_fill_the_disk(monkeypatch):
     monkeypatch.setattr("impala_mi.envs.process._LOG_BYTES", 10)
+    monkeypatch.setattr("impala_mi.envs.process._LOG_EVERY", 1)
     g = ProcessGame(functools.partial(Talking, "well"), "a_level", 30)
     for seed in range(5):
         g.reset(seed)

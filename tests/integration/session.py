@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,14 +33,17 @@ class Session:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.processes: list[subprocess.Popen[str]] = []
         (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
         self.env = os.environ | {"PYTHONPATH": str(ROOT), "FAULT_ONCE": str(folder / "fault")}
 
     def start(self, *args: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "impala_mi", *args], cwd=self.folder, env=self.env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
+        self.processes.append(process)
+        return process
 
     def run(self, *args: str, code: int = 0) -> str:
         process = self.start(*args)
@@ -49,12 +53,21 @@ class Session:
         return out + err
 
     def records(self, name: str) -> list[dict]:
-        lines = (self.folder / "runs" / name / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return self._lines(name, "metrics.jsonl")
 
     def events(self, name: str) -> list[str]:
-        lines = (self.folder / "runs" / name / "events.jsonl").read_text().splitlines()
-        return [json.loads(line)["event"] for line in lines]
+        return [line["event"] for line in self._lines(name, "events.jsonl")]
+
+    def _lines(self, name: str, file: str) -> list[dict]:
+        path = self.folder / "runs" / name / file
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def close(self) -> None:
+        """End what a test that failed left running."""
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
 
     def checkpoint(self, name: str, which: str = "last") -> checkpoints.Checkpoint:
         return checkpoints.load(self.folder / "runs" / name / "checkpoints", which)

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -20,8 +23,7 @@ SMALL = (
 
 
 @pytest.fixture
-def lab(tmp_path) -> Session:
-    session = Session(tmp_path)
+def lab(session, tmp_path) -> Session:
     for folder in ("temporary", "images", "faults"):
         (tmp_path / folder).mkdir()
     for name in ("0001.png", "2400.png"):
@@ -45,16 +47,17 @@ def remains(session: Session) -> list[str]:
 
 
 def test_thirty_levels_survive_faults_of_every_kind_and_none_goes_uncounted(lab):
-    lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:40:0.002"
+    total = int(os.environ.get("DMLAB_FAULTS", "40"))
+    lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:{total}:0.002"
     shared = set(os.listdir("/dev/shm"))
     out = lab.run(
         "train", *SMALL, "run.name=a", "env.dmlab.dataset_path=images", "env.dmlab.timeout_s=3",
         "actors.per_level=null", "actors.count=1", "actors.envs=30", "actors.balance=frames",
-        "learner.batch_size=30", "train.env_frames=120000",
+        "learner.batch_size=30", f"train.env_frames={3000 * total}",
     )  # fmt: skip
     assert "done after" in out
     injected = [file.read_text().split() for file in (lab.folder / "faults").iterdir()]
-    assert len(injected) == 40
+    assert len(injected) == total
     lines = (lab.folder / "runs" / "a" / "events.jsonl").read_text().splitlines()
     faults = [event for event in map(json.loads, lines) if event["event"] == "fault"]
     assert Counter(fault["level"] for fault in faults) == Counter(level for _, _, level in injected)
@@ -62,7 +65,7 @@ def test_thirty_levels_survive_faults_of_every_kind_and_none_goes_uncounted(lab)
     assert Counter(fault["kind"] for fault in faults) == kinds
     assert all(isinstance(fault["seed"], int) and fault["message"] for fault in faults)
     last = lab.records("a")[-1]
-    assert (last["actors/faults"], last["actors/restarts"]) == (40, 0)
+    assert (last["actors/faults"], last["actors/restarts"]) == (total, 0)
     shares = [value for key, value in last.items() if key.endswith("/frames_share")]
     assert shares == [pytest.approx(1 / 30)] * 30
     assert any(key.endswith("/reset_s_max") for record in lab.records("a") for key in record)
@@ -115,20 +118,94 @@ def test_evaluation_plays_whole_episodes_of_the_held_out_levels(lab):
     assert remains(lab) == []
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
-def test_games_and_files_go_with_the_run_however_it_ends(lab, kind):
-    process = lab.start(
+def begin(lab: Session, *args: str) -> subprocess.Popen[str]:
+    return lab.start(
         "train", *SMALL, "run.name=a", "env.levels=[rooms_watermaze,lasertag_one_opponent_small]",
-        "actors.per_level=1", "learner.batch_size=2",
+        "actors.per_level=1", "learner.batch_size=2", *args,
     )  # fmt: skip
+
+
+def test_an_interrupt_ends_games_and_removes_files(lab):
+    process = begin(lab)
     wait_for(lambda: (lab.folder / "runs" / "a" / "metrics.jsonl").exists() and lab.records("a"))
-    process.send_signal(kind)
+    process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    if kind == signal.SIGINT:
-        assert process.returncode == 130
-        assert not left_behind(process.pid)
-        assert remains(lab) == []
-    else:
-        wait_for(lambda: not any(name.isdigit() for name in remains(lab)), 10)
-        lab.run("resume", "runs/a", "train.env_frames=1e4", "train.log_every_s=100")  # sweeps, see scratch.py
-        assert remains(lab) == []
+    assert process.returncode == 130
+    assert not left_behind(process.pid)
+    assert remains(lab) == []
+
+
+def test_a_killed_run_takes_its_games_along_and_the_next_removes_its_files(lab):
+    process = begin(lab)
+    wait_for(lambda: (lab.folder / "runs" / "a" / "metrics.jsonl").exists() and lab.records("a"))
+    process.kill()
+    process.communicate(timeout=60)
+    wait_for(lambda: not any(name.isdigit() for name in remains(lab)), 10)
+    lab.run("resume", "runs/a", "train.env_frames=1e4", "train.log_every_s=100")
+    assert remains(lab) == []
+
+
+def test_an_interrupt_does_not_wait_for_a_map_that_is_being_compiled(lab):
+    lab.env["DMLAB_DOUBLE_COMPILE_S"] = "300"
+    process = begin(lab)
+    wait_for(lambda: any("compil" in name or name.isdigit() for name in remains(lab)))
+    wait_for(lambda: "started" in lab.events("a"))
+    time.sleep(3)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert time.monotonic() - began < 15
+    assert not left_behind(process.pid)
+    assert remains(lab) == []
+
+
+def test_a_level_that_fails_for_good_is_reported_while_the_others_play_on(lab):
+    lab.env["DMLAB_DOUBLE_BREAKS"] = "rooms_watermaze:reset:abort"
+    process = begin(lab)
+    wait_for(lambda: "started" in lab.events("a") and lab.events("a").count("fault") >= 3)
+    wait_for(lambda: lab.records("a")[-1].get("level/rooms_watermaze/faults", 0) >= 3)
+    assert lab.records("a")[-1]["level/lasertag_one_opponent_small/frames_share"] == 1.0
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert remains(lab) == []
+
+
+@pytest.mark.parametrize("fault", ["step:hang", "reset:abort"])
+def test_an_interrupt_of_an_evaluation_does_not_wait_for_a_level(lab, fault):
+    lab.run(
+        "train", *SMALL, "run.name=a", "env.levels=[rooms_watermaze]", "actors.per_level=1", "learner.batch_size=1",
+        "train.env_frames=400",
+    )  # fmt: skip
+    lab.env["DMLAB_DOUBLE_BREAKS"] = f"rooms_watermaze:{fault}"
+    process = lab.start("eval", "runs/a", "--episodes", "2")
+    wait_for(lambda: any(name.isdigit() for name in remains(lab)))
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 15
+    assert remains(lab) == []
+
+
+def test_an_evaluation_leaves_out_a_level_that_does_not_work_and_keeps_the_rest(lab, monkeypatch):
+    lab.run(
+        "train", *SMALL, "run.name=a", "env.levels=[rooms_watermaze,natlab_fixed_large_map]", "actors.per_level=1",
+        "learner.batch_size=2", "train.env_frames=800",
+    )  # fmt: skip
+    lab.env["DMLAB_DOUBLE_BREAKS"] = "rooms_watermaze:reset:raise"
+    code = "from impala_mi.envs import base; base.MOST_FAULTS = 2; from impala_mi.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "eval", "runs/a", "--episodes", "3"], cwd=lab.folder, env=lab.env, text=True,
+        capture_output=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "without a mean: rooms_watermaze: a level failed 2 times in a row" in done.stderr
+    (file,) = (lab.folder / "runs" / "a" / "eval").glob("*.json")
+    result = json.loads(file.read_text())
+    assert [row["level"] for row in result["levels"]] == ["natlab_fixed_large_map"]
+    assert result["levels"][0]["agent"]["episodes"] == 3
+    assert result["capped_mean"] is None
+    assert list(result["broken"]) == ["rooms_watermaze"]

@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from impala_mi.actors.rollout import Rollout
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
 from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Learner, final_values
 from impala_mi.types import AgentInput, CoreState
-from tests.conftest import tiny_config
+from tests.conftest import started, tiny_config
 
 CPU = torch.device("cpu")
 
@@ -17,7 +16,7 @@ def setup(*overrides):
     config = tiny_config(*overrides)
     suite = make_suite(config.env)
     learner = Learner(config, suite.spaces, suite.action_repeat, CPU)
-    rollout = Rollout(config, suite, 0, [0])
+    rollout = started(config, suite, 0, [0])
     rollout.load(learner.weights(), 0)
     return learner, rollout
 
@@ -40,7 +39,7 @@ def test_frames_count_the_action_repeat():
     config = tiny_config()
     suite = make_suite(config.env)
     learner = Learner(config, suite.spaces, 4, CPU)
-    rollout = Rollout(config, suite, 0, [0])
+    rollout = started(config, suite, 0, [0])
     learner.update(stack([rollout.unroll().data], CPU))
     rollout.close()
     assert learner.counters.env_frames == 4 * learner.counters.agent_steps
