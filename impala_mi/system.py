@@ -202,6 +202,8 @@ class Trainer:
         if self._updating is not None:
             self._take(self._learned(self._updating))
             self._updating = None
+        for _ in range(2):  # the answers to the last question, and to one more
+            self._poll(timeout=1)
         self._log()
         path = self._checkpoint()
         status: Literal["done", "interrupted"] = "done" if self.stop.name is None else "interrupted"
@@ -302,9 +304,11 @@ class Trainer:
             self.folder.event("fault", level=self.suite.levels[level].name, actor=actor, **asdict(fault))
             self._counts.add(level, {"faults": 1})
 
-    def _poll(self) -> None:
-        """Ask every actor for faults of unrolls that are not done, and take the answers to the last question."""
-        for ref in ray.wait(list(self._polls), num_returns=len(self._polls), timeout=0)[0] if self._polls else []:
+    def _poll(self, timeout: float = 0) -> None:
+        """Ask every actor for faults of unrolls that are not done, and take what answers there are by now."""
+        for ref in (
+            ray.wait(list(self._polls), num_returns=len(self._polls), timeout=timeout)[0] if self._polls else []
+        ):
             slot = self._polls.pop(ref)
             with contextlib.suppress(ray.exceptions.RayError):  # a death is found out by the unroll
                 self._take_faults(slot.process.index, ray.get(ref))

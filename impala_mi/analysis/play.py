@@ -1,7 +1,6 @@
 """Playing complete episodes with a trained agent, or at random."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from impala_mi.envs.base import LevelBroken, Suite
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Action, Agent
+from impala_mi.preflight import cores
 from impala_mi.types import AgentInput, CoreState, Episode, Fault, transitions_buffer
 
 OnStep = Callable[[np.ndarray, AgentInput, Action], None]
@@ -33,8 +33,7 @@ def most_columns(suite: Suite) -> int:
     """Environments that are played at once: a large batch, or what the cores of this process can step."""
     if suite.step_threads == 1:
         return MOST_COLUMNS
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(8, 2 * cores), MOST_COLUMNS)
+    return min(max(16, 2 * cores()), MOST_COLUMNS)
 
 
 def waves(levels: int, episodes: int, most: int) -> list[list[int]]:

@@ -31,10 +31,11 @@ def command(
     """
     from impala_mi import config
     from impala_mi.actors.rollout import FIRST_SEGMENT
-    from impala_mi.analysis.play import evaluation_root, most_columns
+    from impala_mi.analysis.play import evaluation_root
     from impala_mi.envs.dmlab30 import SCORES
     from impala_mi.envs.fill import asks_for_maps, fill
     from impala_mi.envs.suites import make_suite
+    from impala_mi.preflight import cores
 
     allow_only(overrides, (*MACHINE_KEYS, "held_out", "mixer_seed"), "; the seed is --seed")
     if suite != "dmlab30":
@@ -65,7 +66,7 @@ def command(
             names,
             root,
             episodes,
-            processes or max(1, most_columns(made) // 2),
+            processes or cores(),
             lambda: progress.advance(task),
         )
     table = Table()

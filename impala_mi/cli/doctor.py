@@ -34,7 +34,7 @@ def command(overrides: tuple[str, ...]) -> int:
     import psutil
     import torch
 
-    from impala_mi.preflight import MIB, SHARED_MEMORY
+    from impala_mi.preflight import MIB, SHARED_MEMORY, cores
     from impala_mi.rundir import SMALLEST_DISK, versions
 
     table = Table(box=None, show_header=False)
@@ -55,8 +55,7 @@ def command(overrides: tuple[str, ...]) -> int:
     for package, version in versions().items():
         if package not in ("python", "platform") and version is not None:
             row(True, package, version)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    row(True, "cores", f"{cores}, load {os.getloadavg()[0]:.1f}")
+    row(True, "cores", f"{cores()}, load {os.getloadavg()[0]:.1f}")
     memory = psutil.virtual_memory()
     row(
         memory.available > 2048 * MIB,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--checkpoint", default="last", show_default=True, help="last, best, or the name of one.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--training-levels", is_flag=True, help="Play the training levels, not their held-out variants.")
-@click.option("--processes", type=click.IntRange(min=1), help="Games at a time; by default twice the cores.")
+@click.option("--processes", type=click.IntRange(min=1), help="Games at a time [default: 16 to 64].")
 @click.option("--against-random", is_flag=True, help="Let a random player play as many, and compare the intervals.")
 @click.option("--no-task-ids", is_flag=True, help="Do not tell the agent which level it plays.")
 def command(
