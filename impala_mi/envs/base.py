@@ -251,7 +251,7 @@ class Environment:
         return Step(following, reward, terminated, not terminated, True, episode, final_observation)
 
     def _count(self, fault: GameFault) -> None:
-        """Count a fault, and wait the longer the more there were without a step between them."""
+        """Count a fault, and wait the longer the more there were without a good stretch between them."""
         self._faults.append(Fault(self._seed, fault.kind, str(fault)))
         self._faults_in_a_row += 1
         hopeless = self._give_up == "always" or (self._give_up == "first" and not self._worked)

@@ -45,9 +45,9 @@ class Session:
         self.processes.append(process)
         return process
 
-    def run(self, *args: str, code: int = 0) -> str:
+    def run(self, *args: str, code: int = 0, timeout: float = 240) -> str:
         process = self.start(*args)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=timeout)
         assert process.returncode == code, out + err
         assert not left_behind(process.pid)
         return out + err

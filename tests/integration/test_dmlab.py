@@ -54,6 +54,7 @@ def test_thirty_levels_survive_faults_of_every_kind_and_none_goes_uncounted(lab)
         "train", *SMALL, "run.name=a", "env.dmlab.dataset_path=images", "env.dmlab.timeout_s=3",
         "actors.per_level=null", "actors.count=1", "actors.envs=30", "actors.balance=frames",
         "learner.batch_size=30", f"train.env_frames={3000 * total}",
+        timeout=6 * total,
     )  # fmt: skip
     assert "done after" in out
     injected = [file.read_text().split() for file in (lab.folder / "faults").iterdir()]
