@@ -158,10 +158,11 @@ def draw_scores(evaluation: Evaluation, title: str, file: Path) -> None:
         errors = np.abs([[(row.agent.mean - low) * per_point], [(high - row.agent.mean) * per_point]])
         axes.barh(place, row.score, xerr=errors, color="tab:blue", ecolor="0.3", capsize=2)
         axes.annotate(
-            f"{row.score:.0f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8
+            str(round(row.score)), (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8
         )  # fmt: skip
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(100, color="black", linewidth=0.8, linestyle="--")
+    axes.margins(y=0.01)
     axes.set(xlim=(-50, 150), yticks=range(len(rows)), xlabel="0: random player, 100: reference", title=title)
     axes.set_yticklabels([row.level for row in rows], fontsize=8)
     figure.savefig(file, dpi=150)

@@ -1,6 +1,7 @@
 """Progress of training: a live table in a terminal, a line a record elsewhere."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 
 from rich.console import Console, Group
@@ -16,7 +17,9 @@ MOST_LEVELS_IN_A_LINE = 9
 
 
 def duration(seconds: float) -> str:
-    """1:02:03."""
+    """1:02:03, or a dash for ever."""
+    if math.isinf(seconds):
+        return "-"
     minutes, s = divmod(int(seconds), 60)
     h, m = divmod(minutes, 60)
     return f"{h}:{m:02}:{s:02}"
@@ -24,7 +27,7 @@ def duration(seconds: float) -> str:
 
 def remaining(config: Config, record: Mapping[str, float]) -> float:
     """Seconds until training ends, at the present speed."""
-    frames = (config.train.env_frames - record["env_frames"]) / max(record["fps"], 1e-9)
+    frames = (config.train.env_frames - record["env_frames"]) / record["fps"] if record["fps"] else math.inf
     limit = config.train.max_time_s
     return max(0.0, frames if limit is None else min(frames, limit - record["time_s"]))
 
