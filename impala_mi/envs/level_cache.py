@@ -92,7 +92,7 @@ class LevelCache:
     def store(self, key: str, data: bytes) -> None:
         """Store a map; raises `OSError`."""
         self._aside.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(self._folder).free < SPARED_BYTES:
+        if (free := _free(self._folder)) is not None and free < SPARED_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         handle, aside = tempfile.mkstemp(dir=self._aside)
         try:
@@ -149,6 +149,12 @@ class LevelCache:
             size -= bytes_
 
 
+def _free(folder: Path) -> int | None:
+    """Bytes, or None where the file system does not tell, as some mounted buckets."""
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else None
+
+
 def check_folder(folder: Path) -> None:
     """Raise `UserError` where a map cannot be stored in this folder and read again."""
 
@@ -160,14 +166,11 @@ def check_folder(folder: Path) -> None:
     key = f"check {os.getpid()} {random.random()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        if free < SPARED_BYTES:
+        if (free := _free(folder)) is not None and free < SPARED_BYTES:
             raise refuse(f"{free // 2**20} MiB free, and {SPARED_BYTES // 2**20} are left alone for other files")
         with tempfile.TemporaryDirectory() as own:
-            made, wanted = Path(own) / "made", Path(own) / "wanted"
-            made.write_bytes(key.encode())
-            cache = LevelCache(folder)
-            cache.store(key, made.read_bytes())
+            cache, wanted = LevelCache(folder), Path(own) / "wanted"
+            cache.store(key, key.encode())
             if not cache.fetch(key, str(wanted)) or wanted.read_bytes() != key.encode():
                 raise refuse("what is written there cannot be read again")
             cache.forget(key)
