@@ -5,6 +5,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 from rich.table import Table
 
 from impala_mi.cli.console import make_console
@@ -72,15 +73,7 @@ def command(
             )
     result = evaluate(suite.levels, mine, random, faults, broken)
     title = ", ".join(filter(None, [str(trained.folder.path), f"checkpoint {trained.checkpoint}", suite.variant]))
-    console.print(_table(result, title))
-    if faults:
-        console.print(f"{faults.total()} episodes were lost to faults of their levels and replaced")
-    if suite.scores_note:
-        console.print(suite.scores_note)
-    if result.capped_mean is not None:
-        interval = result.capped_interval
-        within = "" if interval is None else f", 95 % interval [{interval[0]:.1f}, {interval[1]:.1f}]"
-        console.print(f"mean capped score {result.capped_mean:.1f}{within}")
+    _show(console, result, title, suite.scores_note)
     suffix = "-training" if suite.variant == "training levels" else ""
     file = trained.folder.path / "eval" / f"{trained.checkpoint}{suffix}.json"
     file.parent.mkdir(exist_ok=True)
@@ -96,6 +89,18 @@ def command(
         console.print(f"wrote {picture}", soft_wrap=True)
     if result.broken:
         raise TrainingError("without a mean: " + "; ".join(f"{k}: {why}" for k, why in result.broken.items()))
+
+
+def _show(console: Console, result: "Evaluation", title: str, note: str) -> None:
+    console.print(_table(result, title))
+    if lost := sum(row.faults for row in result.levels):
+        console.print(f"{lost} episodes were lost to faults of their levels and replaced")
+    if note:
+        console.print(note)
+    if result.capped_mean is not None:
+        interval = result.capped_interval
+        within = "" if interval is None else f", 95 % interval [{interval[0]:.1f}, {interval[1]:.1f}]"
+        console.print(f"mean capped score {result.capped_mean:.1f}{within}")
 
 
 def _table(result: "Evaluation", title: str) -> Table:
