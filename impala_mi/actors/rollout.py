@@ -140,5 +140,3 @@ class Rollout:
 def row(inputs: AgentInput, t: int) -> AgentInput:
     """Views [E, ...] of step t."""
     return AgentInput(*(a[t] for a in inputs))
-
-

@@ -43,6 +43,8 @@ class Outcome(NamedTuple):
     """The episode ended: nothing more could be earned."""
     truncated: bool = False
     """The episode was cut off, by a time limit for example."""
+
+
 GiveUp = Literal["never", "first", "always"]
 """Whether a level is given up that faults again and again: never, while it has not yet worked, or always."""
 
@@ -86,6 +88,7 @@ class Game(Protocol):
     def close(self) -> None:
         """Free processes and files; called once."""
         ...
+
 
 def counts_of(game: Game) -> dict[str, int]:
     """What the game counted since the last call, if it counts."""
@@ -137,9 +140,7 @@ class Suite:
         """In the order of the level indices."""
         return [level.name for level in self.levels]
 
-    def make_environment(
-        self, level: int, seeds: EpisodeSeeds, give_up: GiveUp
-    ) -> "Environment":
+    def make_environment(self, level: int, seeds: EpisodeSeeds, give_up: GiveUp) -> "Environment":
         """An environment of the level with that index; the other arguments are those of `Environment`."""
         game = self.make_game(self.levels[level].name)
         return Environment(game, level, seeds, self.truncation_is_terminal, give_up)
@@ -313,7 +314,9 @@ def check_game(suite: Suite, level: str, steps: int = 200, seed: int = 1) -> Non
         shown, ended = opening.frame, False
         for _ in range(steps):
             outcome = game.step(int(rng.integers(suite.spaces.num_actions)))
-            expect(isinstance(outcome.reward, float), f"a reward must be a float, not {type(outcome.reward).__name__}")
+            expect(
+                isinstance(outcome.reward, float), f"a reward must be a float, not {type(outcome.reward).__name__}"
+            )
             expect(bool(np.isfinite(outcome.reward)), f"a reward of {outcome.reward}")
             expect(not (outcome.terminated and outcome.truncated), "both terminated and truncated")
             expect(np.array_equal(shown, kept), "a frame was overwritten by the next step; return a copy")

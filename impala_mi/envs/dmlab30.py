@@ -138,9 +138,13 @@ def _check(lab: DmlabConfig, chosen: tuple[Level, ...], cache: Path | None) -> N
     needing = [level.name for level in chosen if level.name in NEED_DATASET]
     if not needing:
         return
-    which = f"env.levels: {' and '.join(needing)} {'show' if len(needing) > 1 else 'shows'} the images of Brady et al."
+    which = (
+        f"env.levels: {' and '.join(needing)} {'show' if len(needing) > 1 else 'shows'} the images of Brady et al."
+    )
     if lab.dataset_path is None:
-        raise UserError(f"{which}; set env.dmlab.dataset_path to their folder (docs/dmlab.md), or leave the level out")
+        raise UserError(
+            f"{which}; set env.dmlab.dataset_path to their folder (docs/dmlab.md), or leave the level out"
+        )
     if (problem := dataset_problem(lab.dataset_path)) is not None:
         raise UserError(f"env.dmlab.dataset_path={lab.dataset_path!r}: {problem}; {which} (docs/dmlab.md)")
 

@@ -40,8 +40,12 @@ LEVELS = (
     Level("deadly_corridor", -27.7, 1766.0, _CARDS, 0.01),
     Level("defend_the_center", -0.25, 24.4, _CARDS, 1.0),
     Level("defend_the_line", 6.3, 35.8, _CARDS, 1.0),
-    Level("health_gathering", 379.8, 2100.0, "the time limit; reached by the agent of fabiononato/doomfly-rl", 0.01),
-    Level("health_gathering_supreme", 313.2, 2100.0, "the time limit; no published score found in these units", 0.01),
+    Level(
+        "health_gathering", 379.8, 2100.0, "the time limit; reached by the agent of fabiononato/doomfly-rl", 0.01
+    ),
+    Level(
+        "health_gathering_supreme", 313.2, 2100.0, "the time limit; no published score found in these units", 0.01
+    ),
     Level("my_way_home", -0.114, 0.98, _CARDS, 1.0),
     Level("predict_position", -0.016, 0.92, "12libao/NanoJev, RGB+GRU policy (in training)", 1.0),
     Level("take_cover", 216.7, 1092.0, "World Models (Ha and Schmidhuber 2018)", 0.01),

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from impala_mi.envs.base import Game, GameFault, Suite, counts_of
-from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.dmlab30 import CACHED, CACHED_IN_STEPS
+from impala_mi.envs.seeds import EpisodeSeeds
 
 GIVEN_UP_AFTER = 3
 
@@ -34,12 +34,18 @@ def asks_for_maps(level: str) -> bool:
 
 
 def fill(
-    suite: Suite, levels: Sequence[str], root: Sequence[int], episodes: int, processes: int, report: Callable[[], None]
+    suite: Suite,
+    levels: Sequence[str],
+    root: Sequence[int],
+    episodes: int,
+    processes: int,
+    report: Callable[[], None],
 ) -> dict[str, Filled]:
     """Start the first `episodes` of each level in `processes` processes at a time; `report` is called after each.
 
-    A level that fails `GIVEN_UP_AFTER` times without ever starting is left alone. Levels that also build maps in the middle of an episode are played to its end, at random. `root` is that of the
-    run's seeds, see `EpisodeSeeds`.
+    A level that fails `GIVEN_UP_AFTER` times without ever starting is left alone. Levels that also build maps in
+    the middle of an episode are played to its end, at random. `root` is that of the run's seeds, see
+    `EpisodeSeeds`.
     """
     filled = {level: Filled() for level in levels}
     work: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()

@@ -12,8 +12,8 @@ from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.errors import MissingPackageError, UserError
 from impala_mi.types import Spaces
 
-# Random score (mean of 1,000 episodes) and reward scale where they were measured. Gymnasium registers the returns at
-# which an environment counts as solved: the reference scores.
+# Random score (mean of 1,000 episodes) and reward scale where they were measured. Gymnasium registers the returns
+# at which an environment counts as solved: the reference scores.
 KNOWN = {"CartPole-v1": (22.0, 0.02)}
 
 
@@ -87,16 +87,25 @@ def gym(config: EnvConfig) -> Suite:
     found = {i: _inspect(i) for i in config.levels}
     first, (seen, _) = next(iter(found.items()))
     for other, (its, _) in found.items():
-        for what, a, b in zip(("observation shape", "observation dtype", "number of actions"), seen, its, strict=True):
+        for what, a, b in zip(
+            ("observation shape", "observation dtype", "number of actions"), seen, its, strict=True
+        ):
             if a != b:
-                raise UserError(f"env.levels: {first!r} and {other!r} cannot be trained together: {what} {a} against {b}")
+                raise UserError(
+                    f"env.levels: {first!r} and {other!r} cannot be trained together: {what} {a} against {b}"
+                )
     repeat = config.action_repeat or 1
     source = "Gymnasium's reward threshold"
     return Suite(
         name="gym",
         levels=tuple(
-            Level(i, KNOWN[i][0] if i in KNOWN else None, threshold, source if threshold is not None else "",
-                  KNOWN[i][1] if i in KNOWN else 1.0)
+            Level(
+                i,
+                KNOWN[i][0] if i in KNOWN else None,
+                threshold,
+                source if threshold is not None else "",
+                KNOWN[i][1] if i in KNOWN else 1.0,
+            )
             for i, (_, threshold) in found.items()
         ),
         spaces=Spaces(seen.shape, seen.dtype, seen.actions, len(found), instructions=False),

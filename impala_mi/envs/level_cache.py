@@ -1,9 +1,9 @@
 """Compiled maps of DeepMind Lab, shared by processes and machines through a folder.
 
-A map takes seconds to minutes to compile and milliseconds to copy. An entry is one file, its content behind a digest
-of it: whatever a crash, a full disk or a mounted bucket leaves of it, a reader gets the whole map or a miss, and a
-damaged entry is removed and written anew. Nothing here raises while a level runs: an exception in a callback would
-end its episode.
+A map takes seconds to minutes to compile and milliseconds to copy. An entry is one file, its content behind a
+digest of it: whatever a crash, a full disk or a mounted bucket leaves of it, a reader gets the whole map or a miss,
+and a damaged entry is removed and written anew. Nothing here raises while a level runs: an exception in a callback
+would end its episode.
 
     FOLDER/ab/abcdef....map    two letters of the key's digest spread the entries over 256 folders
     FOLDER/tmp/                entries being written; renamed when whole
@@ -160,7 +160,8 @@ def check_folder(folder: Path) -> None:
 
     def refuse(why: object) -> UserError:
         return UserError(
-            f"env.dmlab.level_cache={str(folder)!r}: {why}; name another folder, or null to compile every map each time"
+            f"env.dmlab.level_cache={str(folder)!r}: {why}; "
+            "name another folder, or null to compile every map each time"
         )
 
     key = f"check {os.getpid()} {random.random()}"

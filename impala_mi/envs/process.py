@@ -2,9 +2,9 @@
 
 The child is a fresh interpreter, never a fork: an engine that has drawn hangs in a forked child. Parent and child
 exchange pickled messages over a socket that keeps them apart (SOCK_SEQPACKET). The child dies with its parent, and
-with it whatever it started (DeepMind Lab compiles maps in processes of its own): they are one process group, the child
-holds the reading end of a pipe on which nothing is ever written, and the kernel kills the group when the writing end
-goes, also while the child hangs in code that never returns to Python.
+with it whatever it started (DeepMind Lab compiles maps in processes of its own): they are one process group, the
+child holds the reading end of a pipe on which nothing is ever written, and the kernel kills the group when the
+writing end goes, also while the child hangs in code that never returns to Python.
 """
 
 import fcntl

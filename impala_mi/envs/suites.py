@@ -41,5 +41,7 @@ def make_suite(config: EnvConfig) -> Suite:
     except Exception as e:  # and so can a user's function
         raise UserError(f"env.suite={config.suite!r}: failed: {type(e).__name__}: {e}") from e
     if not isinstance(suite, Suite):
-        raise UserError(f"env.suite={config.suite!r}: returned {type(suite).__name__}, not impala_mi.envs.base.Suite")
+        raise UserError(
+            f"env.suite={config.suite!r}: returned {type(suite).__name__}, not impala_mi.envs.base.Suite"
+        )
     return suite

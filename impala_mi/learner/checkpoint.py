@@ -104,8 +104,8 @@ def _best(folder: Path) -> dict[str, Any] | None:
 def load(folder: Path, which: str = "last") -> Checkpoint:
     """Read the `last` or the `best` checkpoint, or the one named; raises `UserError`.
 
-    A `last` that cannot be read gives way to the one before it, with a warning; if none can be read, the error names
-    the newest.
+    A `last` that cannot be read gives way to the one before it, with a warning; if none can be read, the error
+    names the newest.
     """
     found = steps(folder)
     if not found:

@@ -17,7 +17,12 @@ class RMSPropTF(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, decay: float = 0.99, momentum: float = 0.0, eps: float = 0.1
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        decay: float = 0.99,
+        momentum: float = 0.0,
+        eps: float = 0.1,
     ) -> None:
         super().__init__(params, {"lr": lr, "decay": decay, "momentum": momentum, "eps": eps})
 
@@ -53,9 +58,7 @@ def make_optimizer(config: LearnerConfig, params: Iterable[nn.Parameter]) -> tor
     trained = [p for p in params if p.requires_grad]
     if config.optimizer == "adam":
         return torch.optim.Adam(trained, lr=config.learning_rate, eps=config.epsilon, foreach=True)
-    return RMSPropTF(
-        trained, config.learning_rate, config.rmsprop_decay, config.rmsprop_momentum, config.epsilon
-    )
+    return RMSPropTF(trained, config.learning_rate, config.rmsprop_decay, config.rmsprop_momentum, config.epsilon)
 
 
 def learning_rate(config: LearnerConfig, env_frames: int, total_frames: int) -> float:

@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -44,7 +45,7 @@ def rollout():
 
 def test_no_transition_is_lost_or_doubled_across_unrolls(rollout):
     unrolls = [copied(rollout.unroll().data) for _ in range(6)]
-    for before, after in zip(unrolls, unrolls[1:], strict=False):
+    for before, after in itertools.pairwise(unrolls):
         for a, b in zip(before.inputs, after.inputs, strict=True):
             np.testing.assert_array_equal(a[-1], b[0])  # adjacent unrolls share that one observation
     for column, level in enumerate(LEVELS):

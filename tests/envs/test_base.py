@@ -120,7 +120,11 @@ def test_a_fault_costs_its_episode_and_bootstraps_from_what_was_last_seen(slept,
     *_, end = [env.step(1) for _ in range(3)]
     assert (end.episode.return_, end.episode.length) == (63.0, 3)  # nothing of the lost one in it
     (fault,) = env.take_upkeep().faults
-    assert (fault.seed % 10_000_000, fault.kind, fault.message) == (int(opening.observation.frame[0]), "crash", "call 3")
+    assert (fault.seed % 10_000_000, fault.kind, fault.message) == (
+        int(opening.observation.frame[0]),
+        "crash",
+        "call 3",
+    )
     assert slept == []
 
 
@@ -204,8 +208,8 @@ class Broken(CountingGame):
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("shape", "shape"), ("dtype", "dtype"), ("seed", "same seed"), ("reward", "must be a float"), ("nan", "nan"),
-        ("both", "both"), ("gone", "no observation"), ("reused", "overwritten"),
+        ("shape", "shape"), ("dtype", "dtype"), ("seed", "same seed"), ("reward", "must be a float"),
+        ("nan", "nan"), ("both", "both"), ("gone", "no observation"), ("reused", "overwritten"),
     ],
 )  # fmt: skip
 def test_the_conformance_check_finds(fault, says):

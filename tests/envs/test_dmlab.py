@@ -72,7 +72,7 @@ def test_the_engine_reads_the_actions_that_were_meant(name, table, tmp_path, in_
     game.reset(1)
     for action in range(made.spaces.num_actions):
         game.step(action)
-    assert in_process.double.ACTIONS == list(table.values())
+    assert list(table.values()) == in_process.double.ACTIONS
     assert made.actions == tuple(table)
     game.close()
 
@@ -197,7 +197,9 @@ def test_a_damaged_entry_is_repaired_without_an_end_of_the_process(tmp_path):
 
 
 def test_without_a_cache_every_map_is_compiled(tmp_path):
-    game = suite(tmp_path, "explore_goal_locations_small", level_cache=None).make_game("explore_goal_locations_small")
+    game = suite(tmp_path, "explore_goal_locations_small", level_cache=None).make_game(
+        "explore_goal_locations_small"
+    )
     game.reset(3)
     assert game.counts() == {}
     assert not (tmp_path / "cache").exists()
@@ -209,9 +211,13 @@ def test_without_a_cache_every_map_is_compiled(tmp_path):
 def test_a_fault_anywhere_is_named(place, kind, tmp_path, monkeypatch):
     monkeypatch.setenv("DMLAB_DOUBLE_BREAKS", f"rooms_watermaze:{place}:{kind}")
     game = suite(tmp_path, "rooms_watermaze", timeout_s=1.5).make_game("rooms_watermaze")
-    with pytest.raises(GameFault, match="rooms_watermaze: ") as e:
+
+    def play():
         game.reset(1)
         game.step(1)
+
+    with pytest.raises(GameFault, match="rooms_watermaze: ") as e:
+        play()
     assert e.value.kind == {"raise": "error", "hang": "hang"}.get(kind, "crash")
     game.close()
 

@@ -157,7 +157,9 @@ def test_the_folder_is_checked_before_anything_starts(tmp_path, monkeypatch):
     assert [p for p in (tmp_path / "a" / "b").rglob("*") if p.is_file()] == []
     (tmp_path / "file").write_text("")
     for bad in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/here")):
-        with pytest.raises(UserError, match=r"env.dmlab.level_cache='.*': cannot be written: .*; name another folder"):
+        with pytest.raises(
+            UserError, match=r"env.dmlab.level_cache='.*': cannot be written: .*; name another folder"
+        ):
             check_folder(bad)
     with monkeypatch.context() as context:
         context.setattr("impala_mi.envs.level_cache.LevelCache.fetch", lambda *_: False)

@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from impala_mi.envs.base import Environment, GameFault, Observation, Outcome
-from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.process import ProcessGame
 from impala_mi.envs.scratch import sweep
+from impala_mi.envs.seeds import EpisodeSeeds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -150,7 +150,7 @@ def test_a_machine_that_cannot_start_another_process_is_a_fault_and_leaves_nothi
     with monkeypatch.context() as context:
         context.setattr("subprocess.Popen", refuse)
         for _ in range(3):
-            with pytest.raises(GameFault, match="a_level: cannot be started: .*Resource temporarily unavailable"):
+            with pytest.raises(GameFault, match=r"a_level: cannot be started: .*Resource temporarily unavailable"):
                 g.reset(1)
     assert len(os.listdir("/proc/self/fd")) == open_before
     assert g.reset(1).instruction == "seed 1"
@@ -190,7 +190,9 @@ def test_a_killed_player_takes_its_games_along(how, tmp_path):
     player.wait()
     _, alive = psutil.wait_procs(games, timeout=5)
     assert alive == []
-    stranger = tmp_path / "impala-mi-game-00000000-1-elsewhere"  # of another container: its numbers mean nothing here
+    stranger = (
+        tmp_path / "impala-mi-game-00000000-1-elsewhere"
+    )  # of another container: its numbers mean nothing here
     stranger.mkdir()
     sweep()
     assert [p for p in tmp_path.iterdir() if p.name.startswith("impala-mi-")] == [stranger]

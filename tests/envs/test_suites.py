@@ -89,7 +89,9 @@ def test_babyai_missions_are_instructions():
     assert all(m.startswith("go to") for m in missions)
 
 
-@pytest.mark.parametrize(("level", "answers"), [("memory", {0, 1, 2}), ("language", {0, 1, 2}), ("always_left", {0})])
+@pytest.mark.parametrize(
+    ("level", "answers"), [("memory", {0, 1, 2}), ("language", {0, 1, 2}), ("always_left", {0})]
+)
 def test_tiny_answers_are_drawn(level, answers):
     game = tiny.TinyGame(level)
     drawn = set()
@@ -132,7 +134,7 @@ def test_gym_repeats_actions_and_sums_rewards():
 
 @pytest.mark.parametrize("suite", ["tiny", "babyai"])
 def test_single_steps_are_not_repeated(suite):
-    with pytest.raises(UserError, match="env.action_repeat=4"):
+    with pytest.raises(UserError, match=r"env\.action_repeat=4"):
         make_suite(EnvConfig(suite=suite, action_repeat=4))
 
 
@@ -207,5 +209,3 @@ def test_a_missing_package_names_its_extra(suite, package):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"pip install 'impala-mi[{suite}]'" in done.stderr
     assert "MissingPackageError" in done.stderr
-
-

@@ -74,7 +74,7 @@ def test_missing(tmp_path):
     save(tmp_path, 1)
     with pytest.raises(UserError, match="no best checkpoint"):
         checkpoints.load(tmp_path, "best")
-    with pytest.raises(UserError, match="no checkpoint '7'; there are last, best, 0+1"):
+    with pytest.raises(UserError, match=r"no checkpoint '7'; there are last, best, 0+1"):
         checkpoints.load(tmp_path, "7")
 
 

@@ -26,7 +26,10 @@ def test_rmsprop_is_tensorflows(momentum):
 def test_first_step_is_not_pytorchs():
     """PyTorch's own starts at 0 with epsilon outside: its first step is some ten times longer."""
     steps = []
-    for make in (lambda p: RMSPropTF([p], 1.0, 0.99, 0.0, 1e-8), lambda p: torch.optim.RMSprop([p], 1.0, 0.99, 1e-8)):
+    for make in (
+        lambda p: RMSPropTF([p], 1.0, 0.99, 0.0, 1e-8),
+        lambda p: torch.optim.RMSprop([p], 1.0, 0.99, 1e-8),
+    ):
         p = torch.nn.Parameter(torch.zeros(1))
         p.grad = torch.ones(1)
         make(p).step()

@@ -100,7 +100,9 @@ def test_an_update_that_is_not_finite_is_skipped_and_too_many_stop_the_run(poiso
         metrics = learner.update(bad)
         assert metrics["learner/skipped_updates"] == i + 1
     assert all(torch.equal(v, before[k]) for k, v in learner.agent.state_dict().items())
-    assert all(torch.equal(a, s["exp_avg_sq"]) for a, s in zip(square, learner.optimizer.state.values(), strict=True))
+    assert all(
+        torch.equal(a, s["exp_avg_sq"]) for a, s in zip(square, learner.optimizer.state.values(), strict=True)
+    )
     learner.update(good)  # a good one in between: the count starts again
     assert (learner.counters.version, learner.counters.updates, learner.counters.skipped) == (2, 4, 2)
     for _ in range(2):
@@ -132,8 +134,8 @@ def test_state_restores_bit_for_bit():
     unused.close()
     other.load_state(saved)
     for b in batches[2:]:
-        assert learner.update(b) | {k: 0 for k in ("time/forward_s", "time/backward_s", "time/optimizer_s")} == (
-            other.update(b) | {k: 0 for k in ("time/forward_s", "time/backward_s", "time/optimizer_s")}
+        assert learner.update(b) | dict.fromkeys(("time/forward_s", "time/backward_s", "time/optimizer_s"), 0) == (
+            other.update(b) | dict.fromkeys(("time/forward_s", "time/backward_s", "time/optimizer_s"), 0)
         )
     for a, b in zip(learner.agent.parameters(), other.agent.parameters(), strict=True):
         assert torch.equal(a, b)
