@@ -306,14 +306,13 @@ class Trainer:
 
     def _poll(self, timeout: float = 0) -> None:
         """Ask every actor for faults of unrolls that are not done, and take what answers there are by now."""
-        for ref in (
-            ray.wait(list(self._polls), num_returns=len(self._polls), timeout=timeout)[0] if self._polls else []
-        ):
+        asked = list(self._polls)
+        for ref in ray.wait(asked, num_returns=len(asked), timeout=timeout)[0] if asked else []:
             slot = self._polls.pop(ref)
             with contextlib.suppress(ray.exceptions.RayError):  # a death is found out by the unroll
                 self._take_faults(slot.process.index, ray.get(ref))
-        asked = {id(slot) for slot in self._polls.values()}
-        self._polls |= {slot.process.take_faults(): slot for slot in self._actors if id(slot) not in asked}
+        waiting = {id(slot) for slot in self._polls.values()}
+        self._polls |= {slot.process.take_faults(): slot for slot in self._actors if id(slot) not in waiting}
 
     def _restart(self, slot: _Slot, error: Exception) -> None:
         """Put a new actor in the place of one that died; its unfinished unrolls are lost."""

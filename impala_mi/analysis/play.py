@@ -155,7 +155,6 @@ class _Player:
         return act.action.numpy()
 
     def _report_faults(self, vector: VectorEnv) -> None:
-        for upkeep in vector.take_upkeep():
-            for fault in upkeep.faults:
-                if self._on_fault is not None:
-                    self._on_fault(upkeep.level, fault)
+        for level, fault in vector.take_faults():
+            if self._on_fault is not None:
+                self._on_fault(level, fault)
