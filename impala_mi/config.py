@@ -125,6 +125,10 @@ class AgentConfig(Section):
         return self.head in ("per_task", "mi_task") and self.conditioned != "value"
 
 
+Precision = Literal["auto", "float32", "bfloat16"]
+"""`auto` is bfloat16 for convolutional torsos where the device multiplies it faster."""
+
+
 class ActorsConfig(Section):
     """The processes that play."""
 
@@ -139,6 +143,8 @@ class ActorsConfig(Section):
     so that each gets as many frames as the slowest."""
     inference: Literal["local"] = "local"
     """Where the network acts: in the actor's own process."""
+    precision: Precision = "auto"
+    """In which the torso and the core act; V-trace knows the logits that came of it."""
     max_restarts: Annotated[Whole, Field(ge=0)] = 10
     """Deaths of actors that a run survives."""
 
@@ -164,6 +170,8 @@ class LearnerConfig(Section):
     """GPUs of the learner; 0 trains on the CPU."""
     num_threads: Count | None = None
     """Threads of the learner on a CPU; by default half of the cores, 8 at most."""
+    precision: Precision = "auto"
+    """In which the torso computes; weights, the core, the head and the loss are float32 always."""
 
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """`rmsprop` is TensorFlow's: epsilon inside the root, accumulator starting at 1."""

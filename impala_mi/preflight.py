@@ -17,11 +17,6 @@ SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check(config: Config) -> Suite:
     """The suite, if this machine can run the configuration; raises `UserError` before anything starts."""
     suite = make_suite(config.env)

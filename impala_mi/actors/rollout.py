@@ -10,6 +10,7 @@ from impala_mi.config import ActorsConfig, Config
 from impala_mi.envs.base import GiveUp, Observation, Suite
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Agent
+from impala_mi.nn.precision import choose_dtype
 from impala_mi.types import AgentInput, Episode, Fault, Finals, Unroll, UnrollInfo, transitions_buffer
 
 FIRST_SEGMENT = (0, 0, 0)
@@ -40,7 +41,8 @@ class Rollout:
         self.actor = actor
         self._config, self._suite = config, suite
         envs = config.actors.envs
-        self._agent = Agent(config.agent, suite.spaces).eval()
+        dtype = choose_dtype(config.actors.precision, config.agent.torso, torch.device("cpu"))
+        self._agent = Agent(config.agent, suite.spaces).eval().act_in(dtype)
         self._version = -1
         self._tokens = config.agent.instruction_tokens
         self._dealt = deal_levels(config.actors, len(suite.levels))

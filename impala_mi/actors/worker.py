@@ -10,6 +10,7 @@ import torch
 from impala_mi.actors.rollout import Rollout
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
+from impala_mi.machine import keep_freed_memory
 from impala_mi.types import Fault, Transitions, UnrollInfo
 
 Weights = dict[str, np.ndarray]
@@ -17,6 +18,7 @@ Weights = dict[str, np.ndarray]
 
 class _Actor:
     def __init__(self, config: Config, index: int) -> None:
+        keep_freed_memory()
         self._rollout = Rollout(config, make_suite(config.env), index)
         self._broken: Exception | None = None
 

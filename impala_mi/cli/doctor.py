@@ -34,7 +34,8 @@ def command(overrides: tuple[str, ...]) -> int:
     import psutil
     import torch
 
-    from impala_mi.preflight import MIB, SHARED_MEMORY, cores
+    from impala_mi.machine import cores
+    from impala_mi.preflight import MIB, SHARED_MEMORY
     from impala_mi.rundir import SMALLEST_DISK, versions
 
     table = Table(box=None, show_header=False)

@@ -15,6 +15,7 @@ from impala_mi.errors import TrainingError
 from impala_mi.learner.optim import learning_rate, make_optimizer
 from impala_mi.losses.actor_critic import actor_critic_loss
 from impala_mi.nn.agent import Agent, AgentOutput
+from impala_mi.nn.precision import choose_dtype
 from impala_mi.types import AgentInput, CoreState, Spaces, Transitions
 
 
@@ -70,6 +71,7 @@ class Learner:
         torch.manual_seed(config.seed)
         torch.use_deterministic_algorithms(config.train.deterministic)
         self.config, self.device = config, device
+        self.dtype = choose_dtype(config.learner.precision, config.agent.torso, device)
         self.action_repeat = action_repeat
         self.agent = Agent(config.agent, spaces).to(device)
         self.optimizer = make_optimizer(config.learner, self.agent.parameters())
@@ -83,10 +85,11 @@ class Learner:
         """
         config, counters = self.config.learner, self.counters
         began = time.perf_counter()
-        out = self.agent(batch.inputs, batch.state)
-        next_values = out.value[1:].detach().clone()
-        if len(batch.finals.time):
-            next_values[batch.finals.time, batch.finals.column] = final_values(self.agent, out, batch)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            out = self.agent(batch.inputs, batch.state)
+            next_values = out.value[1:].detach().clone()
+            if len(batch.finals.time):
+                next_values[batch.finals.time, batch.finals.column] = final_values(self.agent, out, batch)
         loss = actor_critic_loss(
             config,
             out.logits[:-1],

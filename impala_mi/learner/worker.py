@@ -1,6 +1,5 @@
 """The learner as a Ray process."""
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
 from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Counters, Learner
+from impala_mi.machine import cores, keep_freed_memory
 from impala_mi.types import Transitions
 
 Weights = dict[str, np.ndarray]
@@ -30,8 +30,8 @@ class UpdateResult:
 
 class _Learner:
     def __init__(self, config: Config, state: dict[str, Any] | None) -> None:
-        cores = os.cpu_count() or 1
-        torch.set_num_threads(config.learner.num_threads or max(1, min(8, cores // 2)))
+        keep_freed_memory()
+        torch.set_num_threads(config.learner.num_threads or max(1, min(8, cores() // 2)))
         suite = make_suite(config.env)
         device = torch.device("cuda" if config.learner.num_gpus else "cpu")
         self._learner = Learner(config, suite.spaces, suite.action_repeat, device)

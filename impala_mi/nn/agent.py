@@ -55,8 +55,14 @@ class Agent(nn.Module):
 
     def initial_state(self, batch: int) -> CoreState:
         """Zeros [batch, H]."""
-        zeros = next(self.parameters()).new_zeros(batch, self.config.core_width)
+        zeros = next(self.head.parameters()).new_zeros(batch, self.config.core_width)
         return CoreState(zeros, zeros.clone())
+
+    def act_in(self, dtype: torch.dtype) -> "Agent":
+        """Keep the weights of the torso and the core in `dtype`; for acting alone."""
+        self.torso.to(dtype)
+        self.core.to(dtype)
+        return self
 
     def forward(self, inputs: AgentInput, state: CoreState) -> AgentOutput:
         """Run over [T, B, ...] inputs from the state before the first of them."""
@@ -70,9 +76,10 @@ class Agent(nn.Module):
         ]
         if self.instruction is not None:
             parts.append(self.instruction(inputs.tokens.flatten(0, 1)).unflatten(0, (steps, batch)))
-        core = self.core(torch.cat(parts, -1), first, state)
         level = None if inputs.level is None else inputs.level.flatten()
-        head = self.head(core.output.flatten(0, 1), level)
+        with torch.autocast(first.device.type, enabled=False):  # that is for the torso
+            core = self.core(torch.cat(parts, -1), first, state)
+            head = self.head(core.output.flatten(0, 1), level)
         return AgentOutput(
             head.logits.unflatten(0, (steps, batch)),
             head.value.unflatten(0, (steps, batch)),

@@ -1,4 +1,4 @@
-"""Torsos: a frame to features. Frames stay uint8, channels last, until here."""
+"""Torsos: a frame to features. Frames stay uint8, channels last, until here, and channels last within."""
 
 import torch
 from jaxtyping import Float, Shaped
@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impala_mi.errors import UserError
+from impala_mi.nn.precision import compute_dtype
 
 WIDTH = 256
 
@@ -33,11 +34,20 @@ def _initialised(torso: nn.Module) -> nn.Module:
     return torso
 
 
-def pixels(frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N c h w"]:
-    """Frames as floats in [0, 1], channels first."""
-    return (
-        frame.permute(0, 3, 1, 2).to(torch.get_default_dtype(), memory_format=torch.contiguous_format).mul_(1 / 255)
-    )
+def first_conv(conv: nn.Conv2d, frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N o h2 w2"]:
+    """The convolution of frames scaled to [0, 1], without rearranging a frame or visiting its numbers once more.
+
+    The memory of frames is that of a channels-last tensor, and convolutions keep that format. It is the kernel that
+    is scaled. Where a stride of s divides the widths, s neighbouring pixels of c channels are read as one of s c
+    channels: the same sums, but few channels leave vector units empty (a third of the time in bfloat16 on a CPU).
+    """
+    x, weight = frame.to(compute_dtype(conv.weight)), conv.weight * (1 / 255)
+    (_, columns), (_, stride) = conv.kernel_size, conv.stride
+    if stride == 1 or frame.shape[2] % stride or columns % stride or conv.padding != (0, 0):
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, conv.bias, conv.stride, conv.padding)
+    x = x.unflatten(2, (-1, stride)).flatten(3)
+    weight = weight.unflatten(3, (-1, stride)).permute(0, 4, 1, 2, 3).flatten(1, 2)
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, conv.bias, (conv.stride[0], 1))
 
 
 class Shallow(nn.Module):
@@ -55,9 +65,9 @@ class Shallow(nn.Module):
 
     def forward(self, frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N 256"]:
         """[N, 256]."""
-        x = F.relu(self.conv1(pixels(frame)))
-        x = F.relu(self.conv2(x))
-        return F.relu(self.linear(x.flatten(1)))
+        x = F.relu_(first_conv(self.conv1, frame))
+        x = F.relu_(self.conv2(x))
+        return F.relu_(self.linear(x.flatten(1)))
 
 
 def same_max_pool(x: Float[Tensor, "N c h w"]) -> Float[Tensor, "N c h2 w2"]:
@@ -79,7 +89,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As x."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + self.conv2(F.relu_(self.conv1(F.relu(x))))
 
 
 class Deep(nn.Module):
@@ -97,10 +107,11 @@ class Deep(nn.Module):
 
     def forward(self, frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N 256"]:
         """[N, 256]."""
-        x = pixels(frame)
-        for conv, block in zip(self.convs, self.blocks, strict=True):
-            x = block(same_max_pool(conv(x)))
-        return F.relu(self.linear(F.relu(x).flatten(1)))
+        x = frame
+        for i, (conv, block) in enumerate(zip(self.convs, self.blocks, strict=True)):
+            assert isinstance(conv, nn.Conv2d)
+            x = block(same_max_pool(conv(x) if i else first_conv(conv, frame)))
+        return F.relu_(self.linear(F.relu(x).flatten(1)))
 
 
 class MLP(nn.Module):
@@ -113,5 +124,5 @@ class MLP(nn.Module):
 
     def forward(self, frame: Shaped[Tensor, "N *shape"]) -> Float[Tensor, "N 256"]:
         """[N, 256]; uint8 is scaled to [0, 1], floats are taken as they are."""
-        x = frame.flatten(1).to(torch.get_default_dtype())
+        x = frame.flatten(1).to(compute_dtype(next(self.parameters())))
         return self.layers(x / 255 if frame.dtype == torch.uint8 else x)

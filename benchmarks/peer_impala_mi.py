@@ -1,0 +1,88 @@
+"""impala-mi on the common work of the side-by-side harness, metered as the other systems are.
+
+Runs in the harness (`suite.py --add 'impala-mi=PYTHON benchmarks/peer_impala_mi.py --env {env}'`), which puts its own
+folder with `bench_envs` and `meter` on the path. Arguments of the form KEY=VALUE go to the configuration.
+
+The network is that of the other systems and, as always here, is told the last action and reward: 10 more inputs of
+the LSTM at 9 actions.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import bench_envs
+from meter import Meter
+
+from impala_mi import rundir, system
+from impala_mi.config import EnvConfig, build
+from impala_mi.envs.base import Level, Observation, Outcome, Suite
+from impala_mi.types import Spaces
+
+OVERRIDES = [
+    "env.suite=peer_impala_mi:suite", "agent.torso=shallow", "agent.core=lstm", "agent.head=shared",
+    "learner.unroll_length=32", "learner.batch_size=32", "learner.learning_rate=5e-4", "learner.optimizer=rmsprop",
+    "learner.learning_rate_schedule=constant", "learner.max_grad_norm=40.0", "learner.reward_clipping=none",
+    "train.env_frames=1e15", "train.log_every_s=0.5",
+]  # fmt: skip
+
+
+class BenchGame:
+    """One of the harness's environments."""
+
+    def __init__(self, name: str) -> None:
+        self._env = bench_envs.make(name)
+
+    def reset(self, seed: int) -> Observation:
+        """Start an episode."""
+        return Observation(self._env.reset(seed=seed)[0])
+
+    def step(self, action: int) -> Outcome:
+        """One step of the environment."""
+        frame, reward, terminated, truncated, _ = self._env.step(action)
+        return Outcome(Observation(frame), reward, terminated, truncated and not terminated)
+
+    def close(self) -> None:
+        """End the game."""
+        self._env.close()
+
+
+def suite(config: EnvConfig) -> Suite:
+    """The suite: the environment that `env.levels` names, as its only level."""
+    name = config.levels[0]
+    actions = bench_envs.NUM_ACTIONS[name]
+    return Suite(
+        name=name,
+        levels=(Level(name),),
+        spaces=Spaces(bench_envs.SHAPE, "uint8", actions, 1, instructions=False),
+        actions=tuple(str(a) for a in range(actions)),
+        make_game=BenchGame,
+        step_threads=4 if name == "doom" else 1,
+    )
+
+
+def main() -> None:
+    """Train until stopped."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", choices=tuple(bench_envs.ENVS), default="synthetic")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    here = str(Path(__file__).resolve().parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])  # for the actors
+    sys.path.insert(0, here)
+    meter = Meter()
+
+    def report(record: Mapping[str, float]) -> None:
+        meter.total(int(record["agent_steps"]), lag=record.get("lag_mean"))
+
+    with tempfile.TemporaryDirectory(prefix="impala-mi-bench-") as root:
+        overrides = [*OVERRIDES, f"env.levels=[{arguments.env}]", f"run.root={root}", *arguments.overrides]
+        config = build("bench", {}, overrides)
+        system.train(config, rundir.create(config, "run"), None, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+import copy
+
+import pytest
+import torch
+
+from impala_mi.config import AgentConfig
+from impala_mi.nn.agent import Agent
+from impala_mi.nn.precision import choose_dtype, native_bfloat16
+from impala_mi.nn.torsos import first_conv, make_torso
+from impala_mi.types import AgentInput
+from tests.nn.test_agent import SMALL, inputs
+
+
+@pytest.mark.parametrize("width", [28, 27])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(8, 4, 0), (8, 4, 2), (6, 4, 0), (4, 2, 0), (3, 1, 1)])
+def test_the_first_convolution_is_that_of_frames_in_0_to_1(width, kernel, stride, padding):
+    conv = torch.nn.Conv2d(3, 5, kernel, stride, padding).double()
+    frame = torch.randint(0, 256, (4, 24, width, 3), dtype=torch.uint8)
+    expected = conv(frame.permute(0, 3, 1, 2).double() / 255)
+    found = first_conv(conv, frame)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    gradient, conv.weight.grad = conv.weight.grad, None
+    expected.square().sum().backward()
+    torch.testing.assert_close(gradient, conv.weight.grad)
+
+
+@pytest.mark.parametrize("torso", ["shallow", "deep"])
+def test_torsos_stay_channels_last(torso):
+    sizes = []
+    module = make_torso(torso, (72, 96, 3))
+    for conv in (m for m in module.modules() if isinstance(m, torch.nn.Conv2d)):
+        conv.register_forward_hook(lambda m, x, y: sizes.append(y.is_contiguous(memory_format=torch.channels_last)))
+    module(torch.zeros(2, 72, 96, 3, dtype=torch.uint8))
+    assert sizes
+    assert all(sizes)
+
+
+@pytest.mark.parametrize("core", ["lstm", "feedforward"])
+def test_acting_in_bfloat16_is_near_and_its_state_stays_float32(core):
+    agent = Agent(AgentConfig(core=core, core_width=64), SMALL).eval()
+    rough = copy.deepcopy(agent).act_in(torch.bfloat16)
+    x = inputs(SMALL, 20, 5)
+    state = other = agent.initial_state(5)
+    with torch.inference_mode():
+        for t in range(20):
+            step = AgentInput(*(a[t : t + 1] for a in x))
+            exact, near = agent(step, state), rough(step, other)
+            state, other = exact.state, near.state
+            assert {a.dtype for a in (near.logits, near.value, near.core, *other)} == {torch.float32}
+            torch.testing.assert_close(near.logits, exact.logits, atol=0.02, rtol=0.02)
+    assert not torch.equal(near.logits, exact.logits)
+
+
+def test_autocast_reaches_the_torso_alone():
+    agent = Agent(AgentConfig(), SMALL)
+    x, state = inputs(SMALL, 6, 3), agent.initial_state(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = agent(x, state)
+    assert {a.dtype for a in (out.logits, out.value, out.core, *out.state)} == {torch.float32}
+    exact = agent(x, state)
+    torch.testing.assert_close(out.logits, exact.logits, atol=0.02, rtol=0.02)
+    out.value.sum().backward()
+    assert {p.grad.dtype for p in agent.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_auto_is_bfloat16_where_it_is_native_and_pays():
+    cpu = torch.device("cpu")
+    native = torch.bfloat16 if native_bfloat16(cpu) else torch.float32
+    assert choose_dtype("auto", "shallow", cpu) == native
+    assert choose_dtype("auto", "mlp", cpu) == torch.float32  # features of a vector need their digits
+    assert choose_dtype("float32", "deep", cpu) == torch.float32
+    assert choose_dtype("bfloat16", "mlp", cpu) == torch.bfloat16
