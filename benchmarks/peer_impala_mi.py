@@ -1,7 +1,7 @@
 """impala-mi on the common work of the side-by-side harness, metered as the other systems are.
 
-Runs in the harness (`suite.py --add 'impala-mi=PYTHON benchmarks/peer_impala_mi.py --env {env}'`), which puts its own
-folder with `bench_envs` and `meter` on the path. Arguments of the form KEY=VALUE go to the configuration.
+Runs in the harness (`suite.py --add 'impala-mi=PYTHON benchmarks/peer_impala_mi.py --env {env}'`), which puts its
+own folder with `bench_envs` and `meter` on the path. Arguments of the form KEY=VALUE go to the configuration.
 
 The network is that of the other systems and, as always here, is told the last action and reward: 10 more inputs of
 the LSTM at 9 actions.
@@ -26,7 +26,7 @@ OVERRIDES = [
     "env.suite=peer_impala_mi:suite", "agent.torso=shallow", "agent.core=lstm", "agent.head=shared",
     "learner.unroll_length=32", "learner.batch_size=32", "learner.learning_rate=5e-4", "learner.optimizer=rmsprop",
     "learner.learning_rate_schedule=constant", "learner.max_grad_norm=40.0", "learner.reward_clipping=none",
-    "train.env_frames=1e15", "train.log_every_s=0.5",
+    "train.env_frames=1e15", "train.log_every_s=2.0",
 ]  # fmt: skip
 
 
@@ -60,7 +60,6 @@ def suite(config: EnvConfig) -> Suite:
         spaces=Spaces(bench_envs.SHAPE, "uint8", actions, 1, instructions=False),
         actions=tuple(str(a) for a in range(actions)),
         make_game=BenchGame,
-        step_threads=4 if name == "doom" else 1,
     )
 
 

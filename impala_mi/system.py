@@ -2,7 +2,7 @@
 
 The driver moves references, never arrays: actors hand in unrolls, batches of them go to the learner, the learner
 publishes weights, and each actor is given the newest version with its next unroll. Everything is bounded: an actor
-has one unroll in flight, and none starts another while a batch waits beside the one that the learner works on.
+has one unroll in flight, and none starts another while two batches wait beside the one that the learner works on.
 """
 
 import contextlib
@@ -77,6 +77,8 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
 def _ray(config: Config, suite: Suite) -> Iterator[None]:
     """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names; ended with all its processes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Threads of the learner that wait for each other sleep: the actors can use the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     address, gpus = os.environ.get("RAY_ADDRESS"), config.learner.num_gpus
     actors = config.actors.number(len(suite.levels))
     with contextlib.ExitStack() as stack:
@@ -220,7 +222,7 @@ class Trainer:
         batch = self.config.unrolls_per_actor_batch
         if self._updating is None and len(self._ready) >= batch:
             self._submit()
-        if len(self._ready) < batch:
+        if len(self._ready) < 2 * batch:
             for slot in self._balanced():
                 self._play(slot)
         waiting: list[ray.ObjectRef[Any]] = list(self._playing)

@@ -1,7 +1,9 @@
 """The rollout: environments and an agent to unrolls. Pure of Ray; see `types` for the alignment."""
 
+import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from impala_mi.envs.base import GiveUp, Observation, Suite
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Agent
 from impala_mi.nn.precision import choose_dtype
-from impala_mi.types import AgentInput, Episode, Fault, Finals, Unroll, UnrollInfo, transitions_buffer
+from impala_mi.types import AgentInput, CoreState, Episode, Fault, Finals, Unroll, UnrollInfo, transitions_buffer
 
 FIRST_SEGMENT = (0, 0, 0)
 """Of a run's first start: updates before it, starts before it, actors replaced in it."""
@@ -51,7 +53,8 @@ class Rollout:
             suite.spaces, config.learner.unroll_length, envs, self._tokens, config.agent.core_width
         )
         self._generator = torch.Generator()
-        self._vector: VectorEnv | None = None
+        self._columns = alternating(envs, suite.step_threads)
+        self._groups: list[_Group] = []
 
     def start(self, segment: Sequence[int]) -> None:
         """Start every environment, or start it anew.
@@ -67,11 +70,13 @@ class Rollout:
         self._generator.manual_seed(int(sampling.generate_state(1, np.uint64)[0]) >> 1)
         # In the place of an actor that died the levels have worked before.
         give_up: GiveUp = "never" if segment[-1] else "first"
-        self._vector = VectorEnv(self._suite, self._levels, seeds, self._tokens, give_up)
-        self._state = self._agent.initial_state(len(self._levels))
         try:
-            # Row T of the buffer is the present: the next unroll starts with it.
-            self._vector.reset(row(self._buffer.inputs, -1))
+            for c in self._columns:
+                vector = VectorEnv(self._suite, self._levels[c], seeds[c], self._tokens, give_up)
+                self._groups.append(_Group(c, vector, self._agent.initial_state(len(vector))))
+            for group in self._groups:
+                # Row T of the buffer is the present: the next unroll starts with it.
+                group.vector.reset(row(self._buffer.inputs, -1, group.columns))
         except BaseException:
             self.close()
             raise
@@ -90,55 +95,104 @@ class Rollout:
 
     def unroll(self) -> Unroll:
         """Play T steps. The arrays are reused by the next call: copy or send them before it."""
-        assert self._vector is not None
-        buffer, inputs = self._buffer, self._buffer.inputs
-        episodes: list[Episode] = []
-        finals: list[tuple[int, int, Observation]] = []
-        cpu, began, acting = time.process_time(), time.perf_counter(), 0.0
-        for a in inputs:
+        assert self._groups
+        buffer, steps = self._buffer, len(self._buffer.action)
+        played = _Played()
+        cpu, began = time.process_time(), time.perf_counter()
+        for a in buffer.inputs:
             a[0] = a[-1]
-        buffer.state.hidden[:], buffer.state.cell[:] = self._state.hidden.numpy(), self._state.cell.numpy()
-        for t in range(len(buffer.action)):
-            before = time.perf_counter()
-            action, logits, _, self._state = self._agent.act(row(inputs, t), self._state, self._generator)
-            buffer.action[t], buffer.logits[t] = action.numpy(), logits.numpy()
-            acting += time.perf_counter() - before
-            result = self._vector.step(buffer.action[t], row(inputs, t + 1))
-            buffer.reward[t] = result.reward
-            buffer.terminated[t], buffer.truncated[t] = result.terminated, result.truncated
-            episodes += [episode for _, episode in result.episodes]
-            finals += [(t, e, observation) for e, observation in result.finals]
+        for group in self._groups:
+            c, state = group.columns, group.state
+            buffer.state.hidden[c], buffer.state.cell[c] = state.hidden.numpy(), state.cell.numpy()
+        for t in range(steps):
+            for group in self._groups:
+                if t:
+                    self._finish(group, t - 1, played)
+                self._act(group, t, played)
+        for group in self._groups:
+            self._finish(group, steps - 1, played)
         total = time.perf_counter() - began
-        seconds = {"act": acting, "step": total - acting, "cpu": time.process_time() - cpu}
-        info = UnrollInfo(self.actor, self._version, episodes, self._vector.take_upkeep(), seconds)
-        return Unroll(info, buffer._replace(finals=self._finals(finals)))
+        seconds = {"act": played.acting, "step": total - played.acting, "cpu": time.process_time() - cpu}
+        upkeep = [u for group in self._groups for u in group.vector.take_upkeep()]
+        info = UnrollInfo(self.actor, self._version, played.episodes, upkeep, seconds)
+        return Unroll(info, buffer._replace(finals=self._finals(played.finals)))
+
+    def _act(self, group: "_Group", t: int, played: "_Played") -> None:
+        """Choose actions for step t and have the games begin it."""
+        began, buffer, c = time.perf_counter(), self._buffer, group.columns
+        inputs = row(buffer.inputs, t, c)
+        action, logits, _, group.state = self._agent.act(inputs, group.state, self._generator)
+        buffer.action[t, c], buffer.logits[t, c] = action.numpy(), logits.numpy()
+        played.acting += time.perf_counter() - began
+        group.vector.begin(buffer.action[t, c], row(buffer.inputs, t + 1, c))
+
+    def _finish(self, group: "_Group", t: int, played: "_Played") -> None:
+        """Wait for the games to end step t."""
+        buffer, c = self._buffer, group.columns
+        result = group.vector.finish()
+        buffer.reward[t, c] = result.reward
+        buffer.terminated[t, c], buffer.truncated[t, c] = result.terminated, result.truncated
+        played.episodes += [episode for _, episode in result.episodes]
+        played.finals += [(t, c.start + e, observation) for e, observation in result.finals]
 
     def _finals(self, finals: list[tuple[int, int, Observation]]) -> Finals:
-        if not finals or self._vector is None:
+        if not finals:
             return self._buffer.finals
+        tokens = self._groups[0].vector.tokens
         return Finals(
             time=np.array([t for t, _, _ in finals]),
             column=np.array([e for _, e, _ in finals]),
             frame=np.stack([o.frame for _, _, o in finals]),
-            tokens=np.stack([self._vector.tokens(o.instruction) for _, _, o in finals]),
+            tokens=np.stack([tokens(o.instruction) for _, _, o in finals]),
         )
 
     def take_faults(self) -> list[tuple[int, Fault]]:
         """Level and fault, of an unroll that is not done; another thread may ask."""
-        return self._vector.take_faults() if self._vector is not None else []
+        return [fault for group in list(self._groups) for fault in group.vector.take_faults()]
 
     def interrupt(self) -> None:
         """Have another thread that plays raise `RuntimeError` soon."""
-        if self._vector is not None:
-            self._vector.interrupt()
+        for group in list(self._groups):
+            group.vector.interrupt()
 
     def close(self) -> None:
-        """Free the environments."""
-        if self._vector is not None:
-            self._vector.close()
-            self._vector = None
+        """Free the environments, also where one fails to close."""
+        groups, self._groups = self._groups, []
+        with contextlib.ExitStack() as stack:
+            for group in groups:
+                stack.callback(group.vector.close)
 
 
-def row(inputs: AgentInput, t: int) -> AgentInput:
-    """Views [E, ...] of step t."""
-    return AgentInput(*(a[t] for a in inputs))
+@dataclass
+class _Group:
+    """Environments that are stepped together, and the core's state after what they have seen."""
+
+    columns: slice
+    vector: VectorEnv
+    state: CoreState
+
+
+@dataclass
+class _Played:
+    """What an unroll brings beside its arrays."""
+
+    episodes: list[Episode] = field(default_factory=list)
+    finals: list[tuple[int, int, Observation]] = field(default_factory=list)
+    """Time, column and observation."""
+    acting: float = 0.0
+    """Seconds."""
+
+
+def alternating(envs: int, step_threads: int) -> list[slice]:
+    """The columns of each group of environments.
+
+    Games that live in processes of their own step while the network acts for the other half: two groups. Where the
+    actor's own process does all the work, one larger batch is cheaper.
+    """
+    half = (envs + 1) // 2
+    return [slice(0, half), slice(half, envs)] if step_threads > 1 and envs > 1 else [slice(0, envs)]
+
+
+def row(inputs: AgentInput, t: int, columns: slice) -> AgentInput:
+    """Views [columns, ...] of step t."""
+    return AgentInput(*(a[t, columns] for a in inputs))

@@ -125,7 +125,8 @@ class Suite:
     truncation_is_terminal: bool = False
     """Treat a cut-off as an end, as published DMLab results do; otherwise it bootstraps."""
     step_threads: int = 1
-    """Threads that step an actor's environments, for games that wait on a process of their own."""
+    """Threads that step an actor's environments, for games that do nothing but wait for a process of their own; the
+    network then acts for one half of them while the other steps."""
     scores_note: str = ""
     """Which random and reference scores these are, where there is a choice."""
     variant: str = ""

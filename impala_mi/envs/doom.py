@@ -8,7 +8,6 @@ Random scores: 200 episodes each of uniformly random actions at an action repeat
 """
 
 import contextlib
-import os
 import shlex
 import shutil
 import threading
@@ -136,5 +135,4 @@ def doom(config: EnvConfig) -> Suite:
         actions=tuple(ACTIONS),
         make_game=lambda level: DoomGame(level, repeat),
         action_repeat=repeat,
-        step_threads=min(4, 2 * (os.cpu_count() or 1)),
     )

@@ -1,8 +1,9 @@
 """Many environments of one actor, stepped together into preallocated arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,15 @@ class StepResult:
     """(column, episode) of those that ended."""
     finals: list[tuple[int, Observation]] = field(default_factory=list)
     """(column, final observation) of those that were truncated."""
+
+
+class _Stepping(NamedTuple):
+    """A step that has begun."""
+
+    futures: list[Future[None]]
+    result: StepResult
+    actions: np.ndarray
+    out: AgentInput
 
 
 class VectorEnv:
@@ -53,6 +63,7 @@ class VectorEnv:
         threads = min(suite.step_threads, len(levels))
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._groups = [range(i, len(levels), threads) for i in range(threads)]
+        self._stepping: _Stepping | None = None
         self._instructions: list[tuple[str, np.ndarray]] = [("", tokenize("", self._tokens))] * len(levels)
         self._environments: list[Environment] = []
         try:
@@ -77,7 +88,8 @@ class VectorEnv:
                 step = self._environments[e].reset(None if seeds is None else seeds[e])
                 self._write(e, step.observation, out)
 
-        self._each(reset)
+        for future in self._spread(reset):
+            future.result()
         out.first[chosen] = True
         out.last_action[chosen] = NO_ACTION
         out.last_reward[chosen] = 0
@@ -94,8 +106,18 @@ class VectorEnv:
 
         Columns that are not `active` [E] rest. Without `again` those whose episode ends wait for a `reset`.
         """
-        width = len(self)
-        result = StepResult(np.zeros(width, np.float32), np.zeros(width, bool), np.zeros(width, bool))
+        self.begin(actions, out, active, again)
+        return self.finish()
+
+    def begin(
+        self,
+        actions: np.ndarray,
+        out: AgentInput,
+        active: np.ndarray | None = None,
+        again: bool = True,
+    ) -> None:
+        """`step` up to where it would wait for the games; `finish` before anything else is asked."""
+        result = StepResult(np.zeros(len(self), np.float32), np.zeros(len(self), bool), np.zeros(len(self), bool))
         plain = actions.tolist()
 
         def step(e: int) -> None:
@@ -110,7 +132,15 @@ class VectorEnv:
             if step.final_observation is not None:
                 result.finals.append((e, step.final_observation))
 
-        self._each(step)
+        self._stepping = _Stepping(self._spread(step), result, actions, out)
+
+    def finish(self) -> StepResult:
+        """What `begin` began; raises what a level raised."""
+        assert self._stepping is not None
+        futures, result, actions, out = self._stepping
+        self._stepping = None
+        for future in futures:
+            future.result()
         result.episodes.sort(key=lambda pair: pair[0])
         result.finals.sort(key=lambda pair: pair[0])
         result.reward *= self.scale
@@ -160,15 +190,15 @@ class VectorEnv:
                 self._instructions[e] = (observation.instruction, self.tokens(observation.instruction))
             out.tokens[e] = self._instructions[e][1]
 
-    def _each(self, work: Callable[[int], None]) -> None:
+    def _spread(self, work: Callable[[int], None]) -> list[Future[None]]:
+        """Do it for every column: here and now, or by the threads that step the games."""
         if self._pool is None:
             for e in range(len(self)):
                 work(e)
-            return
+            return []
 
         def group(columns: range) -> None:
             for e in columns:
                 work(e)
 
-        for _ in self._pool.map(group, self._groups):
-            pass
+        return [self._pool.submit(group, columns) for columns in self._groups]

@@ -13,7 +13,7 @@ import torch
 
 from impala_mi.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 STATE, META, BEST = "state.pt", "meta.json", "best.json"
 
 

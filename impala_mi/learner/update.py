@@ -1,6 +1,5 @@
 """One step of learning: a batch of unrolls to gradients, new weights and metrics."""
 
-import copy
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -101,7 +100,7 @@ class Learner:
             batch.terminated,
             batch.truncated,
         )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         forward_done = time.perf_counter()
         loss.total.backward()
         backward_done = time.perf_counter()
@@ -118,9 +117,7 @@ class Learner:
         if good:
             if config.max_grad_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(params, config.max_grad_norm, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
+            self.optimizer.step(rate)
             counters.version += 1
             counters.skipped_in_a_row = 0
         else:
@@ -158,7 +155,7 @@ class Learner:
         """Everything a checkpoint needs of the learner; plain containers of tensors and numbers."""
         return {
             "agent": {k: v.detach().cpu().clone() for k, v in self.agent.state_dict().items()},
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),  # the live one shares its tensors
+            "optimizer": self.optimizer.state_dict(),
             "counters": asdict(self.counters),
             "torch_rng": torch.get_rng_state(),
         }
@@ -167,9 +164,5 @@ class Learner:
         """Continue from `state()`."""
         self.agent.load_state_dict(state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
-        # The configuration's hyperparameters hold, not those saved with the optimiser.
-        fresh = make_optimizer(self.config.learner, self.agent.parameters())
-        for group, now in zip(self.optimizer.param_groups, fresh.param_groups, strict=True):
-            group.update({k: v for k, v in now.items() if k != "params"})
         self.counters = Counters(**state["counters"] | {"skipped_in_a_row": 0})
         torch.set_rng_state(state["torch_rng"])

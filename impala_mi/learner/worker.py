@@ -15,6 +15,8 @@ from impala_mi.learner.update import Counters, Learner
 from impala_mi.machine import cores, keep_freed_memory
 from impala_mi.types import Transitions
 
+MOST_THREADS = 8
+"""Of an update on a CPU, by default."""
 Weights = dict[str, np.ndarray]
 
 
@@ -31,7 +33,7 @@ class UpdateResult:
 class _Learner:
     def __init__(self, config: Config, state: dict[str, Any] | None) -> None:
         keep_freed_memory()
-        torch.set_num_threads(config.learner.num_threads or max(1, min(8, cores() // 2)))
+        torch.set_num_threads(config.learner.num_threads or min(MOST_THREADS, cores()))
         suite = make_suite(config.env)
         device = torch.device("cuda" if config.learner.num_gpus else "cpu")
         self._learner = Learner(config, suite.spaces, suite.action_repeat, device)

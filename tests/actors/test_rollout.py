@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impala_mi.actors.rollout import deal_levels
+from impala_mi.actors.rollout import alternating, deal_levels
 from impala_mi.config import ActorsConfig
 from impala_mi.envs.suites import make_suite
 from impala_mi.learner.batching import stack
@@ -171,3 +172,33 @@ def test_stacked_unrolls_keep_their_columns_and_finals():
     assert columns == [c + 3 * i for i, u in enumerate(unrolls) for c in u.finals.column]
     for t, c, frame in zip(batch.finals.time, batch.finals.column, batch.finals.frame, strict=True):
         assert frame[0] == batch.inputs.frame[t, c, 0]
+
+
+@pytest.mark.parametrize(("envs", "threads", "sizes"), [(5, 1, [5]), (1, 4, [1]), (5, 4, [3, 2]), (2, 256, [1, 1])])
+def test_games_that_wait_elsewhere_alternate(envs, threads, sizes):
+    columns = alternating(envs, threads)
+    assert [c.stop - c.start for c in columns] == sizes
+    assert [e for c in columns for e in range(envs)[c]] == list(range(envs))
+
+
+def test_alternating_groups_play_what_one_group_plays():
+    """The same games and the same alignment; only the draws of actions come in another order."""
+    config = counting()
+    played = []
+    for threads in (1, 3):
+        suite = dataclasses.replace(make_suite(config.env), step_threads=threads)
+        rollout = started(config, suite, 0, [0])
+        unrolls = [copied(rollout.unroll().data) for _ in range(4)]
+        rollout.close()
+        assert any(len(u.finals.time) for u in unrolls)
+        for before, after in itertools.pairwise(unrolls):
+            for a, b in zip(before.inputs, after.inputs, strict=True):
+                np.testing.assert_array_equal(a[-1], b[0])
+        for u in unrolls:
+            for t, e, frame in zip(u.finals.time, u.finals.column, u.finals.frame, strict=True):
+                assert u.truncated[t, e]
+                assert frame[1] == u.inputs.frame[t, e, 1] + 1  # the game's clock
+        played.append([(u.inputs.frame, u.inputs.first, u.terminated, u.truncated) for u in unrolls])
+    for one, two in zip(*played, strict=True):
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a, b)
