@@ -169,7 +169,7 @@ class LearnerConfig(Section):
     num_gpus: Annotated[Whole, Field(ge=0, le=1)] = 0
     """GPUs of the learner; 0 trains on the CPU."""
     num_threads: Count | None = None
-    """Threads of the learner on a CPU; by default one for each core, 8 at most."""
+    """Threads of the learner on a CPU; by default half of the cores, 8 at most."""
     precision: Precision = "auto"
     """In which the torso computes; weights, the core, the head and the loss are float32 always."""
 

@@ -68,7 +68,8 @@ class Learner:
 
     def __init__(self, config: Config, spaces: Spaces, action_repeat: int, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        torch.use_deterministic_algorithms(config.train.deterministic)
+        if config.train.deterministic != torch.are_deterministic_algorithms_enabled():
+            torch.use_deterministic_algorithms(config.train.deterministic)  # loads PyTorch's compiler
         self.config, self.device = config, device
         self.dtype = choose_dtype(config.learner.precision, config.agent.torso, device)
         self.action_repeat = action_repeat

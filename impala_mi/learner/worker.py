@@ -33,7 +33,7 @@ class UpdateResult:
 class _Learner:
     def __init__(self, config: Config, state: dict[str, Any] | None) -> None:
         keep_freed_memory()
-        torch.set_num_threads(config.learner.num_threads or min(MOST_THREADS, cores()))
+        torch.set_num_threads(config.learner.num_threads or max(1, min(MOST_THREADS, cores() // 2)))
         suite = make_suite(config.env)
         device = torch.device("cuda" if config.learner.num_gpus else "cpu")
         self._learner = Learner(config, suite.spaces, suite.action_repeat, device)
