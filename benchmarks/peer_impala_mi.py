@@ -33,7 +33,7 @@ BEST = {
     # The learner is what takes longest, and one actor feeds it.
     "synthetic": ["actors.count=1", "actors.envs=32", "learner.num_threads=2"],
     # The games are: an actor for each core.
-    "doom": ["actors.count=2", "actors.envs=16", "learner.num_threads=1"],
+    "doom": ["actors.count=2", "actors.envs=32", "learner.num_threads=1"],
 }
 """What was found best on 2 cores."""
 
@@ -68,6 +68,7 @@ def suite(config: EnvConfig) -> Suite:
         spaces=Spaces(bench_envs.SHAPE, "uint8", actions, 1, instructions=False),
         actions=tuple(str(a) for a in range(actions)),
         make_game=BenchGame,
+        step_threads=4 if name == "doom" else 1,
     )
 
 

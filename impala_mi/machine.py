@@ -22,5 +22,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+    # Older versions refuse more than the second value.
+    if not mallopt(_M_MMAP_THRESHOLD, _LARGEST):
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
     mallopt(_M_TRIM_THRESHOLD, _LARGEST)

@@ -59,7 +59,7 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
     `report` gets every record that is logged. Raises `TrainingError` where training cannot go on.
     """
     suite = check(config)
-    with StopSignal().installed() as stop, _ray(config, suite):
+    with StopSignal().installed() as stop, running_ray(config, suite):
         stop.install()
         trainer = Trainer(config, suite, folder, resumed, report, stop)
         try:
@@ -74,7 +74,7 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
 
 
 @contextlib.contextmanager
-def _ray(config: Config, suite: Suite) -> Iterator[None]:
+def running_ray(config: Config, suite: Suite) -> Iterator[None]:
     """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names; ended with all its processes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Threads of the learner that wait for each other sleep: the actors can use the cores.

@@ -53,7 +53,7 @@ class Rollout:
             suite.spaces, config.learner.unroll_length, envs, self._tokens, config.agent.core_width
         )
         self._generator = torch.Generator()
-        self._columns = alternating(envs, suite.step_threads)
+        self._columns = halves(envs) if suite.alternate else [slice(0, envs)]
         self._groups: list[_Group] = []
 
     def start(self, segment: Sequence[int]) -> None:
@@ -74,9 +74,10 @@ class Rollout:
             for c in self._columns:
                 vector = VectorEnv(self._suite, self._levels[c], seeds[c], self._tokens, give_up)
                 self._groups.append(_Group(c, vector, self._agent.initial_state(len(vector))))
-            for group in self._groups:
-                # Row T of the buffer is the present: the next unroll starts with it.
-                group.vector.reset(row(self._buffer.inputs, -1, group.columns))
+            # Row T of the buffer is the present: the next unroll starts with it.
+            present = [(g.vector, row(self._buffer.inputs, -1, g.columns)) for g in self._groups]
+            for finish in [vector.begin_reset(out) for vector, out in present]:
+                finish()
         except BaseException:
             self.close()
             raise
@@ -183,14 +184,10 @@ class _Played:
     """Seconds."""
 
 
-def alternating(envs: int, step_threads: int) -> list[slice]:
-    """The columns of each group of environments.
-
-    Games that live in processes of their own step while the network acts for the other half: two groups. Where the
-    actor's own process does all the work, one larger batch is cheaper.
-    """
-    half = (envs + 1) // 2
-    return [slice(0, half), slice(half, envs)] if step_threads > 1 and envs > 1 else [slice(0, envs)]
+def halves(envs: int) -> list[slice]:
+    """The columns of two groups of environments; of one where there is only one."""
+    middle = (envs + 1) // 2
+    return [c for c in (slice(0, middle), slice(middle, envs)) if c.start < c.stop]
 
 
 def row(inputs: AgentInput, t: int, columns: slice) -> AgentInput:

@@ -18,6 +18,7 @@ COMMANDS = {
     "tsne": "Draw the t-SNE of a run's generated weights.",
     "cache": "Compile the maps of DMLab-30 ahead of training.",
     "levels": "List the levels of a suite and their scores.",
+    "bench": "Measure the speed of the parts and of the whole.",
     "doctor": "Check this machine and its packages.",
 }
 

@@ -114,6 +114,7 @@ def dmlab30(config: EnvConfig) -> Suite:
         action_repeat=repeat,
         truncation_is_terminal=True,
         step_threads=256,
+        alternate=True,
         scores_note=f"human scores of the lasertag levels: env.dmlab.human_scores={lab.human_scores}",
         variant=f"held-out levels, mixer seed {HELD_OUT_MIXER_SEED:#x}" if lab.held_out else "training levels",
         held_out=functools.partial(dmlab30, held_out),

@@ -135,4 +135,5 @@ def doom(config: EnvConfig) -> Suite:
         actions=tuple(ACTIONS),
         make_game=lambda level: DoomGame(level, repeat),
         action_repeat=repeat,
+        step_threads=4,
     )

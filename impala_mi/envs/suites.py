@@ -15,6 +15,7 @@ SUITES = {
     "babyai": "impala_mi.envs.babyai:babyai",
     "gym": "impala_mi.envs.gym:gym",
     "tiny": "impala_mi.envs.tiny:tiny",
+    "noise": "impala_mi.envs.noise:noise",
 }
 
 

@@ -81,6 +81,10 @@ class VectorEnv:
 
         With `seeds`, only in its columns, and of those seeds.
         """
+        self.begin_reset(out, seeds)()
+
+    def begin_reset(self, out: AgentInput, seeds: Mapping[int, int] | None = None) -> Callable[[], None]:
+        """`reset` up to where it would wait for the games; call what it returns before anything else."""
         chosen = list(range(len(self)) if seeds is None else seeds)
 
         def reset(e: int) -> None:
@@ -88,12 +92,17 @@ class VectorEnv:
                 step = self._environments[e].reset(None if seeds is None else seeds[e])
                 self._write(e, step.observation, out)
 
-        for future in self._spread(reset):
-            future.result()
-        out.first[chosen] = True
-        out.last_action[chosen] = NO_ACTION
-        out.last_reward[chosen] = 0
-        out.level[:] = self.levels
+        futures = self._spread(reset)
+
+        def finish() -> None:
+            for future in futures:
+                future.result()
+            out.first[chosen] = True
+            out.last_action[chosen] = NO_ACTION
+            out.last_reward[chosen] = 0
+            out.level[:] = self.levels
+
+        return finish
 
     def step(
         self,

@@ -39,18 +39,23 @@ class RMSPropTF:
     decay: float = 0.99
     momentum: float = 0.0
     eps: float = 0.1
-    slots = (("square", 1.0), ("momentum", 0.0))
+
+    @property
+    def slots(self) -> tuple[tuple[str, float], ...]:
+        """See `Rule`."""
+        return (("square", 1.0), ("momentum", 0.0)) if self.momentum else (("square", 1.0),)
 
     def __call__(
         self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], rate: float, steps: int
     ) -> None:
         """See `Rule`."""
-        squares, moving = slots["square"], slots["momentum"]
+        squares = slots["square"]
         torch._foreach_mul_(squares, self.decay)
         torch._foreach_addcmul_(squares, grads, grads, value=1 - self.decay)
         roots = torch._foreach_add(squares, self.eps)
         torch._foreach_sqrt_(roots)
         if self.momentum:
+            moving = slots["momentum"]
             torch._foreach_mul_(moving, self.momentum)
             torch._foreach_addcdiv_(moving, grads, roots, value=rate)
             torch._foreach_sub_(params, moving)
@@ -118,10 +123,12 @@ class Optimizer:
         return {"steps": self.steps, "slots": slots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()` of an optimiser of the same rule and parameters."""
+        """Continue from `state_dict()` of an optimiser of the same parameters; a slot that is new there begins."""
         self.steps = state["steps"]
         for name, tensors in self.slots.items():
-            for mine, theirs in zip(tensors, state["slots"][name], strict=True):
+            for mine, theirs in zip(tensors, state["slots"].get(name, tensors), strict=True):
+                if mine.shape != theirs.shape:
+                    raise ValueError(f"{name} of shape {list(theirs.shape)}, not {list(mine.shape)}")
                 mine.copy_(theirs)
 
 

@@ -74,10 +74,10 @@ class Agent(nn.Module):
             F.one_hot(inputs.last_action % (self.spaces.num_actions + 1), self.spaces.num_actions + 1)[..., :-1],
             inputs.last_reward.clamp(-1, 1).unsqueeze(-1),
         ]
-        if self.instruction is not None:
-            parts.append(self.instruction(inputs.tokens.flatten(0, 1)).unflatten(0, (steps, batch)))
         level = None if inputs.level is None else inputs.level.flatten()
         with torch.autocast(first.device.type, enabled=False):  # that is for the torso
+            if self.instruction is not None:
+                parts.append(self.instruction(inputs.tokens.flatten(0, 1)).unflatten(0, (steps, batch)))
             core = self.core(torch.cat(parts, -1), first, state)
             head = self.head(core.output.flatten(0, 1), level)
         return AgentOutput(

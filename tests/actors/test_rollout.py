@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impala_mi.actors.rollout import alternating, deal_levels
+from impala_mi.actors.rollout import deal_levels, halves
 from impala_mi.config import ActorsConfig
 from impala_mi.envs.suites import make_suite
 from impala_mi.learner.batching import stack
@@ -174,9 +174,9 @@ def test_stacked_unrolls_keep_their_columns_and_finals():
         assert frame[0] == batch.inputs.frame[t, c, 0]
 
 
-@pytest.mark.parametrize(("envs", "threads", "sizes"), [(5, 1, [5]), (1, 4, [1]), (5, 4, [3, 2]), (2, 256, [1, 1])])
-def test_games_that_wait_elsewhere_alternate(envs, threads, sizes):
-    columns = alternating(envs, threads)
+@pytest.mark.parametrize(("envs", "sizes"), [(1, [1]), (2, [1, 1]), (5, [3, 2])])
+def test_halves_are_all_columns(envs, sizes):
+    columns = halves(envs)
     assert [c.stop - c.start for c in columns] == sizes
     assert [e for c in columns for e in range(envs)[c]] == list(range(envs))
 
@@ -185,8 +185,8 @@ def test_alternating_groups_play_what_one_group_plays():
     """The same games and the same alignment; only the draws of actions come in another order."""
     config = counting()
     played = []
-    for threads in (1, 3):
-        suite = dataclasses.replace(make_suite(config.env), step_threads=threads)
+    for threads, alternate in ((1, False), (1, True), (3, True)):
+        suite = dataclasses.replace(make_suite(config.env), step_threads=threads, alternate=alternate)
         rollout = started(config, suite, 0, [0])
         unrolls = [copied(rollout.unroll().data) for _ in range(4)]
         rollout.close()
@@ -199,6 +199,7 @@ def test_alternating_groups_play_what_one_group_plays():
                 assert u.truncated[t, e]
                 assert frame[1] == u.inputs.frame[t, e, 1] + 1  # the game's clock
         played.append([(u.inputs.frame, u.inputs.first, u.terminated, u.truncated) for u in unrolls])
-    for one, two in zip(*played, strict=True):
-        for a, b in zip(one, two, strict=True):
-            np.testing.assert_array_equal(a, b)
+    for same in zip(*played, strict=True):
+        for one, *others in zip(*same, strict=True):
+            for other in others:
+                np.testing.assert_array_equal(one, other)

@@ -59,8 +59,12 @@ def test_state_is_a_copy_from_which_another_continues(name):
         optimizer.params[0].grad = torch.tensor([1.0, -2.0])
         optimizer.step(0.1)
     state = one.state_dict()
+    kept = {name: [t.clone() for t in tensors] for name, tensors in state["slots"].items()}
     one.step(0.1)
     assert state["steps"] == 2
+    for name, tensors in kept.items():
+        assert torch.equal(state["slots"][name][0], tensors[0])
+        assert not torch.equal(one.slots[name][0], tensors[0])
     with torch.no_grad():
         q.copy_(p)
     other.load_state_dict(one.state_dict())

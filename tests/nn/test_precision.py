@@ -55,9 +55,13 @@ def test_acting_in_bfloat16_is_near_and_its_state_stays_float32(core):
 def test_autocast_reaches_the_torso_alone():
     agent = Agent(AgentConfig(), SMALL)
     x, state = inputs(SMALL, 6, 3), agent.initial_state(3)
+    seen = {}
+    for name in ("torso", "instruction"):
+        getattr(agent, name).register_forward_hook(lambda m, i, y, name=name: seen.update({name: y.dtype}))
     with torch.autocast("cpu", torch.bfloat16):
         out = agent(x, state)
     assert {a.dtype for a in (out.logits, out.value, out.core, *out.state)} == {torch.float32}
+    assert seen == {"torso": torch.bfloat16, "instruction": torch.float32}
     exact = agent(x, state)
     torch.testing.assert_close(out.logits, exact.logits, atol=0.02, rtol=0.02)
     out.value.sum().backward()

@@ -1,0 +1,45 @@
+"""The benchmarks as a user runs them; what they measure here means nothing."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+
+def test_training_is_measured_and_compared(session):
+    out = session.run("bench", "train", "tiny.yaml", "--seconds", "3", "--json", "a.json")
+    assert "efficiency" in out
+    report = json.loads((session.folder / "a.json").read_text())
+    [row] = report["rows"]
+    assert row["frames/s"] > 0
+    assert row["efficiency"] > 0
+    assert row["learner busy"] > 0
+    assert row["PSS MB"] > 100
+    stages = next(note for note in report["notes"] if note.startswith("training"))
+    for stage in ("actors", "learner", "driver", "ray"):
+        assert stage in stages
+    out = session.run("bench", "train", "tiny.yaml", "--seconds", "3", "--compare", "a.json")
+    assert "ratio" in out
+    assert not list(session.folder.glob("runs*"))
+
+
+def test_parts_and_transport_are_measured(session):
+    noise = ("env.suite=noise", "env.levels=all", "learner.unroll_length=4")
+    assert "noise" in session.run("bench", "envs", *noise, "--seconds", "0.2")
+    assert "bfloat16" in session.run("bench", "inference", *noise, "--seconds", "0.1")
+    assert "per_task" in session.run("bench", "learner", *noise, "agent.core_width=16", "--seconds", "0.1")
+    assert "MB/s" in session.run("bench", "transport", *noise, "--seconds", "1")
+
+
+def test_a_run_that_fails_is_told(session):
+    hopeless = ("env.suite=tests.games:faulty", "env.levels=[hopeless]")
+    assert "failed" in session.run("bench", "train", "tiny.yaml", *hopeless, "--seconds", "1", code=1)
+    out = session.run("bench", "train", "tiny.yaml", *hopeless, "--tune", code=1)
+    assert "the run ended" in out
+    assert "did not start" in out
+
+
+def test_bad_input_is_told_before_anything_starts(session):
+    assert "actors.cuont" in session.run("bench", "train", "actors.cuont=3", code=2)
+    assert "no level 'nowhere'" in session.run("bench", "envs", "env.levels=[nowhere]", code=2)
