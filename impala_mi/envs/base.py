@@ -127,8 +127,8 @@ class Suite:
     step_threads: int = 1
     """Threads that step an actor's environments, for games that wait for a process of their own."""
     alternate: bool = False
-    """Step one half of an actor's environments while the network acts for the other: for games whose own process does
-    all the work. What they do in the actor's would stand in the network's way."""
+    """Step one half of an actor's environments while the network acts for the other: for games whose own process
+    does all the work. What they do in the actor's would stand in the network's way."""
     scores_note: str = ""
     """Which random and reference scores these are, where there is a choice."""
     variant: str = ""
