@@ -29,10 +29,11 @@ RECORDINGS = Path(os.environ.get("DMLAB30_RECORDINGS", Path(__file__).parents[1]
 def _double(lab_double, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
+    others = set(psutil.Process().children())  # Python keeps one of its own after a test that used multiprocessing
     yield
     assert list(tmp_path.glob("impala-mi-*")) == [], "a folder was left behind"
     assert list(tmp_path.glob("dmlab_temp_folder_*")) == []
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= others
 
 
 @pytest.fixture
