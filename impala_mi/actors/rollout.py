@@ -89,9 +89,7 @@ class Rollout:
 
     def load(self, weights: dict[str, np.ndarray], version: int) -> None:
         """Act with these weights from now on."""
-        with torch.no_grad():
-            for name, tensor in self._agent.state_dict().items():
-                tensor.copy_(torch.from_numpy(np.array(weights[name])))
+        self._agent.load_state_dict({name: torch.from_numpy(np.array(w)) for name, w in weights.items()})
         self._version = version
 
     def unroll(self) -> Unroll:

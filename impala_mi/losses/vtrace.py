@@ -60,12 +60,21 @@ def vtrace(
     # What carries delta_{t+1} back to t: nothing across an end.
     carries = discounts * trace_lambda * ratios.clamp(max=c_clip) * ~ends
     deltas = rhos * (rewards + discounts * next_values - values)
-    corrections = torch.empty_like(deltas)
-    correction = torch.zeros_like(deltas[0])
-    for t in range(len(deltas) - 1, -1, -1):
-        correction = deltas[t] + carries[t] * correction
-        corrections[t] = correction
-    vs = values + corrections
+    vs = values + _carried_back(deltas, carries)
     next_vs = torch.where(ends[:-1], next_values[:-1], vs[1:])
     q = rewards + discounts * torch.cat([next_vs, next_values[-1:]])
     return VTrace(vs, ratios.clamp(max=pg_rho_clip) * (q - values))
+
+
+def _carried_back(deltas: Float[Tensor, "T B"], carries: Float[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    """y_t = delta_t + carry_t y_{t+1}, in log2(T) rounds instead of T steps.
+
+    After each round delta_t holds the terms of `reach` steps, and carry_t their factor on the terms behind them.
+    """
+    reach, largest = 1, torch.finfo(carries.dtype).max
+    while reach < len(deltas):
+        deltas = torch.cat([deltas[:-reach].addcmul(carries[:-reach], deltas[reach:]), deltas[-reach:]])
+        products = (carries[:-reach] * carries[reach:]).clamp(max=largest)  # an infinite one times 0 would be NaN
+        carries = torch.cat([products, torch.zeros_like(carries[-reach:])])
+        reach *= 2
+    return deltas

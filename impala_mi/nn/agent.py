@@ -75,9 +75,9 @@ class Agent(nn.Module):
             inputs.last_reward.clamp(-1, 1).unsqueeze(-1),
         ]
         level = None if inputs.level is None else inputs.level.flatten()
-        with torch.autocast(first.device.type, enabled=False):  # that is for the torso
+        with torch.autocast(inputs.frame.device.type, enabled=False):  # that is for the torso
             if self.instruction is not None:
-                parts.append(self.instruction(inputs.tokens.flatten(0, 1)).unflatten(0, (steps, batch)))
+                parts.append(self.instruction(inputs.tokens))
             core = self.core(torch.cat(parts, -1), first, state)
             head = self.head(core.output.flatten(0, 1), level)
         return AgentOutput(

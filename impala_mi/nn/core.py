@@ -33,12 +33,15 @@ def single_bias_lstm(inputs: int, width: int) -> nn.LSTM:
 
 def reset(state: CoreState, first: Bool[Tensor, " B"]) -> CoreState:
     """Zeros where an episode starts. Filled, not multiplied: 0 x NaN is NaN, and a bad episode would never end."""
-    here = first.unsqueeze(-1)
+    here = first.to(state.cell.device, non_blocking=True).unsqueeze(-1)
     return CoreState(state.hidden.masked_fill(here, 0), state.cell.masked_fill(here, 0))
 
 
 class LSTMCore(nn.Module):
-    """One LSTM call for each stretch without an episode start."""
+    """One LSTM call for each stretch without an episode start.
+
+    `first` is in the host's memory, wherever the weights are: it decides what is computed.
+    """
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -48,7 +51,7 @@ class LSTMCore(nn.Module):
         """Outputs [T, B, H]; the state of column b is zeroed before every t with first[t, b]."""
         if x.shape[0] == 1:
             return self._step(x[0], first[0], state)
-        starts = [t for t, any_first in enumerate(first.any(1).tolist()) if any_first]  # a sync on GPUs
+        starts = [t for t, any_first in enumerate(first.any(1).tolist()) if any_first]
         outputs, before = [], {}
         for begin, end in pairwise([0, *(t for t in starts if t), x.shape[0]]):
             if begin in starts:

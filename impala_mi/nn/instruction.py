@@ -1,8 +1,12 @@
 """Instructions: an embedding of the words' hash buckets and an LSTM (IMPALA, section 5.3)."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from impala_mi.nn.core import single_bias_lstm
 from impala_mi.types import NO_TOKEN
@@ -10,10 +14,17 @@ from impala_mi.words import BUCKETS
 
 EMBEDDING = 20
 WIDTH = 64
+MOST_KNOWN = 10_000
+"""Embeddings that an acting encoder remembers: 3 MB."""
 
 
 class InstructionEncoder(nn.Module):
-    """[N, L] tokens to [N, 64]: the LSTM's output at the last word; zeros for an empty instruction."""
+    """[T, B, L] tokens to [T, B, 64]: the LSTM's output at the last word; zeros for an empty instruction.
+
+    Tokens are in the host's memory, wherever the weights are: they decide what is computed. Each distinct
+    instruction is embedded once. In inference mode embeddings are remembered from call to call, until weights are
+    loaded or a call records gradients.
+    """
 
     width = WIDTH
 
@@ -22,12 +33,58 @@ class InstructionEncoder(nn.Module):
         self.embedding = nn.Embedding(BUCKETS, EMBEDDING)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING**-0.5)
         self.lstm = single_bias_lstm(EMBEDDING, WIDTH)
+        self._known: dict[bytes, Tensor] = {}
+        self.register_load_state_dict_post_hook(_forget)
 
-    def forward(self, tokens: Int[Tensor, "N L"]) -> Float[Tensor, "N 64"]:
-        """Distinct instructions are embedded once and shared between rows."""
-        distinct, row = torch.unique(tokens, dim=0, return_inverse=True)
-        words = (distinct != NO_TOKEN).sum(1)
+    def forward(self, tokens: Int[Tensor, "T B L"]) -> Float[Tensor, "T B 64"]:
+        """See the class."""
+        distinct, which = distinct_rows(tokens.numpy())
+        if torch.is_inference_mode_enabled():
+            embedded = self._recall(distinct)
+        else:
+            self._known.clear()
+            embedded = self._embed(distinct)
+        return F.embedding(torch.from_numpy(which).to(embedded.device, non_blocking=True), embedded)
+
+    def _embed(self, tokens: np.ndarray) -> Float[Tensor, "S 64"]:
+        words = (tokens != NO_TOKEN).sum(1)
         longest = max(int(words.max()), 1)
-        out, _ = self.lstm(self.embedding(distinct[:, :longest].clamp(min=0).T))
-        last = out[(words - 1).clamp(min=0), torch.arange(len(words), device=words.device)]
-        return (last * (words > 0).unsqueeze(-1))[row]
+        indices = torch.from_numpy(np.ascontiguousarray(tokens[:, :longest].clip(min=0).T))
+        out, _ = self.lstm(self.embedding(indices.to(self.embedding.weight.device, non_blocking=True)))
+        last = torch.from_numpy((words - 1).clip(min=0)).to(out.device, non_blocking=True)
+        there = torch.from_numpy(words > 0).to(out.device, non_blocking=True)
+        return out[last, torch.arange(len(words), device=out.device)] * there.unsqueeze(-1)
+
+    def _recall(self, tokens: np.ndarray) -> Float[Tensor, "S 64"]:
+        keys = [row.tobytes() for row in tokens]
+        new = [i for i, key in enumerate(keys) if key not in self._known]
+        if len(self._known) + len(new) > MOST_KNOWN:
+            self._known.clear()
+            new = list(range(len(keys)))
+        if new:
+            self._known |= {keys[i]: row for i, row in zip(new, self._embed(tokens[new]), strict=True)}
+        return torch.stack([self._known[key] for key in keys])
+
+
+def _forget(encoder: nn.Module, _: Any) -> None:
+    assert isinstance(encoder, InstructionEncoder)
+    encoder._known.clear()
+
+
+def distinct_rows(tokens: Int[np.ndarray, "T B L"]) -> tuple[Int[np.ndarray, "S L"], Int[np.ndarray, "T B"]]:
+    """Distinct instructions, and which of them each step has.
+
+    Instructions rarely change within a column, so that only rows unlike the one before are looked at.
+    """
+    changed = np.ones(tokens.shape[:2], bool)
+    changed[1:] = (tokens[1:] != tokens[:-1]).any(-1)
+    times, columns = np.nonzero(changed)
+    index: dict[bytes, int] = {}
+    numbers = np.array([index.setdefault(row.tobytes(), len(index)) for row in tokens[times, columns]])
+    # The change that a step goes back to: the newest in its column.
+    last = np.maximum.accumulate(np.where(changed, np.arange(len(tokens))[:, None], 0))
+    which = np.zeros(tokens.shape[:2], np.int64)
+    which[times, columns] = numbers
+    which = np.take_along_axis(which, last, 0)
+    rows = np.frombuffer(b"".join(index), tokens.dtype).reshape(len(index), tokens.shape[2])
+    return rows, which

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from impala_mi.config import AgentConfig
+from impala_mi.nn import instruction
 from impala_mi.nn.agent import Agent
-from impala_mi.nn.instruction import InstructionEncoder
+from impala_mi.nn.instruction import InstructionEncoder, distinct_rows
 from impala_mi.nn.torsos import same_max_pool
 from impala_mi.types import NO_ACTION, NO_TOKEN, AgentInput, CoreState, Spaces
 from impala_mi.words import tokenize
@@ -114,14 +117,66 @@ def test_actions_follow_the_softmax():
     assert (got - want).abs().max() < 0.04
 
 
+SAYINGS = st.lists(st.sampled_from(["go to the ball", "", "go", "pick up a key", "go to"]), min_size=1, max_size=5)
+
+
+def tokens_of(instructions):
+    return torch.from_numpy(np.stack([tokenize(s, 5) for s in instructions])).unsqueeze(0)
+
+
 def test_instructions_are_encoded_at_their_last_word():
     encoder = InstructionEncoder()
-    tokens = torch.from_numpy(np.stack([tokenize(s, 5) for s in ("go to the ball", "", "go", "go to the ball")]))
-    out = encoder(tokens)
+    tokens = tokens_of(("go to the ball", "", "go", "go to the ball"))
+    out = encoder(tokens)[0]
     assert out[1].abs().sum() == 0
     torch.testing.assert_close(out[0], out[3])
     assert not torch.allclose(out[0], out[2])
-    torch.testing.assert_close(encoder(tokens[2:3, :1])[0], out[2])  # padding does not matter
+    torch.testing.assert_close(encoder(tokens[:, 2:3, :1])[0, 0], out[2])  # padding does not matter
+
+
+@given(st.lists(SAYINGS.map(lambda said: (said * 5)[:5]), min_size=1, max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_distinct_instructions_are_found_however_they_change(said):
+    """Also those that come back, and those of two columns."""
+    tokens = torch.cat([tokens_of(row) for row in said]).numpy()
+    rows, which = distinct_rows(tokens)
+    assert np.array_equal(rows[which], tokens)
+    assert len({row.tobytes() for row in rows}) == len(rows) == len({word for row in said for word in row})
+
+
+def test_an_acting_encoder_remembers_until_its_weights_change(monkeypatch):
+    encoder, embedded = InstructionEncoder(), []
+    embed = encoder._embed
+    monkeypatch.setattr(encoder, "_embed", lambda rows: embedded.append(len(rows)) or embed(rows))
+    tokens = tokens_of(("go", "", "go to", "go"))
+    want = encoder(tokens)
+    with torch.inference_mode():
+        for _ in range(2):
+            torch.testing.assert_close(encoder(tokens), want)
+        encoder(tokens_of(("go to", "pick")))
+    assert embedded == [3, 3, 1]
+    encoder.load_state_dict({name: 2 * tensor for name, tensor in encoder.state_dict().items()})
+    with torch.inference_mode():
+        loaded = encoder(tokens)
+    assert not torch.allclose(loaded, want)
+    encoder(tokens).sum().backward()  # a call that records gradients comes before a change of the weights
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.zero_()
+    with torch.inference_mode():
+        assert encoder(tokens).abs().sum() == 0
+
+
+def test_an_acting_encoder_does_not_remember_without_end(monkeypatch):
+    monkeypatch.setattr(instruction, "MOST_KNOWN", 3)
+    encoder = InstructionEncoder()
+    for said in (("a", "b", "c"), ("c", "d"), ("a", "d", "e", "f"), ("a",)):
+        with torch.inference_mode():
+            got = encoder(tokens_of(said))
+        assert len(encoder._known) <= max(3, len(said))
+        known = encoder._known.copy()
+        torch.testing.assert_close(got, encoder(tokens_of(said)))
+        encoder._known = known
 
 
 def test_words_have_the_same_numbers_everywhere():
