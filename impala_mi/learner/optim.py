@@ -1,16 +1,21 @@
 """Optimisers and learning-rate schedules.
 
-Plain functions of lists of tensors, not `torch.optim.Optimizer`: that class loads PyTorch's compiler, 75 MB of it.
+Plain functions of one flat vector, not `torch.optim.Optimizer`: that class loads PyTorch's compiler, 75 MB of it.
+Nothing here is read back from the device, so that a GPU never waits for the host.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from impala_mi.config import LearnerConfig
+
+Slots = dict[str, Tensor]
+"""What a rule keeps of every parameter, by name: [P] each."""
 
 
 class Rule(Protocol):
@@ -18,13 +23,13 @@ class Rule(Protocol):
 
     @property
     def slots(self) -> tuple[tuple[str, float], ...]:
-        """Tensors kept for each parameter, and what they begin as."""
+        """Names of the slots, and what they begin as."""
         ...
 
     def __call__(
-        self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], rate: float, steps: int
-    ) -> None:
-        """Change `params` and `slots` in place; `steps` counts this one."""
+        self, gradient: Float[Tensor, " P"], slots: Slots, rate: float, steps: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, " P"], Slots]:
+        """What is subtracted from the parameters, and the new slots; `steps` counts this one."""
         ...
 
 
@@ -46,21 +51,15 @@ class RMSPropTF:
         return (("square", 1.0), ("momentum", 0.0)) if self.momentum else (("square", 1.0),)
 
     def __call__(
-        self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], rate: float, steps: int
-    ) -> None:
+        self, gradient: Float[Tensor, " P"], slots: Slots, rate: float, steps: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, " P"], Slots]:
         """See `Rule`."""
-        squares = slots["square"]
-        torch._foreach_mul_(squares, self.decay)
-        torch._foreach_addcmul_(squares, grads, grads, value=1 - self.decay)
-        roots = torch._foreach_add(squares, self.eps)
-        torch._foreach_sqrt_(roots)
-        if self.momentum:
-            moving = slots["momentum"]
-            torch._foreach_mul_(moving, self.momentum)
-            torch._foreach_addcdiv_(moving, grads, roots, value=rate)
-            torch._foreach_sub_(params, moving)
-        else:
-            torch._foreach_addcdiv_(params, grads, roots, value=-rate)
+        square = (slots["square"] * self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
+        change = (square + self.eps).rsqrt_().mul_(gradient).mul_(rate)
+        if not self.momentum:
+            return change, {"square": square}
+        change += self.momentum * slots["momentum"]
+        return change, {"square": square, "momentum": change}
 
 
 @dataclass(frozen=True)
@@ -73,63 +72,65 @@ class Adam:
     slots = (("mean", 0.0), ("square", 0.0))
 
     def __call__(
-        self, params: list[Tensor], grads: list[Tensor], slots: dict[str, list[Tensor]], rate: float, steps: int
-    ) -> None:
+        self, gradient: Float[Tensor, " P"], slots: Slots, rate: float, steps: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, " P"], Slots]:
         """See `Rule`."""
-        means, squares = slots["mean"], slots["square"]
-        torch._foreach_lerp_(means, grads, 1 - self.beta1)
-        torch._foreach_mul_(squares, self.beta2)
-        torch._foreach_addcmul_(squares, grads, grads, value=1 - self.beta2)
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, (1 - self.beta2**steps) ** 0.5)
-        torch._foreach_add_(roots, self.eps)
-        torch._foreach_addcdiv_(params, means, roots, value=-rate / (1 - self.beta1**steps))
+        mean = torch.lerp(slots["mean"], gradient, 1 - self.beta1)
+        square = (slots["square"] * self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        root = square.sqrt().div_((1 - self.beta2**steps).sqrt()).add_(self.eps)
+        return (mean / root).mul_(rate / (1 - self.beta1**steps)), {"mean": mean, "square": square}
 
 
-@dataclass
 class Optimizer:
-    """A rule, the trained parameters and what the rule keeps of them."""
+    """A rule, the trained parameters (P numbers in all) and what the rule keeps of them."""
 
-    rule: Rule
-    params: list[nn.Parameter]
-    slots: dict[str, list[Tensor]] = field(init=False)
-    steps: int = 0
-
-    def __post_init__(self) -> None:
-        self.slots = {
-            name: [torch.full_like(p, begin, requires_grad=False) for p in self.params]
-            for name, begin in self.rule.slots
-        }
+    def __init__(self, rule: Rule, params: list[nn.Parameter]) -> None:
+        self.rule, self.params = rule, params
+        self._sizes = [p.numel() for p in params]
+        like = params[0].detach()
+        self.slots: Slots = {name: like.new_full((sum(self._sizes),), begin) for name, begin in rule.slots}
+        self.steps = torch.zeros((), dtype=torch.float64, device=like.device)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for p in self.params:
             p.grad = None
 
+    def gradient(self) -> Float[Tensor, " P"]:
+        """Of all parameters, zeros where there is none."""
+        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.params])
+
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Change every parameter that has a gradient."""
-        self.steps += 1
-        chosen = [i for i, p in enumerate(self.params) if p.grad is not None]
-        slots = {name: [tensors[i] for i in chosen] for name, tensors in self.slots.items()}
-        grads: list[Tensor] = [g for p in self.params if (g := p.grad) is not None]
-        if not grads:
-            return
-        self.rule([self.params[i].data for i in chosen], grads, slots, rate, self.steps)
+    def step(self, gradient: Float[Tensor, " P"], rate: float, good: Bool[Tensor, ""] | None = None) -> None:
+        """Change the parameters, or leave everything as it is where `good` is false."""
+        steps = self.steps + 1
+        change, slots = self.rule(gradient, self.slots, rate, steps)
+        if good is not None:
+            change = change.where(good, 0)
+            slots = {name: new.where(good, self.slots[name]) for name, new in slots.items()}
+            steps = steps.where(good, self.steps)
+        self.slots, self.steps = slots, steps
+        torch._foreach_sub_(list[Tensor](self.params), tuple(self._split(change)))
 
     def state_dict(self) -> dict[str, Any]:
         """A copy; plain containers of tensors and numbers."""
-        slots = {name: [t.detach().cpu().clone() for t in tensors] for name, tensors in self.slots.items()}
-        return {"steps": self.steps, "slots": slots}
+        slots = {name: [t.cpu().clone() for t in self._split(flat)] for name, flat in self.slots.items()}
+        return {"steps": int(self.steps), "slots": slots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()` of an optimiser of the same parameters; a slot that is new there begins."""
-        self.steps = state["steps"]
-        for name, tensors in self.slots.items():
-            for mine, theirs in zip(tensors, state["slots"].get(name, tensors), strict=True):
-                if mine.shape != theirs.shape:
-                    raise ValueError(f"{name} of shape {list(theirs.shape)}, not {list(mine.shape)}")
-                mine.copy_(theirs)
+        self.steps.fill_(state["steps"])
+        for name, flat in self.slots.items():
+            mine = self._split(flat)
+            for part, theirs in zip(mine, state["slots"].get(name, mine), strict=True):
+                if part.shape != theirs.shape:
+                    raise ValueError(f"{name} of shape {list(theirs.shape)}, not {list(part.shape)}")
+                part.copy_(theirs)
+
+    def _split(self, flat: Float[Tensor, " P"]) -> list[Tensor]:
+        """Views with the parameters' shapes."""
+        parts = flat.split(self._sizes)
+        return [part.view(p.shape) for part, p in zip(parts, self.params, strict=True)]
 
 
 def make_optimizer(config: LearnerConfig, params: Iterable[nn.Parameter]) -> Optimizer:

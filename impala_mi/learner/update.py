@@ -34,6 +34,17 @@ class Counters:
     skipped_in_a_row: int = 0
 
 
+@dataclass(frozen=True)
+class Began:
+    """An update that the device may still be at."""
+
+    outcome: Float[Tensor, " 6"]
+    """On the device: the loss, its three parts, the mean of rho, the norm of the gradient."""
+    rate: float
+    seconds: dict[str, float]
+    """Wall time by stage; on a GPU, of the host."""
+
+
 def final_values(agent: Agent, out: AgentOutput, batch: Transitions) -> Float[Tensor, " F"]:
     """V of the final observation of each truncated episode, from the core's state at its end; no gradient."""
     finals = batch.finals
@@ -78,13 +89,16 @@ class Learner:
         self.counters = Counters()
 
     def update(self, batch: Transitions) -> dict[str, float]:
-        """Learn from a batch [T+1, B, ...] on the device; returns metrics.
+        """Learn from a batch [T+1, B, ...] that `stack` put on the device; returns metrics.
 
         An update whose loss or gradient is not finite is skipped and counted; `max_bad_updates` of them in a row
         raise `TrainingError`.
         """
-        config, counters = self.config.learner, self.counters
-        began = time.perf_counter()
+        return self.finish(self.begin(batch))
+
+    def begin(self, batch: Transitions) -> "Began":
+        """Give the device its work; nothing is read back from it, and nobody waits."""
+        config, began = self.config.learner, time.perf_counter()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.agent(batch.inputs, batch.state)
             next_values = out.value[1:].detach().clone()
@@ -105,35 +119,44 @@ class Learner:
         forward_done = time.perf_counter()
         loss.total.backward()
         backward_done = time.perf_counter()
-
-        params = [p for p in self.agent.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        gradient = self.optimizer.gradient()
+        norm = torch.linalg.vector_norm(gradient)
+        if config.max_grad_norm is not None:
+            gradient *= (config.max_grad_norm / (norm + 1e-6)).clamp(max=1)
+        rate = learning_rate(config, self.counters.env_frames, self.config.train.env_frames)
+        good = loss.total.isfinite() & norm.isfinite()
+        if self.device.type != "cpu":
+            self.optimizer.step(gradient, rate, good)
+        elif good:  # free to know here, and cheaper than to choose in every number
+            self.optimizer.step(gradient, rate)
         per_step = batch.action.numel() if config.loss_reduction == "sum" else 1
         parts = torch.stack([loss.total, loss.policy, loss.value, loss.entropy]) / per_step
-        total, policy, value, entropy, rho, grad_norm = (
-            torch.cat([parts, loss.rho.unsqueeze(0), norm.unsqueeze(0)]).detach().tolist()
-        )
-        rate = learning_rate(config, counters.env_frames, self.config.train.env_frames)
-        good = bool(np.isfinite([total, grad_norm]).all())
-        if good:
-            if config.max_grad_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(params, config.max_grad_norm, norm)
-            self.optimizer.step(rate)
+        self.counters.updates += 1
+        self.counters.agent_steps += batch.action.numel()
+        self.counters.env_frames = self.counters.agent_steps * self.action_repeat
+        seconds = {
+            "time/forward_s": forward_done - began,
+            "time/backward_s": backward_done - forward_done,
+            "time/optimizer_s": time.perf_counter() - backward_done,
+        }
+        return Began(torch.cat([parts, loss.rho.unsqueeze(0), norm.unsqueeze(0)]).detach(), rate, seconds)
+
+    def finish(self, began: "Began") -> dict[str, float]:
+        """Wait for an update, count it and return its metrics; see `update`."""
+        config, counters = self.config.learner, self.counters
+        total, policy, value, entropy, rho, grad_norm = began.outcome.tolist()
+        if np.isfinite([total, grad_norm]).all():  # as the device found
             counters.version += 1
             counters.skipped_in_a_row = 0
         else:
             counters.skipped += 1
             counters.skipped_in_a_row += 1
-        counters.updates += 1
-        counters.agent_steps += batch.action.numel()
-        counters.env_frames = counters.agent_steps * self.action_repeat
         if counters.skipped_in_a_row >= config.max_bad_updates:
             raise TrainingError(
                 f"{counters.skipped_in_a_row} updates in a row had a loss or gradient that is not finite "
                 f"(loss {total}, gradient norm {grad_norm}); lower learner.learning_rate or set "
                 "learner.max_grad_norm"
             )
-        end = time.perf_counter()
         return {
             "loss/total": total,
             "loss/policy": policy,
@@ -141,11 +164,9 @@ class Learner:
             "loss/entropy": entropy,
             "learner/grad_norm": grad_norm,
             "learner/rho_mean": rho,
-            "learner/learning_rate": rate,
+            "learner/learning_rate": began.rate,
             "learner/skipped_updates": float(counters.skipped),
-            "time/forward_s": forward_done - began,
-            "time/backward_s": backward_done - forward_done,
-            "time/optimizer_s": end - backward_done,
+            **began.seconds,
         }
 
     def weights(self) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ def test_rmsprop_is_tensorflows(momentum):
     for _ in range(20):
         g = rng.normal(size=5)
         p.grad = torch.tensor(g)
-        optimizer.step(0.1)
+        optimizer.step(optimizer.gradient(), 0.1)
         ms = 0.9 * ms + 0.1 * g * g
         mom = momentum * mom + 0.1 * g / np.sqrt(ms + 0.1)
         want -= mom
@@ -30,7 +30,7 @@ def test_first_step_is_not_pytorchs():
     """PyTorch's own starts at 0 with epsilon outside: its first step is some ten times longer."""
     p, q = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     p.grad = q.grad = torch.ones(1)
-    Optimizer(RMSPropTF(eps=1e-8), [p]).step(1.0)
+    Optimizer(RMSPropTF(eps=1e-8), [p]).step(p.grad, 1.0)
     torch.optim.RMSprop([q], 1.0, 0.99, 1e-8).step()
     assert [-p.item(), -q.item()] == pytest.approx([1.0, 10.0], rel=1e-3)
 
@@ -44,7 +44,7 @@ def test_adam_is_pytorchs():
         for p, q in zip(mine, theirs, strict=True):
             p.grad = q.grad = torch.randn_like(p)
         reference.param_groups[0]["lr"] = rate = 0.1 / (i + 1)
-        optimizer.step(rate)
+        optimizer.step(optimizer.gradient(), rate)
         reference.step()
     for p, q in zip(mine, theirs, strict=True):
         torch.testing.assert_close(p, q)
@@ -57,19 +57,19 @@ def test_state_is_a_copy_from_which_another_continues(name):
     one, other = make_optimizer(config, [p]), make_optimizer(config, [q])
     for optimizer in (one, one, other):
         optimizer.params[0].grad = torch.tensor([1.0, -2.0])
-        optimizer.step(0.1)
+        optimizer.step(optimizer.gradient(), 0.1)
     state = one.state_dict()
     kept = {name: [t.clone() for t in tensors] for name, tensors in state["slots"].items()}
-    one.step(0.1)
+    one.step(one.gradient(), 0.1)
     assert state["steps"] == 2
     for name, tensors in kept.items():
         assert torch.equal(state["slots"][name][0], tensors[0])
-        assert not torch.equal(one.slots[name][0], tensors[0])
+        assert not torch.equal(one.state_dict()["slots"][name][0], tensors[0])
     with torch.no_grad():
         q.copy_(p)
     other.load_state_dict(one.state_dict())
     for optimizer in (one, other):
-        optimizer.step(0.1)
+        optimizer.step(optimizer.gradient(), 0.1)
     assert torch.equal(p, q)
 
 
@@ -77,12 +77,25 @@ def test_parameters_without_gradient_stay():
     p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     q.grad = torch.ones(2)
     optimizer = Optimizer(RMSPropTF(), [p, q])
-    optimizer.step(0.1)
+    optimizer.step(optimizer.gradient(), 0.1)
     assert (q < 1).all()
     assert (p == 1).all()
     optimizer.zero_grad()
-    optimizer.step(0.1)
+    optimizer.step(optimizer.gradient(), 0.1)
     assert q.grad is None
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_a_step_that_is_not_good_leaves_everything_as_it_is(name):
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = make_optimizer(LearnerConfig(optimizer=name, rmsprop_momentum=0.5), [p])
+    optimizer.step(torch.tensor([1.0, -2.0]), 0.1, torch.tensor(True))
+    kept, before = optimizer.state_dict(), p.detach().clone()
+    optimizer.step(torch.tensor([float("nan"), float("inf")]), 0.1, torch.tensor(False))
+    now = optimizer.state_dict()
+    assert torch.equal(p, before)
+    assert now["steps"] == kept["steps"] == 1
+    assert all(torch.equal(now["slots"][k][0], kept["slots"][k][0]) for k in kept["slots"])
 
 
 def test_learning_rate_falls_to_zero():
@@ -102,7 +115,7 @@ def test_the_compiler_is_not_loaded():
     code = (
         "import sys, torch; from impala_mi.config import LearnerConfig; "
         "from impala_mi.learner.optim import make_optimizer; p = torch.nn.Parameter(torch.ones(2)); "
-        "p.grad = torch.ones(2); make_optimizer(LearnerConfig(), [p]).step(0.1); "
+        "p.grad = torch.ones(2); make_optimizer(LearnerConfig(), [p]).step(torch.ones(2), 0.1); "
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,3 +1,4 @@
+import contextlib
 import subprocess
 import sys
 
@@ -5,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from impala_mi.bench.parts import random_unrolls
+from impala_mi.config import build
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
 from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Learner, final_values
-from impala_mi.types import AgentInput, CoreState
+from impala_mi.types import AgentInput, CoreState, Finals, Spaces
 from tests.conftest import started, tiny_config
 
 CPU = torch.device("cpu")
@@ -152,6 +155,28 @@ def test_resumed_hyperparameters_are_the_configurations():
     unused.close()
     other.load_state(learner.state())
     assert other.optimizer.rule.eps == 1e-3
+
+
+@pytest.mark.parametrize("head", ["shared", "per_task", "mi_task", "mi_context"])
+@pytest.mark.parametrize("torso", ["shallow", "deep"])
+def test_an_update_reads_nothing_back_from_its_device(torso, head, monkeypatch):
+    """Tensors of the device `meta` have no numbers: whatever would wait for a GPU raises there."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none for it
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    changed = [f"agent.torso={torso}", f"agent.head={head}", "learner.batch_size=16", "learner.unroll_length=12",
+               "learner.optimizer=adam", "learner.max_grad_norm=1.0", "learner.precision=float32"]  # fmt: skip
+    config = build("test", {}, changed)
+    spaces = Spaces((24, 28, 3), "uint8", 4, 3, instructions=True)
+    data = random_unrolls(spaces, config, 12, 16)
+    data.inputs.first[[0, 5, 5], [1, 2, 3]] = True
+    finals = Finals(np.array([4]), np.array([2]), data.inputs.frame[5, 2:3], data.inputs.tokens[5, 2:3])
+    data.truncated[4, 2] = True
+    device = torch.device("meta")
+    batch = stack([data._replace(finals=finals)], device)
+    began = Learner(config, spaces, 4, device).begin(batch)
+    assert began.outcome.is_meta
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        began.outcome.tolist()
 
 
 def test_weights_are_copies():
