@@ -141,8 +141,8 @@ class ActorsConfig(Section):
     balance: Literal["actors", "frames"] = "actors"
     """`actors`: a level gets as many frames as its actors can play (IMPALA). `frames`: levels that are ahead wait,
     so that each gets as many frames as the slowest."""
-    inference: Literal["local"] = "local"
-    """Where the network acts: in the actor's own process."""
+    inference: Literal["local", "central"] = "local"
+    """Where the network acts: in the actor's own process, or in those of `inference`, for many actors at once."""
     precision: Precision = "auto"
     """In which the torso and the core act; V-trace knows the logits that came of it."""
     max_restarts: Annotated[Whole, Field(ge=0)] = 10
@@ -157,6 +157,19 @@ class ActorsConfig(Section):
     def number(self, levels: int) -> int:
         """Actor processes for so many levels."""
         return self.per_level * levels if self.per_level is not None else self.count or 2
+
+
+class InferenceConfig(Section):
+    """The processes that act for all actors, with `actors.inference=central`."""
+
+    workers: Count = 1
+    """Each acts for an equal share of the actors."""
+    num_gpus: Annotated[float, Field(ge=0, le=1)] = 0
+    """GPUs of each worker, parts of one too; 0 acts on the CPU."""
+    num_threads: Count | None = None
+    """Threads of each worker on a CPU; by default half of the cores, 8 at most."""
+    wait_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
+    """The longest that a request waits for others to share its batch."""
 
 
 class LearnerConfig(Section):
@@ -246,6 +259,7 @@ class Config(Section):
     env: EnvConfig = EnvConfig()
     agent: AgentConfig = AgentConfig()
     actors: ActorsConfig = ActorsConfig()
+    inference: InferenceConfig = InferenceConfig()
     learner: LearnerConfig = LearnerConfig()
     train: TrainConfig = TrainConfig()
 
@@ -256,6 +270,12 @@ class Config(Section):
             raise ValueError(
                 f"learner.batch_size={batch} must be a multiple of actors.envs={envs}: "
                 "an actor hands in one unroll of each of its environments at a time"
+            )
+        if self.actors.inference == "local" and self.inference != InferenceConfig():
+            raise ValueError("the section inference needs actors.inference=central")
+        if self.train.deterministic and self.actors.inference == "central":
+            raise ValueError(
+                "train.deterministic=true needs actors.inference=local: central batches depend on who asks when"
             )
         if self.train.deterministic and self.learner.num_gpus:
             raise ValueError("train.deterministic=true needs learner.num_gpus=0: a GPU's sums have no fixed order")

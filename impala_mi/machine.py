@@ -5,11 +5,17 @@ import os
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST = 2**31 - 1
+MOST_THREADS = 8
 
 
 def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """Of a process that computes in turn with others: half of the cores, `MOST_THREADS` at most."""
+    return max(1, min(MOST_THREADS, cores() // 2))
 
 
 def keep_freed_memory() -> None:

@@ -6,35 +6,30 @@ has one unroll in flight, and none starts another while two batches wait beside 
 """
 
 import contextlib
-import logging
-import os
-import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-if not os.environ.get("RAY_ADDRESS"):
-    # The one switch by which Ray keeps every port of a cluster of its own on loopback; it is read at import.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+from impala_mi.cluster import running_ray  # before Ray is imported
 
-import psutil
+# isort: split
 import ray
 
+from impala_mi.actors.inference import InferenceLost
 from impala_mi.actors.rollout import deal_levels
-from impala_mi.actors.worker import ActorProcess
+from impala_mi.actors.worker import ActorProcess, InferenceGroup
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
-from impala_mi.envs.scratch import sweep
-from impala_mi.errors import TrainingError, UserError
+from impala_mi.errors import TrainingError
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.checkpoint import Checkpoint
 from impala_mi.learner.update import Counters
 from impala_mi.learner.worker import LearnerProcess, UpdateResult
 from impala_mi.metrics import LevelCounts, LevelScores, Means, MetricsWriter
-from impala_mi.preflight import check, object_store_bytes
+from impala_mi.preflight import check
 from impala_mi.rundir import RunFolder
 from impala_mi.stop import StopSignal
 from impala_mi.types import Fault, Transitions, UnrollInfo
@@ -71,56 +66,6 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
             raise TrainingError(f"{message}; the last checkpoint is kept: impala-mi resume {folder.path}") from None
         finally:
             trainer.close()
-
-
-@contextlib.contextmanager
-def running_ray(config: Config, suite: Suite) -> Iterator[None]:
-    """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names; ended with all its processes."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Threads of the learner that wait for each other sleep: the actors can use the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    address, gpus = os.environ.get("RAY_ADDRESS"), config.learner.num_gpus
-    actors = config.actors.number(len(suite.levels))
-    with contextlib.ExitStack() as stack:
-        # Not in TMPDIR: the paths of Ray's sockets must stay short.
-        folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
-        session = stack.enter_context(folder)
-        stack.callback(_end_ray)
-        try:
-            if address:
-                ray.init(log_to_driver=True)
-            else:
-                ray.init(
-                    address="local",
-                    _temp_dir=session,
-                    num_cpus=actors + 1,
-                    num_gpus=gpus,
-                    include_dashboard=False,
-                    object_store_memory=object_store_bytes(config, suite),
-                    logging_level=logging.ERROR,
-                )
-        except SystemExit:  # what Ray's own handler makes of SIGTERM while it starts
-            raise KeyboardInterrupt from None
-        except Exception as e:  # Ray raises anything here
-            where = f"RAY_ADDRESS={address}" if address else "this machine"
-            raise UserError(f"Ray does not start on {where}: {str(e).strip().splitlines()[0]}") from None
-        there = ray.cluster_resources()
-        if there.get("CPU", 0) < actors + 1 or there.get("GPU", 0) < gpus:
-            raise UserError(
-                f"the cluster at {address} has {there.get('CPU', 0):.0f} CPUs and {there.get('GPU', 0):.0f} GPUs; "
-                f"{actors + 1} CPUs ({actors} actors and one for the learner) and {gpus} GPUs are needed"
-            )
-        yield
-
-
-def _end_ray() -> None:
-    """Shut Ray down; a start that was interrupted leaves processes that it would forget."""
-    started = psutil.Process().children(recursive=True)
-    ray.shutdown()
-    for process in psutil.wait_procs(started, timeout=2)[1]:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    sweep()  # what killed actors left on this machine
 
 
 @dataclass
@@ -172,6 +117,8 @@ class Trainer:
         self._actors = [
             _Slot(ActorProcess(config, i, (*self._segment, 0), num_cpus=1)) for i in range(len(self._dealt))
         ]
+        central = config.actors.inference == "central"
+        self._inference = InferenceGroup(config, len(self._actors)) if central else None
         self._learnt = Counter[int]()  # hand-ins by the first level of their actor
         self._polls: dict[ray.ObjectRef[list[tuple[int, Fault]]], _Slot] = {}
         self._playing: dict[ray.ObjectRef[UnrollInfo], tuple[_Slot, ray.ObjectRef[Transitions]]] = {}
@@ -278,7 +225,8 @@ class Trainer:
         return self._dealt[actor][0]
 
     def _play(self, slot: _Slot) -> None:
-        info, data = slot.process.unroll(self._weights, self._counters.version)
+        worker = self._inference.worker_of(slot.process.index) if self._inference is not None else None
+        info, data = slot.process.unroll(self._weights, self._counters.version, worker)
         self._playing[info] = (slot, data)
 
     def _take_unrolls(self, ref: ray.ObjectRef[UnrollInfo]) -> None:
@@ -286,7 +234,10 @@ class Trainer:
         try:
             info: UnrollInfo = ray.get(ref)
         except ray.exceptions.RayError as e:
-            self._restart(slot, e)
+            if isinstance(cause := getattr(e, "cause", None), InferenceLost):
+                self._restart_inference(slot.process.index, str(cause))
+            else:
+                self._restart(slot, e)
             return
         self._scores.add(info.episodes)
         self._means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
@@ -322,15 +273,10 @@ class Trainer:
             return
         if isinstance(cause := getattr(error, "cause", None), TrainingError):
             raise TrainingError(f"actor {slot.process.index}: {cause}")
-        self._restarts += 1
         lines = str(getattr(error, "cause", None) or error).strip().splitlines()
         reason = lines[-1] if lines else repr(error)
         self.folder.event("actor_died", actor=slot.process.index, error=reason)
-        if self._restarts > self.config.actors.max_restarts:
-            raise TrainingError(
-                f"actors died {self._restarts} times, more than actors.max_restarts="
-                f"{self.config.actors.max_restarts}; the last: {reason}"
-            )
+        self._count_restart(reason)
         self._end(slot.process, timeout=5)
         segment = (*self._segment, self._restarts)
         slot.process = ActorProcess(self.config, slot.process.index, segment, num_cpus=1)
@@ -338,6 +284,21 @@ class Trainer:
             self._play(slot)
             for ref in [r for r, (s, _) in self._playing.items() if s is slot]:
                 self._take_unrolls(ref)
+
+    def _restart_inference(self, actor: int, reason: str) -> None:
+        """Put a new worker in the place of the one that acted for `actor`, if that is dead."""
+        assert self._inference is not None
+        if self.stop.name is None and self._inference.restart_lost(actor, self._weights, self._counters.version):
+            self.folder.event("inference_died", worker=actor % self.config.inference.workers, error=reason)
+            self._count_restart(reason)
+
+    def _count_restart(self, reason: str) -> None:
+        self._restarts += 1
+        if self._restarts > self.config.actors.max_restarts:
+            raise TrainingError(
+                f"actors died {self._restarts} times, more than actors.max_restarts="
+                f"{self.config.actors.max_restarts}; the last: {reason}"
+            )
 
     # -- learner -----------------------------------------------------------------------------
 
@@ -375,6 +336,8 @@ class Trainer:
         self._counters = result.counters
         if result.weights is not None:
             self._weights = result.weights
+            if self._inference is not None:
+                self._inference.load(self._weights, self._counters.version)
         self._means.add(result.metrics)
 
     # -- records -----------------------------------------------------------------------------
@@ -436,6 +399,8 @@ class Trainer:
         ray.wait(closing, num_returns=len(closing), timeout=20)
         for slot in self._actors:
             self._end(slot.process, timeout=0)
+        if self._inference is not None:
+            self._inference.kill()
         with contextlib.suppress(ray.exceptions.RayError):
             self._learner.kill()
         with contextlib.suppress(OSError):  # a full disk must not hide what came before it

@@ -38,7 +38,10 @@ class Spaces:
 
 
 class AgentInput(NamedTuple):
-    """What the agent sees; NumPy arrays in an actor, tensors in the network."""
+    """What the agent sees; NumPy arrays in an actor, tensors in the network.
+
+    `tokens` and `first` stay in the host's memory when the rest goes to a GPU: they decide what is computed.
+    """
 
     frame: Any
     """[T, B, *frame_shape] uint8 or float32."""

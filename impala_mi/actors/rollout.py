@@ -3,11 +3,13 @@
 import contextlib
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from impala_mi.actors.inference import Infer, InferenceLost, Request
 from impala_mi.config import ActorsConfig, Config
 from impala_mi.envs.base import GiveUp, Observation, Suite
 from impala_mi.envs.vector import VectorEnv
@@ -43,6 +45,7 @@ class Rollout:
         self.actor = actor
         self._config, self._suite = config, suite
         envs = config.actors.envs
+        self._central = config.actors.inference == "central"
         dtype = choose_dtype(config.actors.precision, config.agent.torso, torch.device("cpu"))
         self._agent = Agent(config.agent, suite.spaces).eval().act_in(dtype)
         self._version = -1
@@ -53,7 +56,7 @@ class Rollout:
             suite.spaces, config.learner.unroll_length, envs, self._tokens, config.agent.core_width
         )
         self._generator = torch.Generator()
-        self._columns = halves(envs) if suite.alternate else [slice(0, envs)]
+        self._columns = halves(envs) if suite.alternate or self._central else [slice(0, envs)]
         self._groups: list[_Group] = []
 
     def start(self, segment: Sequence[int]) -> None:
@@ -89,17 +92,30 @@ class Rollout:
 
     def load(self, weights: dict[str, np.ndarray], version: int) -> None:
         """Act with these weights from now on."""
-        self._agent.load_state_dict({name: torch.from_numpy(np.array(w)) for name, w in weights.items()})
+        self._agent.load_weights(weights)
         self._version = version
 
-    def unroll(self) -> Unroll:
-        """Play T steps. The arrays are reused by the next call: copy or send them before it."""
+    def unroll(self, infer: Infer | None = None) -> Unroll:
+        """Play T steps, with `infer` in the place of the own network where inference is central.
+
+        The arrays are reused by the next call: copy or send them before it. After `InferenceLost` the next unroll
+        begins where this one got to.
+        """
         assert self._groups
-        buffer, steps = self._buffer, len(self._buffer.action)
-        played = _Played()
+        buffer, played = self._buffer, _Played()
         cpu, began = time.process_time(), time.perf_counter()
         for a in buffer.inputs:
             a[0] = a[-1]
+        version = self._play(played) if infer is None else self._play_central(infer, played)
+        total = time.perf_counter() - began
+        seconds = {"act": played.acting, "step": total - played.acting, "cpu": time.process_time() - cpu}
+        upkeep = [u for group in self._groups for u in group.vector.take_upkeep()]
+        info = UnrollInfo(self.actor, version, played.episodes, upkeep, seconds)
+        return Unroll(info, buffer._replace(finals=self._finals(played.finals)))
+
+    def _play(self, played: "_Played") -> int:
+        """T steps with the own network; the groups take turns. Returns the version of the weights."""
+        buffer, steps = self._buffer, len(self._buffer.action)
         for group in self._groups:
             c, state = group.columns, group.state
             buffer.state.hidden[c], buffer.state.cell[c] = state.hidden.numpy(), state.cell.numpy()
@@ -110,11 +126,37 @@ class Rollout:
                 self._act(group, t, played)
         for group in self._groups:
             self._finish(group, steps - 1, played)
-        total = time.perf_counter() - began
-        seconds = {"act": played.acting, "step": total - played.acting, "cpu": time.process_time() - cpu}
-        upkeep = [u for group in self._groups for u in group.vector.take_upkeep()]
-        info = UnrollInfo(self.actor, self._version, played.episodes, upkeep, seconds)
-        return Unroll(info, buffer._replace(finals=self._finals(played.finals)))
+        return self._version
+
+    def _play_central(self, infer: Infer, played: "_Played") -> int:
+        """T steps of each group in a thread of its own: while one waits for its actions the others' games step.
+
+        Returns the oldest version that acted; the logits are those of the weights that acted at each step.
+        """
+        buffer, versions = self._buffer, []
+
+        def play(number: int, group: _Group) -> None:
+            c = group.columns
+            for t in range(len(buffer.action)):
+                began, inputs = time.perf_counter(), row(buffer.inputs, t, c)
+                try:
+                    reply = infer(Request((self.actor, number), inputs, begins=t == 0))
+                except InferenceLost:
+                    for a in buffer.inputs:
+                        a[-1, c] = a[t, c]
+                    raise
+                if reply.state is not None:
+                    buffer.state.hidden[c], buffer.state.cell[c] = reply.state
+                buffer.action[t, c], buffer.logits[t, c] = reply.action, reply.logits
+                versions.append(reply.version)
+                played.acting += (time.perf_counter() - began) / len(self._groups)
+                group.vector.begin(buffer.action[t, c], row(buffer.inputs, t + 1, c))
+                self._finish(group, t, played)
+
+        with ThreadPoolExecutor(len(self._groups)) as pool:
+            for future in [pool.submit(play, i, group) for i, group in enumerate(self._groups)]:
+                future.result()
+        return min(versions)
 
     def _act(self, group: "_Group", t: int, played: "_Played") -> None:
         """Choose actions for step t and have the games begin it."""

@@ -1,5 +1,8 @@
 """The actor as a Ray process."""
 
+import contextlib
+import functools
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,10 +10,11 @@ import numpy as np
 import ray
 import torch
 
+from impala_mi.actors.inference import Batcher, Inference, InferenceLost, Reply, Request
 from impala_mi.actors.rollout import Rollout
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
-from impala_mi.machine import keep_freed_memory
+from impala_mi.machine import default_threads, keep_freed_memory
 from impala_mi.types import Fault, Transitions, UnrollInfo
 
 Weights = dict[str, np.ndarray]
@@ -22,17 +26,22 @@ class _Actor:
         self._rollout = Rollout(config, make_suite(config.env), index)
         self._broken: Exception | None = None
 
-    def unroll(self, weights: list[ray.ObjectRef[Weights]], version: int) -> tuple[UnrollInfo, Transitions]:
-        """Play one unroll in each environment with weights no older than `version`.
+    def unroll(
+        self, weights: list[ray.ObjectRef[Weights]], version: int, worker: Any
+    ) -> tuple[UnrollInfo, Transitions]:
+        """Play one unroll in each environment with weights no older than `version`, or as `worker` says.
 
         The reference comes in a list so that Ray fetches the weights only when this actor asks.
         """
         if self._broken is not None:
             raise self._broken
         torch.set_num_threads(1)  # processes are the parallelism
-        if version != self._rollout.version:
-            self._rollout.load(ray.get(weights[0]), version)
-        unroll = self._rollout.unroll()
+        if worker is not None:
+            unroll = self._rollout.unroll(functools.partial(_ask, worker))
+        else:
+            if version != self._rollout.version:
+                self._rollout.load(ray.get(weights[0]), version)
+            unroll = self._rollout.unroll()
         return unroll.info, unroll.data
 
     def start(self, segment: Sequence[int]) -> None:
@@ -57,6 +66,96 @@ class _Actor:
         self._rollout.interrupt()
 
 
+def _ask(worker: Any, request: Request) -> Reply:
+    try:
+        return ray.get(worker.act.remote(request))
+    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as e:
+        raise InferenceLost(str(e).strip().splitlines()[0]) from None
+
+
+class _InferenceWorker:
+    def __init__(self, config: Config, seed: int, groups: int) -> None:
+        keep_freed_memory()
+        threads = config.inference.num_threads or default_threads()
+        spaces = make_suite(config.env).spaces
+        device = torch.device("cuda" if config.inference.num_gpus else "cpu")
+        self._inference = Inference(config, spaces, device, seed)
+        self._loaded = threading.Event()
+
+        def infer(requests: Sequence[Request]) -> list[Reply]:
+            torch.set_num_threads(threads)
+            return self._inference(requests)
+
+        # Of two groups of an actor one steps while the other asks.
+        self._batcher = Batcher(infer, (groups + 1) // 2, config.inference.wait_ms / 1000)
+
+    def load(self, weights: Weights, version: int) -> None:
+        """See `Inference.load`."""
+        self._inference.load(weights, version)
+        self._loaded.set()
+
+    def act(self, request: Request) -> Reply:
+        """Wait for a batch that holds this request."""
+        self._loaded.wait()
+        return self._batcher(request)
+
+    def alive(self) -> None:
+        """Answers where the process lives."""
+
+
+class InferenceGroup:
+    """The processes that act for all actors; an actor has one of them.
+
+    Args:
+        config: the run's configuration.
+        actors: number of actors.
+    """
+
+    def __init__(self, config: Config, actors: int) -> None:
+        self._config = config
+        workers = config.inference.workers
+        self._groups = [2 * len(range(i, actors, workers)) for i in range(workers)]
+        self._starts = [0] * workers
+        self._workers = [self._start(i) for i in range(workers)]
+
+    def worker_of(self, actor: int) -> Any:
+        """Handle for `ActorProcess.unroll`."""
+        return self._workers[actor % len(self._workers)]
+
+    def load(self, weights: ray.ObjectRef[Weights], version: int) -> None:
+        """Have all act with these weights as soon as they have them."""
+        for worker in self._workers:
+            worker.load.remote(weights, version)
+
+    def restart_lost(self, actor: int, weights: ray.ObjectRef[Weights], version: int) -> bool:
+        """Replace the worker of this actor if it is dead; whether it was."""
+        i = actor % len(self._workers)
+        try:
+            ray.get(self._workers[i].alive.remote(), timeout=10)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(self._workers[i])
+            self._starts[i] += 1
+            self._workers[i] = self._start(i)
+            self._workers[i].load.remote(weights, version)
+            return True
+        return False
+
+    def kill(self) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(worker)
+
+    def _start(self, i: int) -> Any:
+        config, groups = self._config, self._groups[i]
+        seed = np.random.SeedSequence([config.seed, self._starts[i]], spawn_key=(2**31 + 1, i))
+        made: Any = ray.remote(_InferenceWorker).options(
+            num_cpus=1, num_gpus=config.inference.num_gpus, max_restarts=0, max_concurrency=groups + 2
+        )
+        return made.remote(config, int(seed.generate_state(1, np.uint64)[0]) >> 1, groups)
+
+
 class ActorProcess:
     """A typed handle of one actor, which starts its environments at once."""
 
@@ -69,10 +168,10 @@ class ActorProcess:
         self.start(segment)
 
     def unroll(
-        self, weights: ray.ObjectRef[Weights], version: int
+        self, weights: ray.ObjectRef[Weights], version: int, worker: Any = None
     ) -> tuple[ray.ObjectRef[UnrollInfo], ray.ObjectRef[Transitions]]:
-        """References of the info and the transitions of one unroll."""
-        info, data = self._handle.unroll.options(num_returns=2).remote([weights], version)
+        """References of the info and the transitions of one unroll; `worker` acts where inference is central."""
+        info, data = self._handle.unroll.options(num_returns=2).remote([weights], version, worker)
         return info, data
 
     def start(self, segment: Sequence[int]) -> ray.ObjectRef[None]:

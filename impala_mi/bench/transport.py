@@ -3,6 +3,9 @@
 import time
 from typing import Any
 
+from impala_mi.cluster import running_ray  # before Ray is imported
+
+# isort: split
 import ray
 import torch
 
@@ -13,7 +16,6 @@ from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.learner.batching import stack
 from impala_mi.machine import keep_freed_memory
-from impala_mi.system import running_ray
 from impala_mi.types import Spaces, Transitions
 
 

@@ -12,11 +12,9 @@ from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
 from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Counters, Learner
-from impala_mi.machine import cores, keep_freed_memory
+from impala_mi.machine import default_threads, keep_freed_memory
 from impala_mi.types import Transitions
 
-MOST_THREADS = 8
-"""Of an update on a CPU, by default."""
 Weights = dict[str, np.ndarray]
 
 
@@ -33,7 +31,7 @@ class UpdateResult:
 class _Learner:
     def __init__(self, config: Config, state: dict[str, Any] | None) -> None:
         keep_freed_memory()
-        torch.set_num_threads(config.learner.num_threads or max(1, min(MOST_THREADS, cores() // 2)))
+        torch.set_num_threads(config.learner.num_threads or default_threads())
         suite = make_suite(config.env)
         device = torch.device("cuda" if config.learner.num_gpus else "cpu")
         self._learner = Learner(config, suite.spaces, suite.action_repeat, device)

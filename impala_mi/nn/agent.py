@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -88,11 +89,21 @@ class Agent(nn.Module):
             core.before,
         )
 
+    def load_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Take these, which the learner published."""
+        self.load_state_dict({name: torch.from_numpy(np.array(w)) for name, w in weights.items()})
+
     @torch.inference_mode()
     def act(self, inputs: AgentInput, state: CoreState, generator: torch.Generator) -> Action:
         """Sample one action for each of N environments; `inputs` are [N, ...] NumPy arrays."""
-        tensors = AgentInput(*(None if a is None else torch.from_numpy(a).unsqueeze(0) for a in inputs))
-        out = self(tensors, state)
+        x = AgentInput(*(None if a is None else torch.from_numpy(a).unsqueeze(0) for a in inputs))
+        device = state.cell.device
+        if device.type != "cpu":
+            there = {
+                k: t.to(device) for k, t in x._asdict().items() if k not in ("tokens", "first") and t is not None
+            }
+            x = x._replace(**there)
+        out = self(x, state)
         logits = out.logits.squeeze(0)
         # Gumbel's trick: the arg max of logits plus this noise is a sample of the softmax.
         noise = torch.empty_like(logits).exponential_(generator=generator).log_()

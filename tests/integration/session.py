@@ -89,9 +89,9 @@ def left_behind(leader: int) -> list[psutil.Process]:
         time.sleep(0.2)
 
 
-def actors_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def actors_of(process: subprocess.Popen[str], kind: str = "_Actor") -> list[psutil.Process]:
     children = psutil.Process(process.pid).children(recursive=True)
-    return [p for p in children if "_Actor" in " ".join(p.cmdline())]
+    return [p for p in children if kind in " ".join(p.cmdline())]
 
 
 def listening_beyond_loopback(process: subprocess.Popen[str]) -> list[str]:

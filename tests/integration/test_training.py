@@ -145,6 +145,27 @@ def test_a_killed_actor_is_replaced(session):
     assert not left_behind(process.pid)
 
 
+def test_inference_workers_act_for_all_actors_and_are_replaced(session):
+    process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9", "actors.inference=central",
+                            "inference.workers=2", "actors.count=3", "actors.envs=5")  # fmt: skip
+    wait_for(lambda: len(session.records("a")) > 1 if (session.folder / "runs/a/metrics.jsonl").exists() else False)
+    workers = actors_of(process, "_InferenceWorker")
+    assert len(workers) == 2
+    workers[0].kill()
+    wait_for(lambda: "inference_died" in session.events("a"))
+    seen = len(session.records("a"))
+    wait_for(lambda: len(session.records("a")) > seen + 2)
+    last = session.records("a")[-1]
+    assert last["actors/restarts"] == 1
+    assert last["env_frames"] > session.records("a")[seen]["env_frames"]
+    assert session.events("a").count("actor_died") == 0
+    assert len(actors_of(process)) == 3
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert not left_behind(process.pid)
+
+
 FAULTY = ("env.suite=tests.games:faulty", "actors.count=1", "actors.envs=2", "learner.batch_size=2")
 
 

@@ -1,0 +1,76 @@
+"""Ray: the one that RAY_ADDRESS names, or one of our own for the length of a run."""
+
+import contextlib
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+
+if not os.environ.get("RAY_ADDRESS"):
+    # The one switch by which Ray keeps every port of a cluster of its own on loopback; it is read at import.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+import psutil
+import ray
+
+from impala_mi.config import Config
+from impala_mi.envs.base import Suite
+from impala_mi.envs.scratch import sweep
+from impala_mi.errors import UserError
+from impala_mi.preflight import object_store_bytes
+
+
+@contextlib.contextmanager
+def running_ray(config: Config, suite: Suite) -> Iterator[None]:
+    """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names; ended with all its processes."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Threads of the learner that wait for each other sleep: the actors can use the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    address, gpus = os.environ.get("RAY_ADDRESS"), float(config.learner.num_gpus)
+    actors, workers = config.actors.number(len(suite.levels)), 0
+    if config.actors.inference == "central":
+        workers = config.inference.workers
+        gpus += workers * config.inference.num_gpus
+    cpus = actors + workers + 1
+    with contextlib.ExitStack() as stack:
+        # Not in TMPDIR: the paths of Ray's sockets must stay short.
+        folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
+        session = stack.enter_context(folder)
+        stack.callback(_end_ray)
+        try:
+            if address:
+                ray.init(log_to_driver=True)
+            else:
+                ray.init(
+                    address="local",
+                    _temp_dir=session,
+                    num_cpus=cpus,
+                    num_gpus=math.ceil(gpus),
+                    include_dashboard=False,
+                    object_store_memory=object_store_bytes(config, suite),
+                    logging_level=logging.ERROR,
+                )
+        except SystemExit:  # what Ray's own handler makes of SIGTERM while it starts
+            raise KeyboardInterrupt from None
+        except Exception as e:  # Ray raises anything here
+            where = f"RAY_ADDRESS={address}" if address else "this machine"
+            raise UserError(f"Ray does not start on {where}: {str(e).strip().splitlines()[0]}") from None
+        there = ray.cluster_resources()
+        if there.get("CPU", 0) < cpus or there.get("GPU", 0) < gpus:
+            raise UserError(
+                f"the cluster at {address} has {there.get('CPU', 0):.0f} CPUs and {there.get('GPU', 0):g} GPUs; "
+                f"{cpus} CPUs ({actors} actors, {workers} inference workers, one learner) and {gpus:g} GPUs "
+                "are needed"
+            )
+        yield
+
+
+def _end_ray() -> None:
+    """Shut Ray down; a start that was interrupted leaves processes that it would forget."""
+    started = psutil.Process().children(recursive=True)
+    ray.shutdown()
+    for process in psutil.wait_procs(started, timeout=2)[1]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    sweep()  # what killed actors left on this machine
