@@ -21,7 +21,7 @@ from impala_mi.errors import TrainingError
 
 PATIENCE_S = 300.0
 """Until the first record of a run."""
-WORKERS = (("_Actor", "actors"), ("_Learner", "learner"))
+WORKERS = (("_Actor", "actors"), ("_InferenceWorker", "inference"), ("_Learner", "learner"))
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Trained:
     fps: float
     """Agent steps that the learner consumed, a second."""
     stages: dict[str, float]
-    """CPU microseconds a frame: games, actors, learner, ray, driver."""
+    """CPU microseconds a frame: games, actors, inference, learner, ray, driver."""
     learner_busy: float
     """Share of the time that the learner updates."""
     actors_busy: float
