@@ -33,11 +33,16 @@ def check(config: Config) -> Suite:
             f"actors.balance=frames needs actors.per_level, or actors.envs a multiple of the {levels} levels, not "
             f"{actors.envs}"
         )
-    if config.learner.num_gpus and not torch.cuda.is_available():
+    if actors.inference == "central" and config.inference.workers > actors.number(levels):
         raise UserError(
-            f"learner.num_gpus={config.learner.num_gpus}, but this PyTorch ({torch.__version__}) sees no GPU; "
-            "set learner.num_gpus=0"
+            f"inference.workers={config.inference.workers}: more than the {actors.number(levels)} actors that they "
+            "would act for"
         )
+    for key, wanted in (("learner", config.learner.num_gpus), ("inference", config.inference.num_gpus)):
+        if wanted and not torch.cuda.is_available():
+            raise UserError(
+                f"{key}.num_gpus={wanted:g}, but this PyTorch ({torch.__version__}) sees no GPU; set {key}.num_gpus=0"
+            )
     Agent(config.agent, suite.spaces)  # raises where the torso does not suit the frames
     needed = object_store_bytes(config, suite)
     if SHARED_MEMORY.is_dir() and not os.environ.get("RAY_ADDRESS"):

@@ -70,7 +70,7 @@ def _ask(worker: Any, request: Request) -> Reply:
     try:
         return ray.get(worker.act.remote(request))
     except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as e:
-        raise InferenceLost(str(e).strip().splitlines()[0]) from None
+        raise InferenceLost(str(e).strip().splitlines()[-1]) from None
 
 
 class _InferenceWorker:

@@ -58,6 +58,9 @@ def test_train(tmp_path, args, says):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_no_gpu(tmp_path):
     refused(impala("train", "cartpole", "learner.num_gpus=1", cwd=tmp_path), "sees no GPU; set learner.num_gpus=0")
+    central = ("train", "cartpole", "actors.inference=central")
+    refused(impala(*central, "inference.num_gpus=0.5", cwd=tmp_path), "inference.num_gpus=0.5, but this PyTorch")
+    refused(impala(*central, "inference.workers=90", cwd=tmp_path), "inference.workers=90: more than the")
 
 
 def test_shared_memory_and_disk_are_checked_first(monkeypatch, tmp_path):
