@@ -41,7 +41,8 @@ def check(config: Config) -> Suite:
     for key, wanted in (("learner", config.learner.num_gpus), ("inference", config.inference.num_gpus)):
         if wanted and not torch.cuda.is_available():
             raise UserError(
-                f"{key}.num_gpus={wanted:g}, but this PyTorch ({torch.__version__}) sees no GPU; set {key}.num_gpus=0"
+                f"{key}.num_gpus={wanted:g}, but this PyTorch ({torch.__version__}) sees no GPU; "
+                f"set {key}.num_gpus=0"
             )
     Agent(config.agent, suite.spaces)  # raises where the torso does not suit the frames
     needed = object_store_bytes(config, suite)
