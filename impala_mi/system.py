@@ -288,8 +288,11 @@ class Trainer:
     def _restart_inference(self, actor: int, reason: str) -> None:
         """Put a new worker in the place of the one that acted for `actor`, if that is dead."""
         assert self._inference is not None
-        if self.stop.name is None and self._inference.restart_lost(actor, self._weights, self._counters.version):
-            self.folder.event("inference_died", worker=actor % self.config.inference.workers, error=reason)
+        if self.stop.name is not None:
+            return
+        worker = self._inference.restart_lost(actor, self._weights, self._counters.version)
+        if worker is not None:
+            self.folder.event("inference_died", worker=worker, error=reason)
             self._count_restart(reason)
 
     def _count_restart(self, reason: str) -> None:

@@ -45,7 +45,6 @@ class Rollout:
         self.actor = actor
         self._config, self._suite = config, suite
         envs = config.actors.envs
-        self._central = config.actors.inference == "central"
         dtype = choose_dtype(config.actors.precision, config.agent.torso, torch.device("cpu"))
         self._agent = Agent(config.agent, suite.spaces).eval().act_in(dtype)
         self._version = -1
@@ -56,7 +55,7 @@ class Rollout:
             suite.spaces, config.learner.unroll_length, envs, self._tokens, config.agent.core_width
         )
         self._generator = torch.Generator()
-        self._columns = halves(envs) if suite.alternate or self._central else [slice(0, envs)]
+        self._columns = columns_of_groups(config.actors, suite)
         self._groups: list[_Group] = []
 
     def start(self, segment: Sequence[int]) -> None:
@@ -222,6 +221,11 @@ class _Played:
     """Time, column and observation."""
     acting: float = 0.0
     """Seconds."""
+
+
+def columns_of_groups(config: ActorsConfig, suite: Suite) -> list[slice]:
+    """An actor's environments that are stepped together: two halves where one can wait while the other works."""
+    return halves(config.envs) if suite.alternate or config.inference == "central" else [slice(0, config.envs)]
 
 
 def halves(envs: int) -> list[slice]:

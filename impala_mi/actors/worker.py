@@ -127,8 +127,8 @@ class InferenceGroup:
         for worker in self._workers:
             worker.load.remote(weights, version)
 
-    def restart_lost(self, actor: int, weights: ray.ObjectRef[Weights], version: int) -> bool:
-        """Replace the worker of this actor if it is dead; whether it was."""
+    def restart_lost(self, actor: int, weights: ray.ObjectRef[Weights], version: int) -> int | None:
+        """Replace the worker of this actor if it is dead; the number of the worker if it was."""
         i = actor % len(self._workers)
         try:
             ray.get(self._workers[i].alive.remote(), timeout=10)
@@ -138,8 +138,8 @@ class InferenceGroup:
             self._starts[i] += 1
             self._workers[i] = self._start(i)
             self._workers[i].load.remote(weights, version)
-            return True
-        return False
+            return i
+        return None
 
     def kill(self) -> None:
         """End the processes."""

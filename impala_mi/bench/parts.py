@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import torch
 
-from impala_mi.actors.rollout import FIRST_SEGMENT, Rollout
+from impala_mi.actors.rollout import FIRST_SEGMENT, Rollout, columns_of_groups
 from impala_mi.bench.measure import Cost, per_frame
 from impala_mi.bench.report import Row
 from impala_mi.config import Config, build
@@ -145,8 +145,8 @@ def alone(config: Config, actor: int, seconds: float) -> dict[str, float]:
         rollout.load(learner.weights(), 0)
         frames = config.learner.unroll_length * config.actors.envs
         whole = per_frame(rollout.unroll, frames, seconds).cpu_us
-        group = -(-config.actors.envs // (2 if suite.alternate else 1))
-        act = acting(config, suite.spaces, group, config.actors.precision, 1, seconds).cpu_us
+        group = columns_of_groups(config.actors, suite)[0]
+        act = acting(config, suite.spaces, group.stop, config.actors.precision, 1, seconds).cpu_us
         data = rollout.unroll().data
     finally:
         rollout.close()
