@@ -72,8 +72,8 @@ class DyingGame:
         return {"asked": 1}
 
 
-def game(how: str, timeout_s: float = 30) -> ProcessGame:
-    return ProcessGame(functools.partial(DyingGame, how), "a_level", timeout_s)
+def game(how: str, timeout_s: float = 30, step_timeout_s: float | None = None) -> ProcessGame:
+    return ProcessGame(functools.partial(DyingGame, how), "a_level", timeout_s, step_timeout_s)
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def test_calls_and_answers_pass_through():
     ],
 )
 def test_every_death_is_a_fault_that_names_it_and_the_next_reset_starts_anew(how, kind, says):
-    g = game(how, timeout_s=1 if kind == "hang" else 30)
+    g = game(how, step_timeout_s=1 if kind == "hang" else 30)
     for _ in range(2):
         g.reset(3)
         began = time.monotonic()
