@@ -1,0 +1,174 @@
+"""The parts that we made faster, beside the same work in plain PyTorch: has a change lost what was won?
+
+python benchmarks/regression.py [SECONDS]     one thread, two minutes; fails where a ratio is above its limit
+
+Ratios of CPU time, measured in turns: the machine's own speed cancels out.
+"""
+
+import statistics
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from impala_mi.bench.measure import per_frame
+from impala_mi.bench.parts import acting, learning
+from impala_mi.config import Config, build
+from impala_mi.machine import keep_freed_memory
+from impala_mi.types import Spaces
+
+CPU = torch.device("cpu")
+ROUNDS = 3
+T, B, E = 32, 32, 16
+DOOM = Spaces((72, 96, 3), "uint8", num_actions=3, num_levels=1, instructions=False)
+DMLAB = Spaces((72, 96, 3), "uint8", num_actions=9, num_levels=30, instructions=True)
+
+
+class Ratio(NamedTuple):
+    """Work, what it is measured against, and the most that it may cost of that."""
+
+    name: str
+    ours: Callable[[float], float]
+    theirs: Callable[[float], float]
+    limit: float
+
+
+class Plain(nn.Module):
+    """The shallow agent with one head, as one writes it down."""
+
+    def __init__(self, actions: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(3, 16, 8, 4), nn.ReLU(), nn.Conv2d(16, 32, 4, 2), nn.ReLU(), nn.Flatten()
+        )
+        self.actions, features = actions, self.conv(torch.zeros(1, 3, 72, 96)).shape[1]
+        self.linear, self.lstm = nn.Linear(features, 256), nn.LSTM(256 + actions + 1, 256)
+        self.policy, self.value = nn.Linear(256, actions), nn.Linear(256, 1)
+
+    def forward(
+        self, frame: Tensor, action: Tensor, reward: Tensor, first: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Logits [T, B, A] and values [T, B] of [T, B, ...], and the state [1, B, H] after them."""
+        image = frame.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+        seen = F.relu(self.linear(self.conv(image))).unflatten(0, frame.shape[:2])
+        x = torch.cat([seen, F.one_hot(action, self.actions).float(), reward.unsqueeze(-1)], -1)
+        outputs = []
+        for t in range(len(x)):
+            keep = 1 - first[t].float().view(1, -1, 1)
+            output, state = self.lstm(x[t : t + 1], (state[0] * keep, state[1] * keep))
+            outputs.append(output)
+        core = torch.cat(outputs)
+        return self.policy(core), self.value(core).squeeze(-1), state
+
+
+def plain_inputs(steps: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Frames, actions, rewards and episode starts, [steps, width, ...] each."""
+    frames = torch.randint(0, 256, (steps, width, 72, 96, 3), dtype=torch.uint8)
+    return (
+        frames, torch.randint(0, 3, (steps, width)), torch.rand(steps, width), torch.rand(steps, width) < 1 / 300
+    )  # fmt: skip
+
+
+def plain_acting(seconds: float) -> float:
+    """CPU microseconds a frame."""
+    torch.set_num_threads(1)
+    net, inputs = Plain(3), plain_inputs(1, E)
+    state = [(torch.zeros(1, E, 256), torch.zeros(1, E, 256))]
+
+    @torch.inference_mode()
+    def act() -> None:
+        logits, _, state[0] = net(*inputs, state[0])
+        torch.multinomial(F.softmax(logits[0], -1), 1)
+
+    return per_frame(act, E, seconds).cpu_us
+
+
+def plain_learning(seconds: float) -> float:
+    """CPU microseconds a frame."""
+    torch.set_num_threads(1)
+    net = Plain(3)
+    optimizer = torch.optim.RMSprop(net.parameters(), lr=3e-4, eps=0.1)
+    inputs, state = plain_inputs(T + 1, B), (torch.zeros(1, B, 256), torch.zeros(1, B, 256))
+    actions, behaviour = torch.randint(0, 3, (T, B)), torch.zeros(T, B, 3)
+    rewards, discounts = torch.rand(T, B), torch.full((T, B), 0.99)
+
+    def update() -> None:
+        logits, values, _ = net(*inputs, state)
+        log_policy = F.log_softmax(logits[:-1], -1)
+        chosen = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        with torch.no_grad():
+            before = F.log_softmax(behaviour, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+            rho = (chosen - before).exp().clamp(max=1)
+            delta = rho * (rewards + discounts * values[1:] - values[:-1])
+            carried, corrections = torch.zeros(B), list[Tensor]()
+            for t in reversed(range(T)):
+                carried = delta[t] + discounts[t] * rho[t] * carried
+                corrections.insert(0, carried)
+            targets = torch.stack(corrections) + values[:-1]
+            following = torch.cat([targets[1:], values[-1:]])
+            advantage = rho * (rewards + discounts * following - values[:-1])
+        entropy = -(log_policy.exp() * log_policy).sum()
+        loss = -(chosen * advantage).sum() + 0.25 * (targets - values[:-1]).square().sum() - 0.003 * entropy
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return per_frame(update, T * B, seconds).cpu_us
+
+
+def config(*changed: str) -> Config:
+    """With the unrolls and batches that are measured."""
+    return build("regression", {}, [f"learner.unroll_length={T}", f"learner.batch_size={B}", *changed])
+
+
+def our_acting(precision: str) -> Callable[[float], float]:
+    """CPU microseconds a frame, of the shared head."""
+    return lambda seconds: acting(config("agent.head=shared"), DOOM, E, precision, 1, seconds).cpu_us
+
+
+def our_learning(spaces: Spaces, *changed: str) -> Callable[[float], float]:
+    """CPU microseconds a frame."""
+
+    def measure(seconds: float) -> float:
+        torch.set_num_threads(1)
+        return float(learning(config(*changed), spaces, CPU, seconds)["cpu us/frame"])
+
+    return measure
+
+
+SHARED = our_learning(DMLAB, "agent.head=shared")
+RATIOS = [
+    Ratio("acting, float32 / plain", our_acting("float32"), plain_acting, 1.15),
+    Ratio("acting, auto / plain", our_acting("auto"), plain_acting, 0.75),
+    Ratio("update, float32 / plain", our_learning(DOOM, "agent.head=shared", "learner.precision=float32"),
+          plain_learning, 1.0),
+    Ratio("update, auto / plain", our_learning(DOOM, "agent.head=shared"), plain_learning, 0.7),
+    *(
+        Ratio(f"update, 30 levels, {head} / shared",
+              our_learning(DMLAB, f"agent.head={head}", "agent.context_width=32"), SHARED, 1.15)
+        for head in ("per_task", "mi_task", "mi_context")
+    ),
+]  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print a table, and fail where a limit is passed."""
+    keep_freed_memory()
+    seconds, bad = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0, []
+    print(f"{'work':42} {'us/frame':>9} {'of':>9} {'ratio':>6} {'limit':>6}")
+    for ratio in RATIOS:
+        pairs = [(ratio.ours(seconds), ratio.theirs(seconds)) for _ in range(ROUNDS)]
+        found = statistics.median(ours / theirs for ours, theirs in pairs)
+        ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+        print(f"{ratio.name:42} {ours:9.1f} {theirs:9.1f} {found:6.2f} {ratio.limit:6.2f}", flush=True)
+        if found > ratio.limit:
+            bad.append(ratio.name)
+    if bad:
+        sys.exit(f"slower than they were: {', '.join(bad)}")
+
+
+if __name__ == "__main__":
+    main()
