@@ -32,7 +32,7 @@ def running_ray(config: Config, suite: Suite) -> Iterator[None]:
     if config.actors.inference == "central":
         workers = config.inference.workers
         gpus += workers * config.inference.num_gpus
-    cpus = actors + workers + 1
+    cpus = math.ceil(actors * config.actors.num_cpus + workers + config.learner.size * config.learner.num_cpus)
     with contextlib.ExitStack() as stack:
         # Not in TMPDIR: the paths of Ray's sockets must stay short.
         folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)

@@ -145,14 +145,29 @@ class ActorsConfig(Section):
     """Where the network acts: in the actor's own process, or in those of `inference`, for many actors at once."""
     precision: Precision = "auto"
     """In which the torso and the core act; V-trace knows the logits that came of it."""
+    num_cpus: Annotated[float, Field(gt=0)] = 1
+    """CPUs that Ray reserves for each actor."""
+    min: Count | None = None
+    """With fewer actors alive for `quorum_s` the run ends with a checkpoint; by default half of them. The others
+    may come later and go, with their nodes."""
+    quorum_s: Seconds = 600.0
+    """How long a run goes on below `min`, or waits for them at its start."""
+    timeout_s: Seconds = 1800.0
+    """An actor that hands in nothing for so long is replaced: longer than a level may take to start or answer."""
     max_restarts: Annotated[Whole, Field(ge=0)] = 10
-    """Deaths of actors that a run survives."""
+    """Deaths of actors in an hour that a run survives, those that go with their nodes not counted."""
+    max_deaths_in_a_row: Count = 5
+    """An actor that dies so often without handing in anything is given up, the run goes on without it."""
 
     @model_validator(mode="after")
     def _one_number(self) -> Self:
         if self.count is not None and self.per_level is not None:
             raise ValueError(f"count={self.count} and per_level={self.per_level}: set one of them to null")
         return self
+
+    def quorum(self, levels: int) -> int:
+        """The fewest actors with which a run goes on."""
+        return self.min or -(-self.number(levels) // 2)
 
     def number(self, levels: int) -> int:
         """Actor processes for so many levels."""
@@ -179,10 +194,18 @@ class LearnerConfig(Section):
     """T, agent steps in an unroll."""
     batch_size: Count = 32
     """B, unrolls in an update."""
-    num_gpus: Annotated[Whole, Field(ge=0, le=1)] = 0
-    """GPUs of the learner; 0 trains on the CPU."""
+    num_gpus: Annotated[Whole, Field(ge=0)] = 0
+    """GPUs of the learner, each with a rank of its own; 0 trains on the CPU."""
+    ranks: Count | None = None
+    """Processes that learn together from equal parts of each batch: by default one for each GPU, or one."""
+    num_cpus: Annotated[float, Field(gt=0)] = 1
+    """CPUs that Ray reserves for each rank."""
     num_threads: Count | None = None
-    """Threads of the learner on a CPU; by default half of the cores, 8 at most."""
+    """Threads of each rank on a CPU; by default the ranks share half of the cores, each 8 at most."""
+    max_restarts: Annotated[Whole, Field(ge=0)] = 3
+    """Deaths of ranks in an hour that a run survives; then it ends with a checkpoint."""
+    timeout_s: Seconds = 600.0
+    """An update that takes longer counts as a death."""
     precision: Precision = "auto"
     """In which the torso computes; weights, the core, the head and the loss are float32 always."""
 
@@ -215,6 +238,21 @@ class LearnerConfig(Section):
     """Unrolls that are older than this many updates are discarded and counted."""
     max_bad_updates: Count = 10
     """Non-finite updates in a row after which the run stops."""
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return self.ranks or max(1, self.num_gpus)
+
+    @model_validator(mode="after")
+    def _ranks(self) -> Self:
+        if self.num_gpus and self.ranks not in (None, self.num_gpus):
+            raise ValueError(
+                f"ranks={self.ranks} and num_gpus={self.num_gpus}: each GPU has one rank; leave ranks out"
+            )
+        if self.batch_size % self.size:
+            raise ValueError(f"batch_size={self.batch_size} must be a multiple of the {self.size} ranks")
+        return self
 
     @model_validator(mode="after")
     def _clips(self) -> Self:
@@ -271,6 +309,13 @@ class Config(Section):
                 f"learner.batch_size={batch} must be a multiple of actors.envs={envs}: "
                 "an actor hands in one unroll of each of its environments at a time"
             )
+        if batch // envs % self.learner.size:
+            raise ValueError(
+                f"learner.batch_size={batch} is {batch // envs} hand-ins of actors.envs={envs} unrolls, which "
+                f"{self.learner.size} ranks cannot share equally"
+            )
+        if self.train.deterministic and self.learner.size > 1:
+            raise ValueError("train.deterministic=true needs a learner of one rank")
         if self.actors.inference == "local" and self.inference != InferenceConfig():
             raise ValueError("the section inference needs actors.inference=central")
         if self.train.deterministic and self.actors.inference == "central":

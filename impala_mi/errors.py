@@ -16,3 +16,7 @@ class MissingPackageError(UserError):
 
 class TrainingError(Exception):
     """Training cannot go on (exit code 1); the last good checkpoint is kept."""
+
+
+class GivenUp(TrainingError):
+    """Too much has died for a run to go on; what was learnt is worth a checkpoint."""

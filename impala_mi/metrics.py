@@ -157,15 +157,21 @@ class MetricsWriter:
                 _trim(file, resumed_at)
         self._file = open(file, "a", encoding="utf-8")  # noqa: SIM115
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, flush_secs=10)
+        self._newest = resumed_at or 0
 
     def write(self, record: Mapping[str, float]) -> None:
         """One line, whole, and one point of every scalar; values that are not finite are left out."""
         finite = {k: v for k, v in record.items() if math.isfinite(v)}
+        self._newest = int(record["env_frames"])
         self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
         for key, value in finite.items():
             tag = key if "/" in key else f"run/{key}"
-            self._board.add_scalar(tag, value, int(record["env_frames"]))
+            self._board.add_scalar(tag, value, self._newest)
+
+    def event(self, kind: str, details: Mapping[str, object]) -> None:
+        """A text in TensorBoard, at the newest record."""
+        self._board.add_text(f"events/{kind}", json.dumps(details), self._newest)
 
     def text(self, tag: str, text: str) -> None:
         """A text in TensorBoard."""

@@ -69,6 +69,11 @@ class FaultyGame(CountingGame):
             if self.level == "killed" and not os.path.exists(os.environ["FAULT_ONCE"]):
                 open(os.environ["FAULT_ONCE"], "w").close()
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.level == "hangs" and not os.path.exists(os.environ["FAULT_ONCE"]):
+                open(os.environ["FAULT_ONCE"], "w").close()
+                time.sleep(3600)
+            if self.level == "poison":
+                os.kill(os.getpid(), signal.SIGKILL)
             if self.level == "nan":
                 return outcome._replace(reward=float("nan"))
             if self.level == "slow":
@@ -76,7 +81,7 @@ class FaultyGame(CountingGame):
         return outcome
 
 
-LENGTHS |= dict.fromkeys(("raises", "killed", "nan", "slow", "hopeless"), 60)
+LENGTHS |= dict.fromkeys(("raises", "killed", "hangs", "poison", "nan", "slow", "hopeless"), 60)
 
 
 def faulty(config: EnvConfig) -> Suite:

@@ -19,6 +19,9 @@ from impala_mi.types import Fault, Transitions, UnrollInfo
 
 Weights = dict[str, np.ndarray]
 
+INFERENCE_TIMEOUT_S = 120.0
+"""After which an inference worker counts as lost; the first batch on a GPU takes long."""
+
 
 class _Actor:
     def __init__(self, config: Config, index: int) -> None:
@@ -56,6 +59,11 @@ class _Actor:
         self._rollout.close()
 
     @ray.method(concurrency_group="control")
+    def placed(self) -> str:
+        """The node on which this process lives."""
+        return ray.get_runtime_context().get_node_id()
+
+    @ray.method(concurrency_group="control")
     def take_faults(self) -> list[tuple[int, Fault]]:
         """Faults that no unroll has brought yet."""
         return self._rollout.take_faults()
@@ -68,7 +76,9 @@ class _Actor:
 
 def _ask(worker: Any, request: Request) -> Reply:
     try:
-        return ray.get(worker.act.remote(request))
+        return ray.get(worker.act.remote(request), timeout=INFERENCE_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError:
+        raise InferenceLost(f"no answer in {INFERENCE_TIMEOUT_S:g} s") from None
     except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as e:
         raise InferenceLost(str(e).strip().splitlines()[-1]) from None
 
@@ -99,9 +109,6 @@ class _InferenceWorker:
         self._loaded.wait()
         return self._batcher(request)
 
-    def alive(self) -> None:
-        """Answers where the process lives."""
-
 
 class InferenceGroup:
     """The processes that act for all actors; an actor has one of them.
@@ -127,19 +134,17 @@ class InferenceGroup:
         for worker in self._workers:
             worker.load.remote(weights, version)
 
-    def restart_lost(self, actor: int, weights: ray.ObjectRef[Weights], version: int) -> int | None:
-        """Replace the worker of this actor if it is dead; the number of the worker if it was."""
+    def replace(self, actor: int, lost: Any, weights: ray.ObjectRef[Weights], version: int) -> int | None:
+        """Put another in the place of this actor's worker; its number, or None where `lost` was replaced before."""
         i = actor % len(self._workers)
-        try:
-            ray.get(self._workers[i].alive.remote(), timeout=10)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.kill(self._workers[i])
-            self._starts[i] += 1
-            self._workers[i] = self._start(i)
-            self._workers[i].load.remote(weights, version)
-            return i
-        return None
+        if self._workers[i] is not lost:
+            return None
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(lost)
+        self._starts[i] += 1
+        self._workers[i] = self._start(i)
+        self._workers[i].load.remote(weights, version)
+        return i
 
     def kill(self) -> None:
         """End the processes."""
@@ -159,12 +164,13 @@ class InferenceGroup:
 class ActorProcess:
     """A typed handle of one actor, which starts its environments at once."""
 
-    def __init__(self, config: Config, index: int, segment: Sequence[int], num_cpus: float) -> None:
+    def __init__(self, config: Config, index: int, segment: Sequence[int]) -> None:
         self.index = index
         # The calls of the control group are answered while the others play.
         remote: Any = ray.remote  # its types do not know concurrency_groups
-        made = remote(concurrency_groups={"control": 1}, num_cpus=num_cpus, max_restarts=0)(_Actor)
-        self._handle = made.remote(config, index)
+        made = remote(concurrency_groups={"control": 1}, max_restarts=0)(_Actor)
+        placed = made.options(num_cpus=config.actors.num_cpus, scheduling_strategy="SPREAD")
+        self._handle = placed.remote(config, index)
         self.start(segment)
 
     def unroll(
@@ -177,6 +183,10 @@ class ActorProcess:
     def start(self, segment: Sequence[int]) -> ray.ObjectRef[None]:
         """See `Rollout.start`."""
         return self._handle.start.remote(segment)
+
+    def placed(self) -> ray.ObjectRef[str]:
+        """Reference of the node on which the process lives, as soon as it does."""
+        return self._handle.placed.remote()
 
     def take_faults(self) -> ray.ObjectRef[list[tuple[int, Fault]]]:
         """See `Rollout.take_faults`."""

@@ -16,6 +16,7 @@ from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.learner.batching import stack
+from impala_mi.learner.transfer import Stager
 from impala_mi.learner.update import Learner
 from impala_mi.machine import keep_freed_memory
 from impala_mi.nn.agent import Agent
@@ -97,19 +98,21 @@ def learning(config: Config, spaces: Spaces, device: torch.device, seconds: floa
     keep_freed_memory()
     learner = Learner(config, spaces, 1, device)
     unrolls = random_unrolls(spaces, config, config.learner.unroll_length, config.learner.batch_size)
-    batch, frames = stack([unrolls], device), config.learner.unroll_length * config.learner.batch_size
+    stager = Stager(device, threads=torch.get_num_threads())
+    batch, frames = stager.stage([unrolls]).take(), config.learner.unroll_length * config.learner.batch_size
     stages: dict[str, float] = {}
-    calls = 0
+    calls, under_way = 0, learner.begin(batch)
 
     def update() -> None:
-        nonlocal calls
+        nonlocal calls, under_way
         calls += 1
-        for name, value in learner.update(batch).items():
+        before, under_way = under_way, learner.begin(batch)  # as training does: a device always has work
+        for name, value in learner.finish(before).items():
             if name.startswith("time/"):
                 stages[name] = stages.get(name, 0.0) + value
 
     def copy() -> None:
-        stack([unrolls], device)
+        stager.stage([unrolls]).take()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -150,7 +153,7 @@ def alone(config: Config, actor: int, seconds: float) -> dict[str, float]:
         data = rollout.unroll().data
     finally:
         rollout.close()
-    batch = stack([data] * config.unrolls_per_actor_batch, CPU)
+    batch = stack([data] * config.unrolls_per_actor_batch)
     learn = per_frame(lambda: learner.update(batch), batch.action.numel(), seconds).cpu_us
     return {"environments": max(whole - act, 0.0), "acting": act, "learning": learn}
 

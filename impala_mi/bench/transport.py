@@ -7,7 +7,6 @@ from impala_mi.cluster import running_ray  # before Ray is imported
 
 # isort: split
 import ray
-import torch
 
 from impala_mi.bench.measure import per_frame
 from impala_mi.bench.parts import random_unrolls
@@ -35,7 +34,7 @@ class _Receiver:
     def receive(self, *unrolls: Transitions) -> float:
         """Seconds of joining them."""
         began = time.perf_counter()
-        stack(unrolls, torch.device("cpu"))
+        stack(unrolls)
         return time.perf_counter() - began
 
 

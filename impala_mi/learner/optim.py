@@ -81,6 +81,11 @@ class Adam:
         return (mean / root).mul_(rate / (1 - self.beta1**steps)), {"mean": mean, "square": square}
 
 
+def flat_gradient(params: list[nn.Parameter]) -> Float[Tensor, " P"]:
+    """Of all parameters, zeros where there is none."""
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params])
+
+
 class Optimizer:
     """A rule, the trained parameters (P numbers in all) and what the rule keeps of them."""
 
@@ -98,7 +103,7 @@ class Optimizer:
 
     def gradient(self) -> Float[Tensor, " P"]:
         """Of all parameters, zeros where there is none."""
-        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.params])
+        return flat_gradient(self.params)
 
     @torch.no_grad()
     def step(self, gradient: Float[Tensor, " P"], rate: float, good: Bool[Tensor, ""] | None = None) -> None:

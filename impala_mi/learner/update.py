@@ -11,8 +11,9 @@ from torch import Tensor
 
 from impala_mi.config import Config
 from impala_mi.errors import TrainingError
+from impala_mi.learner.distributed import GradientSum
 from impala_mi.learner.optim import learning_rate, make_optimizer
-from impala_mi.losses.actor_critic import actor_critic_loss
+from impala_mi.losses.actor_critic import Loss, actor_critic_loss
 from impala_mi.nn.agent import Agent, AgentOutput
 from impala_mi.nn.precision import choose_dtype
 from impala_mi.types import AgentInput, CoreState, Spaces, Transitions
@@ -41,6 +42,7 @@ class Began:
     outcome: Float[Tensor, " 6"]
     """On the device: the loss, its three parts, the mean of rho, the norm of the gradient."""
     rate: float
+    agent_steps: int
     seconds: dict[str, float]
     """Wall time by stage; on a GPU, of the host."""
 
@@ -75,9 +77,13 @@ class Learner:
         spaces: of the suite.
         action_repeat: env frames in an agent step.
         device: where the agent lives.
+        ranks: that learn together, this process being one of them (`distributed.join`); each is given an equal
+            part of every batch, and all come to the same weights.
     """
 
-    def __init__(self, config: Config, spaces: Spaces, action_repeat: int, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, spaces: Spaces, action_repeat: int, device: torch.device, ranks: int = 1
+    ) -> None:
         torch.manual_seed(config.seed)
         if config.train.deterministic != torch.are_deterministic_algorithms_enabled():
             torch.use_deterministic_algorithms(config.train.deterministic)  # loads PyTorch's compiler
@@ -87,6 +93,10 @@ class Learner:
         self.agent = Agent(config.agent, spaces).to(device)
         self.optimizer = make_optimizer(config.learner, self.agent.parameters())
         self.counters = Counters()
+        self._begun_steps = 0  # of agents, those of updates that are not finished too
+        self._sum = (
+            GradientSum(self.optimizer.params, len(list(self.agent.torso.parameters()))) if ranks > 1 else None
+        )
 
     def update(self, batch: Transitions) -> dict[str, float]:
         """Learn from a batch [T+1, B, ...] that `stack` put on the device; returns metrics.
@@ -97,7 +107,10 @@ class Learner:
         return self.finish(self.begin(batch))
 
     def begin(self, batch: Transitions) -> "Began":
-        """Give the device its work; nothing is read back from it, and nobody waits."""
+        """Give the device its work; nothing is read back from it, and nobody waits.
+
+        Another update may begin before this one is finished; they finish in the order in which they began.
+        """
         config, began = self.config.learner, time.perf_counter()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.agent(batch.inputs, batch.state)
@@ -116,35 +129,47 @@ class Learner:
             batch.truncated,
         )
         self.optimizer.zero_grad()
+        if self._sum is not None:
+            self._sum.expect()
         forward_done = time.perf_counter()
         loss.total.backward()
         backward_done = time.perf_counter()
-        gradient = self.optimizer.gradient()
+        gradient, outcome = self._over_all_ranks(loss, batch.action.numel())
         norm = torch.linalg.vector_norm(gradient)
         if config.max_grad_norm is not None:
             gradient *= (config.max_grad_norm / (norm + 1e-6)).clamp(max=1)
-        rate = learning_rate(config, self.counters.env_frames, self.config.train.env_frames)
-        good = loss.total.isfinite() & norm.isfinite()
+        rate = learning_rate(config, self._begun_steps * self.action_repeat, self.config.train.env_frames)
+        good = outcome[0].isfinite() & norm.isfinite()
         if self.device.type != "cpu":
             self.optimizer.step(gradient, rate, good)
         elif good:  # free to know here, and cheaper than to choose in every number
             self.optimizer.step(gradient, rate)
-        per_step = batch.action.numel() if config.loss_reduction == "sum" else 1
-        parts = torch.stack([loss.total, loss.policy, loss.value, loss.entropy]) / per_step
-        self.counters.updates += 1
-        self.counters.agent_steps += batch.action.numel()
-        self.counters.env_frames = self.counters.agent_steps * self.action_repeat
+        steps = batch.action.numel() * (1 if self._sum is None else self._sum.size)
+        self._begun_steps += steps
         seconds = {
             "time/forward_s": forward_done - began,
             "time/backward_s": backward_done - forward_done,
             "time/optimizer_s": time.perf_counter() - backward_done,
         }
-        return Began(torch.cat([parts, loss.rho.unsqueeze(0), norm.unsqueeze(0)]).detach(), rate, seconds)
+        return Began(torch.cat([outcome, norm.unsqueeze(0)]), rate, steps, seconds)
+
+    def _over_all_ranks(self, loss: Loss, steps: int) -> tuple[Float[Tensor, " P"], Float[Tensor, " 5"]]:
+        """The gradient, and the loss, its parts a step and the mean of rho."""
+        mean = self.config.learner.loss_reduction == "mean"
+        parts = torch.stack([loss.total, loss.policy, loss.value, loss.entropy]).detach()
+        outcome = torch.cat([parts if mean else parts / steps, loss.rho.unsqueeze(0)])
+        if self._sum is None:
+            return self.optimizer.gradient(), outcome
+        gradient, outcome = self._sum.take(outcome)
+        return gradient / self._sum.size if mean else gradient, outcome / self._sum.size
 
     def finish(self, began: "Began") -> dict[str, float]:
         """Wait for an update, count it and return its metrics; see `update`."""
         config, counters = self.config.learner, self.counters
         total, policy, value, entropy, rho, grad_norm = began.outcome.tolist()
+        counters.updates += 1
+        counters.agent_steps += began.agent_steps
+        counters.env_frames = counters.agent_steps * self.action_repeat
         if np.isfinite([total, grad_norm]).all():  # as the device found
             counters.version += 1
             counters.skipped_in_a_row = 0
@@ -187,4 +212,5 @@ class Learner:
         self.agent.load_state_dict(state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.counters = Counters(**state["counters"] | {"skipped_in_a_row": 0})
+        self._begun_steps = self.counters.agent_steps
         torch.set_rng_state(state["torch_rng"])

@@ -28,7 +28,7 @@ def central(*overrides):
 
 def relearnt(learner, data):
     """Logits that the learner gives the steps of an unroll."""
-    batch = stack([data], CPU)
+    batch = stack([data])
     with torch.no_grad():
         return learner.agent(batch.inputs, batch.state).logits[:-1], batch
 

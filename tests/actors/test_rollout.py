@@ -119,7 +119,7 @@ def test_actor_logits_are_learner_logits(suite):
     rollout.load(learner.weights(), 0)
     for _ in range(4):  # the state before x_0 is not zero after the first
         data = rollout.unroll().data
-        batch = stack([data], CPU)
+        batch = stack([data])
         with torch.no_grad():
             out = learner.agent(batch.inputs, batch.state)
         torch.testing.assert_close(out.logits[:-1], batch.logits, rtol=1e-4, atol=1e-5)
@@ -164,7 +164,7 @@ def test_stacked_unrolls_keep_their_columns_and_finals():
         rollout = started(config, made, actor, [0])
         unrolls.append(copied(rollout.unroll().data))
         rollout.close()
-    batch = stack(unrolls, CPU)
+    batch = stack(unrolls)
     assert batch.action.shape == (7, 6)
     for i, u in enumerate(unrolls):
         np.testing.assert_array_equal(batch.inputs.frame[:, 3 * i : 3 * i + 3], u.inputs.frame)

@@ -179,7 +179,7 @@ def test_a_level_that_always_breaks_ends_the_run_loudly(session):
     out = session.run(
         "train", "tiny.yaml", *FAULTY, "env.levels=[raises]", "run.name=a", "actors.max_restarts=2", code=1
     )
-    assert "failed: actors died 3 times, more than actors.max_restarts=2" in out
+    assert "failed: 3 deaths in an hour, more than actors.max_restarts=2; the last: actor 0" in out
     assert "the level broke" in out
 
 

@@ -10,7 +10,7 @@ from impala_mi.bench.parts import random_unrolls
 from impala_mi.config import build
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
-from impala_mi.learner.batching import stack
+from impala_mi.learner.batching import stack, to_device
 from impala_mi.learner.update import Learner, final_values
 from impala_mi.types import AgentInput, CoreState, Finals, Spaces
 from tests.conftest import started, tiny_config
@@ -32,7 +32,7 @@ def test_an_update_moves_every_trained_parameter(head):
     learner, rollout = setup(f"agent.head={head}", "learner.entropy_cost=0.1")
     before = {k: v.clone() for k, v in learner.agent.named_parameters()}
     for _ in range(3):
-        learner.update(stack([rollout.unroll().data], CPU))
+        learner.update(stack([rollout.unroll().data]))
     rollout.close()
     still = [k for k, v in learner.agent.named_parameters() if torch.equal(v, before[k]) and v.requires_grad]
     assert still == []
@@ -46,7 +46,7 @@ def test_frames_count_the_action_repeat():
     suite = make_suite(config.env)
     learner = Learner(config, suite.spaces, 4, CPU)
     rollout = started(config, suite, 0, [0])
-    learner.update(stack([rollout.unroll().data], CPU))
+    learner.update(stack([rollout.unroll().data]))
     rollout.close()
     assert learner.counters.env_frames == 4 * learner.counters.agent_steps
 
@@ -58,7 +58,7 @@ def test_value_of_a_final_observation_is_one_more_step_of_its_own_episode():
     data = rollout.unroll().data
     rollout.close()
     assert data.truncated[-1].any(), "the edge: truncated at the last step of the unroll"
-    batch = stack([data], CPU)
+    batch = stack([data])
     out = learner.agent(batch.inputs, batch.state)
     got = final_values(learner.agent, out, batch)
     assert len(got) == 2
@@ -78,7 +78,7 @@ def test_the_deterministic_mode_repeats_with_threads():
     try:
         learner, rollout = setup("agent.head=mi_task", "agent.context_width=64", "learner.unroll_length=600",
                                  "train.deterministic=true", "train.checkpoint_every_updates=1")  # fmt: skip
-        batch = stack([rollout.unroll().data], CPU)
+        batch = stack([rollout.unroll().data])
         rollout.close()
         saved, norms = learner.state(), set()
         for _ in range(6):
@@ -93,7 +93,7 @@ def test_the_deterministic_mode_repeats_with_threads():
 @pytest.mark.parametrize("poison", ["nan", "overflow"])
 def test_an_update_that_is_not_finite_is_skipped_and_too_many_stop_the_run(poison):
     learner, rollout = setup("learner.max_bad_updates=3", "learner.reward_clipping=none")
-    good = stack([rollout.unroll().data], CPU)
+    good = stack([rollout.unroll().data])
     rollout.close()
     learner.update(good)
     if poison == "nan":
@@ -121,7 +121,7 @@ def test_gradients_are_clipped_to_the_norm():
     learner, rollout = setup("learner.optimizer=rmsprop", "learner.epsilon=1e9", "learner.max_grad_norm=0.5",
                              "learner.learning_rate=1.0", "learner.learning_rate_schedule=constant")  # fmt: skip
     before = torch.cat([p.detach().flatten().clone() for p in learner.agent.parameters()])
-    metrics = learner.update(stack([rollout.unroll().data], CPU))
+    metrics = learner.update(stack([rollout.unroll().data]))
     rollout.close()
     after = torch.cat([p.detach().flatten() for p in learner.agent.parameters()])
     assert metrics["learner/grad_norm"] > 0.5
@@ -131,7 +131,7 @@ def test_gradients_are_clipped_to_the_norm():
 
 def test_state_restores_bit_for_bit():
     learner, rollout = setup()
-    batches = [stack([rollout.unroll().data], CPU) for _ in range(4)]
+    batches = [stack([rollout.unroll().data]) for _ in range(4)]
     rollout.close()
     for b in batches[:2]:
         learner.update(b)
@@ -149,7 +149,7 @@ def test_state_restores_bit_for_bit():
 
 def test_resumed_hyperparameters_are_the_configurations():
     learner, rollout = setup("learner.epsilon=1e-6")
-    learner.update(stack([rollout.unroll().data], CPU))
+    learner.update(stack([rollout.unroll().data]))
     rollout.close()
     other, unused = setup("learner.epsilon=1e-3")
     unused.close()
@@ -172,7 +172,7 @@ def test_an_update_reads_nothing_back_from_its_device(torso, head, monkeypatch):
     finals = Finals(np.array([4]), np.array([2]), data.inputs.frame[5, 2:3], data.inputs.tokens[5, 2:3])
     data.truncated[4, 2] = True
     device = torch.device("meta")
-    batch = stack([data._replace(finals=finals)], device)
+    batch = to_device(stack([data._replace(finals=finals)]), device)
     began = Learner(config, spaces, 4, device).begin(batch)
     assert began.outcome.is_meta
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
@@ -183,7 +183,7 @@ def test_weights_are_copies():
     learner, rollout = setup()
     weights = learner.weights()
     kept = {k: v.copy() for k, v in weights.items()}
-    learner.update(stack([rollout.unroll().data], CPU))
+    learner.update(stack([rollout.unroll().data]))
     rollout.close()
     assert all(np.array_equal(kept[k], weights[k]) for k in kept)
 

@@ -1,0 +1,312 @@
+"""The actors of a run and the processes that act for them: started, watched, replaced, given up.
+
+An actor that dies or hands in nothing for too long is replaced, with new episodes and a fresh core's state: at once
+the first time, later after a pause that doubles. One that dies again and again without handing in anything is given
+up. One for which there is no room waits for it, so nodes may come and go; with too few actors the run ends.
+"""
+
+import contextlib
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from impala_mi.actors.inference import InferenceLost
+from impala_mi.actors.rollout import deal_levels
+from impala_mi.actors.worker import ActorProcess, InferenceGroup, Weights
+from impala_mi.config import Config
+from impala_mi.envs.base import Suite
+from impala_mi.errors import GivenUp, TrainingError
+from impala_mi.types import Fault, Transitions, UnrollInfo
+
+BUDGET_S = 3600.0
+"""Over which restarts count."""
+LONGEST_PAUSE_S = 60.0
+_CLOSE_S = 5.0
+_LOOK_EVERY_S = 1.0
+
+Event = Callable[..., None]
+"""Takes a kind and details by name."""
+
+
+class Budget:
+    """So many deaths in an hour.
+
+    Args:
+        most: that are allowed.
+        key: of the configuration, for the message.
+    """
+
+    def __init__(self, most: int, key: str) -> None:
+        self._most, self._key, self._times = most, key, deque[float]()
+        self.total = 0
+
+    def spend(self, reason: str) -> None:
+        """Count one; raises `GivenUp` where it is one too many."""
+        now = time.monotonic()
+        while self._times and now - self._times[0] > BUDGET_S:
+            self._times.popleft()
+        self._times.append(now)
+        self.total += 1
+        if len(self._times) > self._most:
+            raise GivenUp(
+                f"{len(self._times)} deaths in an hour, more than {self._key}={self._most}; the last: {reason}"
+            )
+
+
+@dataclass
+class Slot:
+    """An actor's place; another process plays there after a death."""
+
+    index: int
+    process: ActorProcess | None = None
+    node: str = ""
+    """Where the process lives; empty until it does."""
+    since: float = 0.0
+    """When it was last given something to do or came to life."""
+    worker: Any = None
+    """That acts for it."""
+    deaths: int = 0
+    """In a row, without a hand-in between."""
+    not_before: float = 0.0
+    given_up: bool = False
+
+
+@dataclass(frozen=True)
+class HandIn:
+    """What an actor hands in."""
+
+    info: UnrollInfo
+    data: ray.ObjectRef[Transitions]
+
+
+class Fleet:
+    """See the module's docstring.
+
+    Args:
+        config: the run's configuration.
+        suite: what is played.
+        segment: tells the seeds of this start of the run from those of others.
+        event: told of what happens.
+        stopping: whether the run is ending, so that deaths do not matter.
+    """
+
+    def __init__(
+        self, config: Config, suite: Suite, segment: tuple[int, int], event: Event, stopping: Callable[[], bool]
+    ) -> None:
+        self._config, self._suite, self._segment = config, suite, segment
+        self._event, self._stopping = event, stopping
+        self.dealt = deal_levels(config.actors, len(suite.levels))
+        """Level index of each environment of each actor."""
+        self.slots = [Slot(i) for i in range(len(self.dealt))]
+        self._budget = Budget(config.actors.max_restarts, "actors.max_restarts")
+        self._starts = 0
+        self._placing: dict[ray.ObjectRef[str], Slot] = {}
+        self._playing: dict[ray.ObjectRef[UnrollInfo], tuple[Slot, ray.ObjectRef[Transitions]]] = {}
+        self._polls: dict[ray.ObjectRef[list[tuple[int, Fault]]], Slot] = {}
+        self._ending: list[tuple[float, ray.ObjectRef[None], ActorProcess]] = []
+        for slot in self.slots:
+            self._start(slot)
+        central = config.actors.inference == "central"
+        self._inference = InferenceGroup(config, len(self.slots)) if central else None
+        self._looked, self._enough_at = 0.0, time.monotonic()
+
+    # -- work --------------------------------------------------------------------------------
+
+    def idle(self) -> list[Slot]:
+        """Those that live and have nothing to do."""
+        busy = {id(slot) for slot, _ in self._playing.values()}
+        return [slot for slot in self.slots if slot.node and id(slot) not in busy]
+
+    def begun(self) -> Counter[int]:
+        """Unrolls that are being played, by the first level of their actor."""
+        return Counter(self.dealt[slot.index][0] for slot, _ in self._playing.values())
+
+    def levels_alive(self) -> set[int]:
+        """Levels that some living actor plays."""
+        return {k for slot in self.slots if slot.node for k in self.dealt[slot.index]}
+
+    def play(self, slot: Slot, weights: "ray.ObjectRef[Weights]", version: int) -> None:
+        """Have an actor play one unroll in each environment with weights no older than these."""
+        assert slot.process is not None
+        slot.worker = self._inference.worker_of(slot.index) if self._inference is not None else None
+        slot.since = time.monotonic()
+        info, data = slot.process.unroll(weights, version, slot.worker)
+        self._playing[info] = (slot, data)
+
+    def load(self, weights: "ray.ObjectRef[Weights]", version: int) -> None:
+        """Have those that act for the actors take these weights."""
+        self._newest = (weights, version)
+        if self._inference is not None:
+            self._inference.load(weights, version)
+
+    def waiting(self) -> list[ray.ObjectRef[Any]]:
+        """References for `take`, as soon as one is ready."""
+        return [*self._playing, *self._placing]
+
+    def playing(self) -> list[ray.ObjectRef[UnrollInfo]]:
+        """References for `take` of the unrolls that are being played, in the order in which they were begun."""
+        return list(self._playing)
+
+    def take(self, ref: ray.ObjectRef[Any]) -> HandIn | None:
+        """What an actor handed in; None where it came to life, or died and is replaced.
+
+        Raises `TrainingError` where the run cannot go on.
+        """
+        if ref in self._placing:
+            slot = self._placing.pop(ref)
+            try:
+                slot.node, slot.since = ray.get(ref), time.monotonic()
+                if slot.deaths or self._starts > len(self.slots):
+                    self._event("actor_joined", actor=slot.index)
+            except ray.exceptions.RayError as e:
+                self._died(slot, e)
+            return None
+        slot, data = self._playing.pop(ref)
+        try:
+            info: UnrollInfo = ray.get(ref)
+        except ray.exceptions.RayError as e:
+            if isinstance(cause := getattr(e, "cause", None), InferenceLost):
+                self._restart_inference(slot, str(cause))
+            else:
+                self._died(slot, e)
+            return None
+        slot.deaths = 0
+        return HandIn(info, data)
+
+    # -- supervision -------------------------------------------------------------------------
+
+    @property
+    def restarts(self) -> int:
+        """Deaths that counted."""
+        return self._budget.total
+
+    def metrics(self) -> dict[str, float]:
+        """How many there are."""
+        return {
+            "actors/alive": sum(bool(slot.node) for slot in self.slots),
+            "actors/given_up": sum(slot.given_up for slot in self.slots),
+            "actors/restarts": self.restarts,
+        }
+
+    def look(self) -> None:
+        """Replace what hangs, start what may be started again; raises `GivenUp` where too few are alive."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_EVERY_S:
+            return
+        self._looked = now
+        limit = self._config.actors.timeout_s
+        for ref, (slot, _) in list(self._playing.items()):
+            # What was handed in meanwhile waits to be taken.
+            if now - slot.since > limit and not ray.wait([ref], timeout=0)[0]:
+                self._playing.pop(ref)
+                self._died(slot, TimeoutError(f"handed in nothing for actors.timeout_s={limit:g}"))
+        for slot in self.slots:
+            if slot.process is None and not slot.given_up and now >= slot.not_before:
+                self._start(slot)
+        self._bury(now)
+        self._count_quorum(now)
+
+    def poll(self, timeout: float = 0) -> Iterator[tuple[int, list[tuple[int, Fault]]]]:
+        """Ask every actor for faults of unrolls that are not done; the answers there are by now, by actor."""
+        asked = list(self._polls)
+        for ref in ray.wait(asked, num_returns=len(asked), timeout=timeout)[0] if asked else []:
+            slot = self._polls.pop(ref)
+            with contextlib.suppress(ray.exceptions.RayError):  # a death is found out by the unroll
+                yield slot.index, ray.get(ref)
+        waiting = {id(slot) for slot in self._polls.values()}
+        self._polls |= {
+            slot.process.take_faults(): slot
+            for slot in self.slots
+            if slot.process is not None and slot.node and id(slot) not in waiting
+        }
+
+    def start_anew(self, segment: tuple[int, int]) -> None:
+        """New episodes everywhere, with the seeds of another segment."""
+        self._segment = segment
+        ray.get([slot.process.start((*segment, 0)) for slot in self.slots if slot.process is not None])
+
+    def close(self) -> None:
+        """End every process, the games first."""
+        processes = [slot.process for slot in self.slots if slot.process is not None]
+        closing = [process.close() for process in processes]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=20)
+        for process in (*processes, *(process for _, _, process in self._ending)):
+            with contextlib.suppress(ray.exceptions.RayError):
+                process.kill()
+        if self._inference is not None:
+            self._inference.kill()
+
+    def _start(self, slot: Slot) -> None:
+        slot.process = ActorProcess(self._config, slot.index, (*self._segment, self.restarts))
+        slot.node, self._starts = "", self._starts + 1
+        self._placing[slot.process.placed()] = slot
+
+    def _died(self, slot: Slot, error: Exception) -> None:
+        """Bury an actor; its unfinished unrolls are lost."""
+        if self._stopping():
+            return
+        if isinstance(cause := getattr(error, "cause", None), TrainingError):
+            raise TrainingError(f"actor {slot.index}: {cause}")
+        reason = reason_of(error)
+        node_lost = bool(slot.node) and slot.node not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+        self._event("actor_died", actor=slot.index, error=reason, node_lost=node_lost)
+        process, slot.process, slot.node = slot.process, None, ""
+        if process is not None:
+            self._ending.append((time.monotonic() + _CLOSE_S, process.close(), process))
+        if node_lost:
+            slot.not_before = 0.0
+        else:
+            slot.deaths += 1
+            if slot.deaths >= self._config.actors.max_deaths_in_a_row:
+                slot.given_up = True
+                levels = sorted({self._suite.levels[k].name for k in self.dealt[slot.index]})
+                self._event("actor_given_up", actor=slot.index, deaths=slot.deaths, levels=levels, error=reason)
+            pause = 0.0 if slot.deaths == 1 else min(2.0 ** (slot.deaths - 2), LONGEST_PAUSE_S)
+            slot.not_before = time.monotonic() + pause
+            self._budget.spend(f"actor {slot.index}: {reason}")
+        if not slot.given_up and slot.not_before <= time.monotonic():
+            self._start(slot)
+
+    def _bury(self, now: float) -> None:
+        """Kill the processes that have closed their games, or have had the time to."""
+        left = []
+        for limit, closing, process in self._ending:
+            if now < limit and not ray.wait([closing], timeout=0)[0]:
+                left.append((limit, closing, process))
+                continue
+            with contextlib.suppress(ray.exceptions.RayError):
+                process.kill()
+        self._ending = left
+
+    def _count_quorum(self, now: float) -> None:
+        actors, levels = self._config.actors, len(self._suite.levels)
+        alive, quorum = sum(bool(slot.node) for slot in self.slots), actors.quorum(levels)
+        hoped_for = sum(not slot.given_up for slot in self.slots)
+        if alive >= quorum:
+            self._enough_at = now
+        if hoped_for < quorum or now - self._enough_at > actors.quorum_s:
+            why = f"{len(self.slots) - hoped_for} were given up" if hoped_for < quorum else (
+                f"for actors.quorum_s={actors.quorum_s:g} s"
+            )  # fmt: skip
+            raise GivenUp(f"only {alive} of {len(self.slots)} actors are alive, fewer than {quorum}: {why}")
+
+    def _restart_inference(self, slot: Slot, reason: str) -> None:
+        """Put a new worker in the place of the one that was lost while it acted for an actor, if nobody has yet."""
+        assert self._inference is not None
+        if self._stopping():
+            return
+        worker = self._inference.replace(slot.index, slot.worker, *self._newest)
+        if worker is not None:
+            self._event("inference_died", worker=worker, error=reason)
+            self._budget.spend(f"inference worker {worker}: {reason}")
+
+
+def reason_of(error: Exception) -> str:
+    """The last line of what went wrong."""
+    lines = str(getattr(error, "cause", None) or error).strip().splitlines()
+    return lines[-1] if lines else repr(error)

@@ -1,0 +1,134 @@
+"""Batches on their way to the device and results on their way back, beside its work."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from impala_mi.learner.batching import stack, to_device
+from impala_mi.types import Transitions
+
+Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
+
+_PART_BYTES = 2**22
+"""What a thread copies at once."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A batch that is on its way to the device, or there."""
+
+    _batch: Transitions
+    _copied: torch.cuda.Event | None
+
+    def take(self) -> Transitions:
+        """The batch [T+1, B, ...], for work that is put on the current stream from now on."""
+        if self._copied is not None:
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self._copied)
+            for tensor in _tensors(self._batch):
+                if tensor.is_cuda:
+                    tensor.record_stream(stream)  # its memory is in use until that work is done
+        return self._batch
+
+
+class Stager:
+    """Brings batches to a device while it computes with others.
+
+    Two sets of buffers in the host's memory take turns, so that neither pages nor page locks are made for a batch.
+    For a GPU one set is filled while the copy of the other may be under way, on a stream of its own. What stays in
+    the host's memory of a batch is good until the second batch after it is staged.
+
+    Args:
+        device: of the learner.
+        threads: that fill the buffers.
+    """
+
+    def __init__(self, device: torch.device, threads: int) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._buffers = [_Buffers(pinned=device.type == "cuda") for _ in range(2)]
+        self._pool = ThreadPoolExecutor(threads)
+
+    def stage(self, unrolls: Sequence[Transitions]) -> Staged:
+        """Stack unrolls and start their copy; waits only for buffers that are still being copied."""
+        buffers = self._buffers[0]
+        self._buffers.reverse()
+        buffers.free()
+        batch = stack(unrolls, lambda arrays, dim: _fill(arrays, dim, buffers.allocate, self._pool))
+        if self._stream is None:
+            return Staged(to_device(batch, self._device), None)
+        with torch.cuda.stream(self._stream):
+            there = to_device(batch, self._device)
+            buffers.copied = torch.cuda.Event()
+            buffers.copied.record()
+        return Staged(there, buffers.copied)
+
+
+class _Buffers:
+    """Tensors in the host's memory that are used again for every other batch."""
+
+    def __init__(self, pinned: bool) -> None:
+        self._pinned, self._tensors, self._next = pinned, list[torch.Tensor](), 0
+        self.copied: torch.cuda.Event | None = None
+
+    def free(self) -> None:
+        """Wait until nobody reads them."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        self._next = 0
+
+    def allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """The next buffer: every batch asks for the same ones in the same order, and shapes rarely change."""
+        at, self._next = self._next, self._next + 1
+        if at < len(self._tensors) and self._tensors[at].shape == shape and self._tensors[at].dtype == dtype:
+            return self._tensors[at]
+        tensor = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
+        self._tensors[at : at + 1] = [tensor]
+        return tensor
+
+
+class HostCopy:
+    """Copies of tensors in the host's memory, there when the device has come so far; nobody waits before."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._copies = {name: _copied(tensor.detach()) for name, tensor in tensors.items()}
+        self._done: torch.cuda.Event | None = None
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            self._done = torch.cuda.Event()
+            self._done.record()
+
+    def wait(self) -> dict[str, torch.Tensor]:
+        """The copies."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._copies
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return copy.copy_(tensor, non_blocking=True)
+
+
+def _fill(arrays: Sequence[np.ndarray], dim: int, allocate: Allocate, pool: ThreadPoolExecutor) -> torch.Tensor:
+    """Join arrays in a buffer; large ones in several threads, each some rows of time."""
+    shape = list(arrays[0].shape)
+    shape[dim] = sum(a.shape[dim] for a in arrays)
+    tensor = allocate(tuple(shape), torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype)
+    out = tensor.numpy()
+    rows = len(out) if dim == 0 else max(1, _PART_BYTES * len(out) // max(out.nbytes, 1))
+
+    def fill(begin: int) -> None:
+        np.concatenate([a if dim == 0 else a[begin : begin + rows] for a in arrays], dim, out[begin : begin + rows])
+
+    list(pool.map(fill, range(0, len(out), rows or 1)))
+    return tensor
+
+
+def _tensors(batch: Transitions) -> list[torch.Tensor]:
+    return [
+        *(t for t in batch.inputs if t is not None), batch.action, batch.logits, batch.reward, batch.terminated,
+        batch.truncated, *batch.state, *batch.finals,
+    ]  # fmt: skip
