@@ -58,6 +58,8 @@ class RunConfig(Section):
     """Folder that holds the runs."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run's folder; by default the configuration's name and the time."""
+    mirror: str | None = None
+    """URL under which the run's folder is copied after each checkpoint (s3://bucket/runs, gs://..., file://...)."""
 
 
 class DmlabConfig(Section):

@@ -27,6 +27,7 @@ BUDGET_S = 3600.0
 LONGEST_PAUSE_S = 60.0
 _CLOSE_S = 5.0
 _LOOK_EVERY_S = 1.0
+_AFTER_NODE_S = 2.0
 
 Event = Callable[..., None]
 """Takes a kind and details by name."""
@@ -253,13 +254,13 @@ class Fleet:
         if isinstance(cause := getattr(error, "cause", None), TrainingError):
             raise TrainingError(f"actor {slot.index}: {cause}")
         reason = reason_of(error)
-        node_lost = bool(slot.node) and slot.node not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+        node_lost = _with_its_node(error, slot.node)
         self._event("actor_died", actor=slot.index, error=reason, node_lost=node_lost)
         process, slot.process, slot.node = slot.process, None, ""
         if process is not None:
             self._ending.append((time.monotonic() + _CLOSE_S, process.close(), process))
         if node_lost:
-            slot.not_before = 0.0
+            slot.not_before = time.monotonic() + _AFTER_NODE_S
         else:
             slot.deaths += 1
             if slot.deaths >= self._config.actors.max_deaths_in_a_row:
@@ -304,6 +305,15 @@ class Fleet:
         if worker is not None:
             self._event("inference_died", worker=worker, error=reason)
             self._budget.spend(f"inference worker {worker}: {reason}")
+
+
+def _with_its_node(error: Exception, node: str) -> bool:
+    """Whether an actor went with the node on which it lived, or on which it was to start."""
+    if not isinstance(error, ray.exceptions.RayActorError):
+        return False
+    if node:
+        return error.preempted or node not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+    return not error.actor_init_failed
 
 
 def reason_of(error: Exception) -> str:

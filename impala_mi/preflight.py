@@ -39,7 +39,7 @@ def check(config: Config) -> Suite:
             "would act for"
         )
     for key, wanted in (("learner", config.learner.num_gpus), ("inference", config.inference.num_gpus)):
-        if wanted and not torch.cuda.is_available():
+        if wanted and not os.environ.get("RAY_ADDRESS") and not torch.cuda.is_available():
             raise UserError(
                 f"{key}.num_gpus={wanted:g}, but this PyTorch ({torch.__version__}) sees no GPU; "
                 f"set {key}.num_gpus=0"

@@ -1,5 +1,7 @@
 """A run's folder: config.yaml, versions.json, metrics.jsonl, events.jsonl, tensorboard/, checkpoints/ ..."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -7,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,16 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as e:
             raise UserError(f"{file}: cannot be read: {e}") from None
         return build(str(file), parse_yaml(text, str(file)))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one that writes to it; raises `UserError` where another does."""
+        with open(self.path / ".lock", "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"the run {str(self.path)!r} is being trained by another process") from None
+            yield
 
     def event(self, kind: str, /, **details: Any) -> None:
         """Append to events.jsonl."""

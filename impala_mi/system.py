@@ -25,8 +25,9 @@ from impala_mi.fleet import Budget, Fleet, HandIn, Slot
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.checkpoint import Checkpoint
 from impala_mi.learner.update import Counters
-from impala_mi.learner.worker import LearnerDied, LearnerGroup, Update, UpdateResult
+from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost, Update, UpdateResult
 from impala_mi.metrics import LevelCounts, LevelScores, Means, MetricsWriter
+from impala_mi.mirror import Mirror
 from impala_mi.preflight import check
 from impala_mi.rundir import RunFolder
 from impala_mi.stop import StopSignal
@@ -105,6 +106,7 @@ class Trainer:
             self._discarded = resumed.run["discarded"]
             self._starts = resumed.run["starts"] + 1
         self._writer = MetricsWriter(folder.path, None if resumed is None else int(resumed.meta["env_frames"]))
+        self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
         self._learner = LearnerGroup(config, None if resumed is None else resumed.learner)
         self._kept = None if resumed is None else resumed.learner
         self._keeping: ray.ObjectRef[dict[str, Any]] | None = None
@@ -288,6 +290,9 @@ class Trainer:
         try:
             self._take(self._learner.result(self._updating[0]))
             self._updating.popleft()
+        except UnrollsLost as e:
+            self._updating.popleft()
+            self._event("unrolls_lost", error=str(e))
         except LearnerDied as e:
             self._replace_learner(str(e))
 
@@ -384,6 +389,8 @@ class Trainer:
         meta = {"env_frames": counters.env_frames, "updates": counters.updates, "score": self._scores.score()}
         path = checkpoints.save(self.folder.checkpoints, state, run, meta, self.config.train.keep_checkpoints)
         self._event("checkpoint", env_frames=counters.env_frames, path=path.name)
+        if self._mirror is not None:
+            self._mirrored(self._mirror.push())
         self._clock.saved = time.monotonic()
         return path
 
@@ -411,9 +418,15 @@ class Trainer:
         self.folder.event(kind, **details)
         self._writer.event(kind, details)
 
+    def _mirrored(self, failed: Exception | None) -> None:
+        if failed is not None:  # training goes on, and the next copy tries again
+            self.folder.event("mirror_failed", error=f"{type(failed).__name__}: {failed}")
+
     def close(self) -> None:
         """End every process, the games first."""
         self._fleet.close()
         self._learner.kill()
         with contextlib.suppress(OSError):  # a full disk must not hide what came before it
             self._writer.close()
+            if self._mirror is not None:
+                self._mirrored(self._mirror.close())

@@ -20,6 +20,7 @@ DOUBLES = Path(__file__).parent / "doubles"
 """Holds a look-alike of deepmind_lab."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs take turns, beside the other tests where there are several workers."""
     for item in items:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,8 @@ def _stage(process: psutil.Process, driver: int) -> str:
     return "ray"
 
 
-def _memory(processes: list[psutil.Process]) -> float:
+def memory_mb(processes: list[psutil.Process]) -> float:
+    """Their proportional set size."""
     total = 0
     for p in processes:
         with contextlib.suppress(psutil.Error):
@@ -68,13 +69,13 @@ def _memory(processes: list[psutil.Process]) -> float:
     return total / 2**20
 
 
-class _Run:
+class Run:
     """A run in processes of its own, and its records."""
 
-    def __init__(self, config: Config, root: Path) -> None:
+    def __init__(self, config: Config, root: Path, overrides: Sequence[str]) -> None:
         values = build("bench", config.model_dump(), [
             f"run.root={root}", "run.name=run", "train.env_frames=1e15", "train.max_time_s=3600",
-            "train.log_every_s=1.0", "train.checkpoint_every_s=1e9",
+            "train.log_every_s=1.0", "train.checkpoint_every_s=1e9", *overrides,
         ])  # fmt: skip
         file = root / "bench.yaml"
         file.write_text(to_yaml(values), encoding="utf-8")
@@ -118,9 +119,10 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _running(config: Config) -> Iterator[_Run]:
+def running(config: Config, *overrides: str) -> Iterator[Run]:
+    """Train without end in a folder that is removed."""
     with tempfile.TemporaryDirectory(prefix="impala-mi-bench-") as folder:
-        run = _Run(config, Path(folder))
+        run = Run(config, Path(folder), overrides)
         try:
             yield run
         finally:
@@ -132,7 +134,7 @@ def train(config: Config, levels: int, warmup: float, seconds: float) -> Trained
 
     Raises `TrainingError` where the run fails.
     """
-    with _running(config) as run:
+    with running(config) as run:
         began = time.monotonic()
         run.next_record(PATIENCE_S)
         startup = time.monotonic() - began
@@ -141,7 +143,7 @@ def train(config: Config, levels: int, warmup: float, seconds: float) -> Trained
         known, before = len(run.records()), cpu_seconds(tree(pid))
         memory, end = 0.0, time.monotonic() + seconds
         while time.monotonic() < end:
-            memory = max(memory, _memory(tree(pid)))  # reading it costs some CPU time: rarely
+            memory = max(memory, memory_mb(tree(pid)))  # reading it costs some CPU time: rarely
             time.sleep(min(5.0, max(end - time.monotonic(), 0.0)))
         last, after = run.next_record(), cpu_seconds(tree(pid))
         stage_of = {p: _stage(p, pid) for p in after}

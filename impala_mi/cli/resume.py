@@ -1,9 +1,14 @@
 """`impala-mi resume`."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from impala_mi import config as configuration
 from impala_mi.errors import UserError
+
+if TYPE_CHECKING:
+    from impala_mi.rundir import RunFolder
 
 FIXED = (
     "run.root",
@@ -22,6 +27,10 @@ FIXED = (
 FIXED_IF_DETERMINISTIC = ("actors", "learner", "train.checkpoint_every_updates", "train.env_frames")
 
 
+class RunDone(UserError):
+    """A run has reached its end."""
+
+
 @click.command()
 @click.argument("run")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -32,6 +41,18 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
     Dotted KEY=VALUE arguments change the configuration: resources, the learner's settings and how long to train,
     but not the agent, the levels or the seed.
     """
+    from impala_mi import rundir
+
+    folder = rundir.open_run(run)
+    new = configuration.build(run, folder.config.model_dump(), overrides)
+    return resume(folder, new, checkpoint, overrides)
+
+
+def resume(folder: "RunFolder", new: configuration.Config, checkpoint: str, overrides: tuple[str, ...]) -> int:
+    """Continue a run with a configuration that may differ from its own; returns the exit code.
+
+    Raises `UserError` where it may not differ so, and `RunDone` where there is nothing left to do.
+    """
     import torch
 
     from impala_mi import preflight, rundir
@@ -39,9 +60,7 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
     from impala_mi.learner import checkpoint as checkpoints
     from impala_mi.nn.agent import Agent
 
-    folder = rundir.open_run(run)
-    old = folder.config
-    new = configuration.build(run, old.model_dump(), overrides)
+    old, run = folder.config, folder.path
     for key in (*FIXED, *(FIXED_IF_DETERMINISTIC if old.train.deterministic else ())):
         before, after = _get(old, key), _get(new, key)
         if before != after:
@@ -58,20 +77,21 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
         )
     limit = new.train.max_time_s
     if limit is not None and found.run["time_s"] >= limit:
-        raise UserError(
+        raise RunDone(
             f"the run is done: it has trained for {found.run['time_s']:.0f} s of train.max_time_s={limit:.0f}; "
             f"train longer with: impala-mi resume {run} train.max_time_s=null"
         )
     if found.meta["env_frames"] >= new.train.env_frames:
-        raise UserError(
+        raise RunDone(
             f"the run is done: {found.meta['env_frames']} of train.env_frames={new.train.env_frames}; "
             f"train longer with: impala-mi resume {run} train.env_frames={2 * new.train.env_frames}"
         )
     rundir.check_disk(folder.path)
-    folder.save_config(new)
-    abandoned = checkpoints.forget_after(folder.checkpoints, found)
-    folder.event("resumed", checkpoint=found.path.name, overrides=list(overrides), abandoned=abandoned)
-    return run_training(new, folder, found)
+    with folder.locked():
+        folder.save_config(new)
+        abandoned = checkpoints.forget_after(folder.checkpoints, found)
+        folder.event("resumed", checkpoint=found.path.name, overrides=list(overrides), abandoned=abandoned)
+        return run_training(new, folder, found)
 
 
 def _get(config: configuration.Config, key: str) -> object:

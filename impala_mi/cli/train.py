@@ -2,18 +2,31 @@
 
 import shutil
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from impala_mi import config as configuration
 from impala_mi.errors import UserError
 
+if TYPE_CHECKING:
+    from impala_mi.rundir import RunFolder
+
 
 @click.command()
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--resume",
+    "again",
+    type=click.Choice(["never", "auto"]),
+    default="never",
+    show_default=True,
+    help="auto: go on with the run if its folder (or run.mirror) holds it, for jobs that are resubmitted.",
+)
 @click.option("--print-config", is_flag=True, help="Print the whole configuration and exit.")
-def command(config: str, overrides: tuple[str, ...], print_config: bool) -> int:
+def command(config: str, overrides: tuple[str, ...], again: str, print_config: bool) -> int:
     """Train an agent as CONFIG says: a YAML file, or a shipped one by name.
 
     Dotted KEY=VALUE arguments override it, for example:
@@ -30,13 +43,50 @@ def command(config: str, overrides: tuple[str, ...], print_config: bool) -> int:
         return 0
     from impala_mi import preflight, rundir
     from impala_mi.cli.training import run_training
+    from impala_mi.mirror import Mirror
 
     preflight.check(loaded)
+    if loaded.run.mirror is not None:
+        Mirror(loaded.run.mirror, Path("."))  # raises where its URL makes no sense
+    if again == "auto" and (before := _before(loaded)) is not None:
+        return _go_on(before, loaded, overrides)
     run = loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = rundir.create(loaded, run)
     try:
-        return run_training(loaded, folder, None)
+        with folder.locked():
+            return run_training(loaded, folder, None)
     except (UserError, KeyboardInterrupt):
         if not folder.checkpoints.exists():  # nothing was done, for Ray had not started: the name stays free
             shutil.rmtree(folder.path)
         raise
+
+
+def _before(config: configuration.Config) -> "RunFolder | None":
+    """The run of an earlier submission, if it has a checkpoint; a folder without one is set aside."""
+    from impala_mi.learner import checkpoint as checkpoints
+    from impala_mi.mirror import Mirror
+    from impala_mi.rundir import RunFolder
+
+    if config.run.name is None:
+        raise UserError("--resume auto needs run.name, by which a job that is resubmitted finds its run")
+    path = Path(config.run.root).expanduser() / config.run.name
+    if not path.exists() and config.run.mirror is not None:
+        Mirror(config.run.mirror, path).pull()
+    if not path.exists():
+        return None
+    folder = RunFolder(path)
+    if checkpoints.steps(folder.checkpoints):
+        return folder
+    with folder.locked():
+        path.rename(path.with_name(f"{path.name}-unstarted-{time.strftime('%Y%m%d-%H%M%S')}"))
+    return None
+
+
+def _go_on(folder: "RunFolder", config: configuration.Config, overrides: tuple[str, ...]) -> int:
+    from impala_mi.cli.resume import RunDone, resume
+
+    try:
+        return resume(folder, config, "last", overrides)
+    except RunDone as e:
+        click.echo(str(e).partition(";")[0])
+        return 0

@@ -12,7 +12,7 @@ from impala_mi.rundir import RunFolder
 
 
 def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> int:
-    """Train with progress; returns the exit code."""
+    """Train with progress, in a folder that the caller has locked; returns the exit code."""
     console = make_console()
     suite = make_suite(config.env)
     levels = f"{len(suite.levels)} level{'s' if len(suite.levels) > 1 else ''} of {suite.name}"

@@ -153,6 +153,13 @@ class LearnerDied(Exception):
     """A rank is gone, and the others cannot go on."""
 
 
+class UnrollsLost(Exception):
+    """Unrolls of a batch went with their node; the learner is well."""
+
+
+LOST = (ray.exceptions.ObjectLostError, ray.exceptions.ObjectFetchTimedOutError)
+
+
 class LearnerGroup:
     """The learner: one process, or ranks that learn together, each from an equal part of every batch.
 
@@ -201,7 +208,7 @@ class LearnerGroup:
     def result(self, update: Update) -> UpdateResult:
         """Of an update of which some rank is done; waits for the others.
 
-        Raises `LearnerDied`, `TrainingError` where training cannot go on, or what the learner raised.
+        Raises `LearnerDied`, `UnrollsLost`, or `TrainingError` where training cannot go on.
         """
         limit = update.since + self._config.learner.timeout_s
         left = list(update.ranks)
@@ -216,8 +223,12 @@ class LearnerGroup:
             except ray.exceptions.RayTaskError as e:
                 if isinstance(e.cause, TrainingError):
                     raise TrainingError(str(e.cause)) from None
+                if isinstance(e.cause, LOST) or isinstance(e, LOST):
+                    self._raise_lost(e)
                 self._raise_if_dead()  # the others lost their connection to it
                 raise TrainingError(f"the learner failed: {type(e.cause).__name__}: {e.cause}") from e
+            except LOST as e:
+                self._raise_lost(e)
             except ray.exceptions.RayError as e:
                 raise LearnerDied(str(e).strip().splitlines()[0]) from None
         first: UpdateResult = ray.get(update.ranks[0])
@@ -252,6 +263,11 @@ class LearnerGroup:
         if self._placement is not None:
             with contextlib.suppress(ray.exceptions.RayError):
                 remove_placement_group(self._placement)
+
+    def _raise_lost(self, error: Exception) -> None:
+        """Unrolls were lost with their node: one rank leaves the batch out, more wait for each other."""
+        reason = str(error).strip().splitlines()[0]
+        raise UnrollsLost(reason) if len(self._ranks) == 1 else LearnerDied(reason)
 
     def _raise_if_dead(self) -> None:
         """Raise `LearnerDied` where a rank does not answer any more."""

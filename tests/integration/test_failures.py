@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -109,3 +110,38 @@ def test_a_run_with_too_few_actors_ends_with_a_checkpoint(session):
                       "learner.unroll_length=55", "train.env_frames=1e9", code=1)  # fmt: skip
     assert "only 1 of 2 actors are alive, fewer than 2: 1 were given up" in out
     assert events(session, "checkpoint")[-1]["env_frames"] > 0
+
+
+def test_a_job_that_is_resubmitted_goes_on_where_its_driver_was_killed(session):
+    arguments = ("--resume", "auto", "learner.max_restarts=5", f"run.mirror=file://{session.folder}/mirror")
+    process = started(session, *arguments, "train.checkpoint_every_s=1")
+    with_two = session.run("train", "tiny.yaml", "run.name=a", *arguments, "train.env_frames=1e9", code=2)
+    assert "is being trained by another process" in with_two
+    wait_for(lambda: len(list((session.folder / "mirror/a/checkpoints").glob("0*/meta.json"))) > 1)
+    process.kill()
+    process.communicate()
+    assert not left_behind(process.pid)
+    before = session.checkpoint("a").meta["env_frames"]
+    goal = f"train.env_frames={before + 20000}"
+    session.run("train", "tiny.yaml", "run.name=a", *arguments, goal)
+    (resumed,) = events(session, "resumed")
+    assert int(resumed["checkpoint"]) == before
+    assert "the run is done" in session.run("train", "tiny.yaml", "run.name=a", *arguments, goal)
+    # Another machine finds it at the mirror.
+    shutil.rmtree(session.folder / "runs")
+    session.run("train", "tiny.yaml", "run.name=a", *arguments, f"train.env_frames={before + 40000}")
+    assert int(events(session, "resumed")[-1]["checkpoint"]) >= before + 20000
+    assert session.checkpoint("a").meta["env_frames"] >= before + 40000
+
+
+def test_a_run_that_did_not_get_to_a_checkpoint_starts_again(session):
+    folder = session.folder / "runs" / "a"
+    folder.mkdir(parents=True)
+    (folder / "events.jsonl").write_text("what it was\n")
+    session.run("train", "tiny.yaml", "run.name=a", "--resume", "auto", "train.env_frames=5000")
+    (aside,) = (session.folder / "runs").glob("a-unstarted-*")
+    assert (aside / "events.jsonl").read_text() == "what it was\n"
+
+
+def test_resuming_by_itself_needs_a_name(session):
+    assert "--resume auto needs run.name" in session.run("train", "tiny.yaml", "--resume", "auto", code=2)

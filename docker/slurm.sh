@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# A Ray cluster for the length of a Slurm job; `sbatch docker/slurm.sh [CONFIG] [KEY=VALUE]...` from the folder that
+# holds the runs. A job that is requeued goes on from the run's last checkpoint.
+#SBATCH --job-name=impala-mi
+#SBATCH --nodes=3
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=32
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:TERM@120
+set -euo pipefail
+
+config=${1:-dmlab30}
+overrides=("${@:2}")
+port=$((20000 + SLURM_JOB_ID % 20000))
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes[0]}
+address=$(srun --overlap --nodes=1 --ntasks=1 -w "$head" hostname --ip-address | awk '{print $1}')
+
+# The secret is for this user's eyes alone and reaches the nodes by srun's own channel.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
+RAY_AUTH_TOKEN=$(openssl rand -hex 32)
+
+srun --overlap --nodes=1 --ntasks=1 -w "$head" ray start --head --block --port="$port" \
+  --node-ip-address="$address" --num-cpus="$SLURM_CPUS_PER_TASK" --include-dashboard=false &
+for _ in $(seq 60); do
+  ray health-check --address "$address:$port" >/dev/null 2>&1 && break
+  sleep 2
+done
+if ((${#nodes[@]} > 1)); then
+  srun --overlap --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --exclude="$head" \
+    ray start --block --address="$address:$port" --num-cpus="$SLURM_CPUS_PER_TASK" &
+fi
+
+# The batch script is told two minutes before the time is over: the run writes a checkpoint and ends.
+export RAY_ADDRESS="$address:$port"
+srun --overlap --nodes=1 --ntasks=1 -w "$head" impala-mi train "$config" --resume auto \
+  run.name="${RUN_NAME:-$SLURM_JOB_NAME}" "${overrides[@]}" &
+training=$!
+trap 'kill -TERM "$training"' TERM
+status=0
+wait "$training" || status=$?
+if kill -0 "$training" 2>/dev/null; then # the wait was ended by the signal
+  status=0
+  wait "$training" || status=$?
+fi
+if ((status == 130)); then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$status"

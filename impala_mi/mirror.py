@@ -1,0 +1,91 @@
+"""A run's folder, copied to where it outlives the machine: any file system that fsspec knows."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import fsspec
+
+from impala_mi.errors import UserError
+
+LAST = "meta.json"
+"""Of a checkpoint's files: with it the others are there."""
+
+
+class Mirror:
+    """Copies a run's folder in the background, and fetches it again.
+
+    Args:
+        url: of the folder that holds the copies, `s3://bucket/runs` for example.
+        folder: of the run; its copy has its name.
+
+    Raises `UserError` where fsspec does not know the URL's kind or lacks a package for it.
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        try:
+            if "://" not in url:
+                raise ValueError("write it as s3://bucket/folder, gs://bucket/folder, file:///folder, ...")
+            self._there, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as e:
+            raise UserError(f"run.mirror={url!r}: {e}") from None
+        self._url, self._folder, self._root = url, folder, f"{root.rstrip('/')}/{folder.name}"
+        self._copied: dict[str, tuple[int, int]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
+        self._copying: Future[None] | None = None
+
+    def pull(self) -> bool:
+        """Fetch the folder; False where there is no copy. Raises `UserError`."""
+        try:
+            if not self._there.exists(self._root):
+                return False
+            prefix = len(self._there._strip_protocol(self._root)) + 1
+            for path in sorted(self._there.find(self._root)):
+                file = self._folder / PurePosixPath(path[prefix:])
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self._there.get_file(path, str(file))
+        except Exception as e:  # file systems raise anything
+            raise UserError(f"run.mirror={self._url!r}: cannot be read: {type(e).__name__}: {e}") from None
+        return True
+
+    def push(self) -> Exception | None:
+        """Begin to copy what changed, unless that is under way; returns why the copy before failed, if it did."""
+        if self._copying is not None and not self._copying.done():
+            return None
+        failed = self._copying.exception() if self._copying is not None else None
+        self._copying = self._thread.submit(self._copy)
+        return failed if isinstance(failed, Exception) else None
+
+    def close(self) -> Exception | None:
+        """Copy what changed and wait for it; returns why it failed, if it did."""
+        if self._copying is not None:
+            self._copying.exception()
+        self._copying = self._thread.submit(self._copy)
+        failed = self._copying.exception()
+        self._thread.shutdown()
+        return failed if isinstance(failed, Exception) else None
+
+    def _copy(self) -> None:
+        here = self._files()
+        for name in sorted(here, key=lambda name: (name.endswith(LAST), name)):
+            if self._copied.get(name) != here[name]:
+                try:
+                    self._there.makedirs(f"{self._root}/{PurePosixPath(name).parent}", exist_ok=True)
+                    self._there.put_file(str(self._folder / name), f"{self._root}/{name}")
+                except FileNotFoundError:
+                    if (self._folder / name).exists():
+                        raise
+                    continue  # a checkpoint that was dropped meanwhile
+                self._copied[name] = here[name]
+        for name in self._copied.keys() - here.keys():
+            self._there.rm_file(f"{self._root}/{name}")
+            del self._copied[name]
+
+    def _files(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change of each, without those that are being written."""
+        found = {}
+        for path in self._folder.rglob("*"):
+            name = path.relative_to(self._folder)
+            if not any(part.startswith(".") for part in name.parts) and path.is_file():
+                stat = path.stat()
+                found[name.as_posix()] = (stat.st_size, stat.st_mtime_ns)
+        return found

@@ -1,0 +1,126 @@
+"""A Ray cluster of several nodes on this machine, each with processes and an object store of its own."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STORE_BYTES = 150_000_000
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return int(s.getsockname()[1])
+
+
+def own_ip() -> str:
+    """Of this machine in a network; Ray does not take loopback for a cluster's."""
+    for addresses in psutil.net_if_addrs().values():
+        for address in addresses:
+            if address.family == socket.AF_INET and not address.address.startswith("127."):
+                return address.address
+    pytest.skip("this machine has no network")
+
+
+class Cluster:
+    """`ray start` for a head and for nodes, with token authentication.
+
+    Args:
+        head_cpus: the head's.
+        job_server: whether to start the server of `ray job submit`.
+    """
+
+    def __init__(self, head_cpus: int, job_server: bool = False) -> None:
+        self._folder = tempfile.mkdtemp(prefix="impala-mi-cluster-", dir="/tmp")  # Ray's sockets need short paths
+        self._ip = own_ip()
+        self.address = f"{self._ip}:{free_port()}"
+        self.dashboard = f"http://127.0.0.1:{free_port()}"
+        self.env = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # A node that is gone is found out in seconds, not in half a minute.
+            "RAY_health_check_initial_delay_ms": "2000",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "3000",
+            "RAY_health_check_failure_threshold": "4",
+        }
+        self.env.pop("RAY_ADDRESS", None)
+        self.env.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
+        jobs = ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard.rpartition(':')[2]}"]
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        self._start(
+            "--head", f"--port={self.address.rpartition(':')[2]}", f"--num-cpus={head_cpus}",
+            f"--temp-dir={self._folder}", *(jobs if job_server else ["--include-dashboard=false"]),
+        )  # fmt: skip
+        self.wait_for_nodes(1)
+        self.env["RAY_ADDRESS"] = self.address
+
+    def add_node(self, cpus: int) -> int:
+        """Start another node; returns its number."""
+        env = {k: v for k, v in self.env.items() if k != "RAY_ADDRESS"}
+        self._start(f"--address={self.address}", f"--num-cpus={cpus}", env=env)
+        return len(self._nodes) - 1
+
+    def kill_node(self, number: int) -> None:
+        """End all processes of a node at once, as a machine that is switched off."""
+        for process in processes_of(self._nodes[number].pid):
+            process.kill()
+        self._nodes[number].wait()
+
+    def wait_for_nodes(self, count: int, seconds: float = 120) -> None:
+        """Until so many are alive."""
+        code = (
+            "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR');"
+            "print(sum(n['Alive'] for n in ray.nodes()))"
+        )
+        deadline = time.monotonic() + seconds
+        while True:
+            command = [sys.executable, "-c", code, self.address]
+            done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+            if done.stdout.strip() == str(count):
+                return
+            assert time.monotonic() < deadline, done.stdout + done.stderr
+            time.sleep(0.5)
+
+    def close(self) -> None:
+        """End all nodes and remove what they wrote."""
+        for node in reversed(self._nodes):
+            for process in processes_of(node.pid):
+                process.kill()
+            node.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+        command = [
+            str(Path(sys.executable).parent / "ray"), "start", "--block", f"--node-ip-address={self._ip}",
+            f"--object-store-memory={STORE_BYTES}", *arguments,
+        ]  # fmt: skip
+        with open(Path(self._folder) / f"node{len(self._nodes)}.log", "wb") as log:
+            node = subprocess.Popen(
+                command, env=env or self.env, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
+            )
+        self._nodes.append(node)
+
+
+def processes_of(session: int) -> list[psutil.Process]:
+    """That belong to a session of processes."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session:
+                found.append(process)
+        except (psutil.Error, ProcessLookupError):
+            pass
+    return found

@@ -1,0 +1,73 @@
+"""Training on a Ray cluster of three nodes: through `ray job submit`, with a node that dies and one that comes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cluster import Cluster
+from tests.integration.session import wait_for
+
+pytestmark = pytest.mark.integration
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+@pytest.fixture
+def cluster():
+    pytest.importorskip("aiohttp_cors", reason="ray job submit needs impala-mi[cluster]")
+    made = Cluster(head_cpus=1, job_server=True)
+    yield made
+    made.close()
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def submit(cluster, folder, *arguments):
+    subprocess.run(
+        [RAY, "job", "submit", "--no-wait", "--address", cluster.dashboard, "--working-dir", str(folder), "--",
+         sys.executable, "-m", "impala_mi", "train", *arguments],
+        env=cluster.env, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+
+
+def jobs(cluster):
+    done = subprocess.run(
+        [RAY, "job", "list", "--address", cluster.dashboard], env=cluster.env, capture_output=True, text=True
+    )
+    return done.stdout + done.stderr
+
+
+def test_a_job_goes_on_when_a_node_dies_and_another_comes(cluster, session, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    shutil.copy(session.folder / "tiny.yaml", work)
+    first = cluster.add_node(3)
+    cluster.add_node(3)
+    cluster.wait_for_nodes(3)
+    submit(
+        cluster, work, "tiny.yaml", "--resume", "auto", f"run.root={tmp_path}/runs", "run.name=a",
+        "env.suite=gym", "env.levels=[CartPole-v1]", "actors.count=5", "actors.envs=10", "learner.num_cpus=0.5",
+        "train.env_frames=1e9", "learner.batch_size=20",
+    )  # fmt: skip
+    run = tmp_path / "runs" / "a"
+
+    def alive():
+        return (lines(run / "metrics.jsonl") or [{}])[-1].get("actors/alive")
+
+    wait_for(lambda: alive() == 5, 120)
+    before = lines(run / "metrics.jsonl")[-1]["env_frames"]
+    cluster.kill_node(first)
+    wait_for(lambda: any(e["event"] == "actor_died" and e["node_lost"] for e in lines(run / "events.jsonl")), 120)
+    cluster.add_node(3)
+    cluster.wait_for_nodes(3)
+    wait_for(lambda: alive() == 5, 180)
+    wait_for(lambda: lines(run / "metrics.jsonl")[-1]["env_frames"] > before + 5000, 120)
+    last = lines(run / "metrics.jsonl")[-1]
+    assert last["actors/restarts"] == 0, "actors that went with their node are not held against the run"
+    listed = jobs(cluster)
+    assert "RUNNING" in listed, listed
