@@ -8,7 +8,7 @@ up. One for which there is no room waits for it, so nodes may come and go; with 
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ _AFTER_NODE_S = 2.0
 
 Event = Callable[..., None]
 """Takes a kind and details by name."""
+MakeActor = Callable[[Config, int, Sequence[int]], ActorProcess]
 
 
 class Budget:
@@ -93,13 +94,20 @@ class Fleet:
         segment: tells the seeds of this start of the run from those of others.
         event: told of what happens.
         stopping: whether the run is ending, so that deaths do not matter.
+        make: makes an actor from the configuration, its index and its segment.
     """
 
     def __init__(
-        self, config: Config, suite: Suite, segment: tuple[int, int], event: Event, stopping: Callable[[], bool]
+        self,
+        config: Config,
+        suite: Suite,
+        segment: tuple[int, int],
+        event: Event,
+        stopping: Callable[[], bool],
+        make: MakeActor = ActorProcess,
     ) -> None:
         self._config, self._suite, self._segment = config, suite, segment
-        self._event, self._stopping = event, stopping
+        self._event, self._stopping, self._make = event, stopping, make
         self.dealt = deal_levels(config.actors, len(suite.levels))
         """Level index of each environment of each actor."""
         self.slots = [Slot(i) for i in range(len(self.dealt))]
@@ -243,7 +251,7 @@ class Fleet:
             self._inference.kill()
 
     def _start(self, slot: Slot) -> None:
-        slot.process = ActorProcess(self._config, slot.index, (*self._segment, self.restarts))
+        slot.process = self._make(self._config, slot.index, (*self._segment, self.restarts))
         slot.node, self._starts = "", self._starts + 1
         self._placing[slot.process.placed()] = slot
 

@@ -18,10 +18,11 @@ from impala_mi.cluster import running_ray  # before Ray is imported
 # isort: split
 import ray
 
+from impala_mi.actors.worker import ActorProcess
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
-from impala_mi.fleet import Budget, Fleet, HandIn, Slot
+from impala_mi.fleet import Budget, Fleet, HandIn, MakeActor, Slot
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.checkpoint import Checkpoint
 from impala_mi.learner.update import Counters
@@ -33,6 +34,7 @@ from impala_mi.rundir import RunFolder
 from impala_mi.stop import StopSignal
 from impala_mi.types import Fault, UnrollInfo
 
+MakeLearner = Callable[[Config, dict[str, Any] | None], LearnerGroup]
 Report = Callable[[Mapping[str, float]], None]
 
 KEEP_EVERY_S = 10.0
@@ -92,6 +94,8 @@ class Trainer:
         resumed: Checkpoint | None,
         report: Report,
         stop: StopSignal,
+        make_actor: MakeActor = ActorProcess,
+        make_learner: MakeLearner = LearnerGroup,
     ) -> None:
         self.config, self.suite, self.folder, self.stop = config, suite, folder, stop
         self._report = report
@@ -107,7 +111,8 @@ class Trainer:
             self._starts = resumed.run["starts"] + 1
         self._writer = MetricsWriter(folder.path, None if resumed is None else int(resumed.meta["env_frames"]))
         self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
-        self._learner = LearnerGroup(config, None if resumed is None else resumed.learner)
+        self._make_learner = make_learner
+        self._learner = make_learner(config, None if resumed is None else resumed.learner)
         self._kept = None if resumed is None else resumed.learner
         self._keeping: ray.ObjectRef[dict[str, Any]] | None = None
         self._learner_deaths = Budget(config.learner.max_restarts, "learner.max_restarts")
@@ -115,7 +120,7 @@ class Trainer:
         # only the number of updates does, so that a resumed run repeats what an uninterrupted one does.
         begin = 0 if resumed is None else int(resumed.meta["updates"])
         segment = (begin, 0 if config.train.deterministic else self._starts)
-        self._fleet = Fleet(config, suite, segment, self._event, lambda: stop.name is not None)
+        self._fleet = Fleet(config, suite, segment, self._event, lambda: stop.name is not None, make_actor)
         self._learnt = Counter[int]()  # hand-ins by the first level of their actor
         self._ready: deque[HandIn] = deque()
         self._updating: deque[Update] = deque()
@@ -323,7 +328,7 @@ class Trainer:
         self._keeping = None
         state = self._learner.rescue(RESCUE_S) if self.config.learner.size > 1 else None
         self._learner.kill()
-        self._learner = LearnerGroup(self.config, self._kept if state is None else state)
+        self._learner = self._make_learner(self.config, self._kept if state is None else state)
         self._start_learner()
         self._logged = self._counters_now()
         # Unrolls of weights that are lost are of use all the same, but would be younger than the weights.

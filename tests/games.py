@@ -1,14 +1,19 @@
 """Games whose every step can be told apart, and that misbehave on demand."""
 
+import functools
 import os
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.envs.choose import choose_levels
+from impala_mi.envs.process import ProcessGame
+from impala_mi.envs.tiny import tiny
 from impala_mi.errors import TrainingError
 from impala_mi.types import Spaces
 
@@ -91,3 +96,17 @@ def faulty(config: EnvConfig) -> Suite:
 
 def breaks(config: EnvConfig) -> Suite:
     raise RuntimeError("as it is written")
+
+
+def tiny_processes(config: EnvConfig) -> Suite:
+    """The suite `tiny`, each game in a process of its own, as DeepMind Lab's are."""
+    suite = tiny(config)
+
+    def make(level: str) -> ProcessGame:
+        return ProcessGame(functools.partial(in_child, suite.make_game, level), level, timeout_s=60)
+
+    return replace(suite, name="tiny_processes", make_game=make, step_threads=256)
+
+
+def in_child(make: Callable[[str], Game], level: str, folder: str) -> Game:
+    return make(level)

@@ -146,6 +146,35 @@ def train(config: str, overrides: Sequence[str], tune: bool, **output: Any) -> N
     _show("train", ("suite", "actors", "envs"), [row], "frames/s", output, notes)
 
 
+@command.command()
+@click.option(
+    "--actors",
+    multiple=True,
+    type=click.IntRange(min=1),
+    default=(10, 100, 1000),
+    show_default=True,
+    help="How many; may be given several times.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0.01),
+    default=20.0,
+    show_default=True,
+    help="Agent steps that each plays in a second.",
+)
+@options(seconds=20)
+def scale(config: str, overrides: Sequence[str], actors: Sequence[int], rate: float, **output: Any) -> None:
+    """Actors that hand in unrolls of real size and play nothing, a learner that computes nothing: what is left.
+
+    Shows how far the driver, the object store, the batches and the weights reach on this machine (docs/scaling.md).
+    """
+    from impala_mi.bench.scale import scale as measure
+
+    loaded, suite = _load(config, overrides)
+    rows = _progress(measure(loaded, suite, count, rate, output["seconds"]) for count in actors)
+    _show("scale", ("actors",), rows, "frames/s", output)
+
+
 def _tune(config: "Config", levels: int, output: dict[str, Any]) -> None:
     from impala_mi.bench.tune import tune
 

@@ -167,16 +167,17 @@ class LearnerGroup:
 
     Args:
         config: the run's configuration.
-        state: to go on from, a reference of it, or None.
+        state: to go on from, or None.
+        process: of a rank.
     """
 
-    def __init__(self, config: Config, state: ray.ObjectRef[dict[str, Any]] | dict[str, Any] | None) -> None:
+    def __init__(self, config: Config, state: dict[str, Any] | None, process: type = _Learner) -> None:
         learner = config.learner
         self._config, size = config, learner.size
         needs = {"CPU": learner.num_cpus} | ({"GPU": 1} if learner.num_gpus else {})
         self._placement = placement_group([needs] * size, strategy="PACK") if size > 1 else None
         decorate: Any = ray.remote
-        made = decorate(concurrency_groups=dict.fromkeys(("stage", "finish"), 1))(_Learner)
+        made = decorate(concurrency_groups=dict.fromkeys(("stage", "finish"), 1))(process)
         self._ranks: list[Any] = [
             made.options(
                 num_cpus=learner.num_cpus,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -38,9 +39,10 @@ class Cluster:
     Args:
         head_cpus: the head's.
         job_server: whether to start the server of `ray job submit`.
+        env: more environment variables of all nodes.
     """
 
-    def __init__(self, head_cpus: int, job_server: bool = False) -> None:
+    def __init__(self, head_cpus: int, job_server: bool = False, env: Mapping[str, str] | None = None) -> None:
         self._folder = tempfile.mkdtemp(prefix="impala-mi-cluster-", dir="/tmp")  # Ray's sockets need short paths
         self._ip = own_ip()
         self.address = f"{self._ip}:{free_port()}"
@@ -55,6 +57,7 @@ class Cluster:
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_timeout_ms": "3000",
             "RAY_health_check_failure_threshold": "4",
+            **(env or {}),
         }
         self.env.pop("RAY_ADDRESS", None)
         self.env.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)

@@ -1,0 +1,187 @@
+"""Thousands of actors that do not play: what saturates first in everything but the networks and the games?
+
+The driver's loop, the queues, the object store, the staging of batches, the publication of weights and the metrics
+are the real ones. An actor of the simulation hands in unrolls of real size at a given rate; many share a process.
+The learner stacks the batches and publishes weights of real size, and computes nothing.
+"""
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from impala_mi.cluster import running_ray  # before Ray is imported
+
+# isort: split
+import ray
+import torch
+
+from impala_mi.actors.worker import ActorProcess, Weights
+from impala_mi.bench.measure import cpu_seconds, tree
+from impala_mi.bench.parts import random_unrolls
+from impala_mi.bench.report import Row
+from impala_mi.config import Config, build
+from impala_mi.envs.base import Suite
+from impala_mi.errors import TrainingError
+from impala_mi.learner.update import Began
+from impala_mi.learner.worker import LearnerGroup, _Learner
+from impala_mi.machine import keep_freed_memory
+from impala_mi.rundir import RunFolder
+from impala_mi.stop import StopSignal
+from impala_mi.system import Trainer
+from impala_mi.types import Episode, Fault, Transitions, UnrollInfo
+
+PER_HOST = 250
+"""Actors of the simulation that share a process."""
+
+
+ROLES = ("driver", "hosts", "learner", "ray")
+
+
+class _Host:
+    """Plays many actors: a call of each waits until its next unroll is due."""
+
+    def __init__(self, config: Config, suite: Suite, unrolls_per_s: float) -> None:
+        keep_freed_memory()
+        self._data = random_unrolls(suite.spaces, config, config.learner.unroll_length, config.actors.envs)
+        self._period, self._levels = 1 / unrolls_per_s, len(suite.levels)
+        self._due: dict[int, float] = {}
+        self._loading, self._version = threading.Lock(), -1
+
+    def unroll(
+        self, actor: int, weights: list[ray.ObjectRef[Weights]], version: int
+    ) -> tuple[UnrollInfo, Transitions]:
+        with self._loading:  # a node fetches them once for all of its actors
+            if version > self._version:
+                ray.get(weights[0])
+                self._version = version
+        now = time.monotonic()
+        due = self._due.get(actor, now + self._period * (actor % 97) / 97)  # they do not all begin together
+        self._due[actor] = max(due, now - self._period) + self._period
+        time.sleep(max(0.0, due - now))
+        seconds = {"act": self._period, "step": 0.0, "cpu": self._period}
+        episodes = [Episode(actor % self._levels, 1.0, 100)]
+        return UnrollInfo(actor, version, episodes, [], seconds), self._data
+
+    def nothing(self) -> list[tuple[int, Fault]]:
+        return []
+
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+
+class _SimulatedActor(ActorProcess):
+    """One of a host's."""
+
+    def __init__(self, hosts: Sequence[Any], index: int) -> None:
+        self.index, self._handle = index, hosts[index % len(hosts)]
+
+    def unroll(
+        self, weights: ray.ObjectRef[Weights], version: int, worker: Any = None
+    ) -> tuple[ray.ObjectRef[UnrollInfo], ray.ObjectRef[Transitions]]:
+        info, data = self._handle.unroll.options(num_returns=2).remote(self.index, [weights], version)
+        return info, data
+
+    def placed(self) -> ray.ObjectRef[str]:
+        return self._handle.node.remote()
+
+    def take_faults(self) -> ray.ObjectRef[list[tuple[int, Fault]]]:
+        return self._handle.nothing.remote()
+
+    def start(self, segment: Sequence[int]) -> ray.ObjectRef[None]:
+        return self._handle.nothing.remote()
+
+    def close(self) -> ray.ObjectRef[None]:
+        return self._handle.nothing.remote()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(self._handle)
+
+
+class _IdleLearner(_Learner):
+    """Stacks and publishes, and does not learn."""
+
+    def start(self, state: Any, address: Any) -> Any:
+        result = super().start(state, address)
+        steps = self._config.learner.unroll_length * self._config.learner.batch_size
+        self._learner.begin = lambda batch: Began(torch.zeros(6), 0.0, steps, {})  # type: ignore[method-assign]
+        return result
+
+
+def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, seconds: float) -> Row:
+    """So many actors of the configuration, each playing so many agent steps a second, for a while."""
+    changed = [f"actors.count={actors}", "actors.per_level=null", "actors.num_cpus=0.0001", "learner.num_gpus=0",
+               "train.env_frames=1e15", "train.log_every_s=1.0"]  # fmt: skip
+    config = build("scale", config.model_dump(), changed)
+    unroll = config.learner.unroll_length * config.actors.envs
+    with (
+        tempfile.TemporaryDirectory(prefix="impala-mi-bench-") as folder,
+        StopSignal().installed() as stop,
+        running_ray(config, suite),
+    ):
+        made: Any = ray.remote(_Host)
+        hosts = [
+            made.options(num_cpus=0, max_concurrency=PER_HOST + 16).remote(config, suite, frames_per_s / unroll)
+            for _ in range(-(-actors // PER_HOST))
+        ]
+        ray.get([host.node.remote() for host in hosts])
+        records: list[dict[str, float]] = []
+        first: list[tuple[float, dict[psutil.Process, float]]] = []
+
+        def report(record: Mapping[str, float]) -> None:
+            if not records:
+                first.append((time.monotonic(), cpu_seconds(tree(me))))
+            records.append(dict(record))
+
+        me = psutil.Process().pid
+        trainer = Trainer(
+            config, suite, RunFolder(Path(folder)), None, report, stop,
+            make_actor=lambda _, index, __: _SimulatedActor(hosts, index),
+            make_learner=lambda config, state: LearnerGroup(config, state, _IdleLearner),
+        )  # fmt: skip
+        timer = threading.Timer(seconds, lambda: setattr(stop, "name", "SIGALRM"))
+        timer.start()
+        try:
+            trainer.run()
+            if not first:
+                raise TrainingError(f"no update in {seconds:g} s; measure for longer, or at a higher rate")
+            began, before = first[0]
+            used = _by_role(before, cpu_seconds(tree(me)), time.monotonic() - began)
+        finally:
+            trainer.close()
+            timer.cancel()
+    late = records[len(records) // 3 :]
+    fps = sum(r["fps"] for r in late) / max(1, len(late)) / suite.action_repeat
+    lag = [r["lag_mean"] for r in late if "lag_mean" in r]
+    return {
+        "actors": actors, "asked frames/s": actors * frames_per_s, "frames/s": fps,
+        "share": fps / (actors * frames_per_s), "MB/s": fps * _bytes(config, suite) / unroll / 1e6,
+        "lag": sum(lag) / max(1, len(lag)), **{f"{role} cores": cores for role, cores in used.items()},
+    }  # fmt: skip
+
+
+def _bytes(config: Config, suite: Suite) -> int:
+    """Of one hand-in."""
+    data = random_unrolls(suite.spaces, config, config.learner.unroll_length, config.actors.envs)
+    return sum(a.nbytes for a in (*data.inputs, data.action, data.logits, data.reward, *data.state))
+
+
+def _by_role(
+    before: dict[psutil.Process, float], after: dict[psutil.Process, float], wall: float
+) -> dict[str, float]:
+    """Cores that were busy: with the driver, the simulated actors, the learner, and Ray's own processes."""
+    me, used = psutil.Process().pid, dict.fromkeys(ROLES, 0.0)
+    for p, seconds in after.items():
+        with contextlib.suppress(psutil.Error):
+            title = " ".join(p.cmdline()[:1])
+            role = "driver" if p.pid == me else "hosts" if "_Host" in title else (
+                "learner" if "_IdleLearner" in title else "ray"
+            )  # fmt: skip
+            used[role] += seconds - before.get(p, 0.0)
+    return {role: used[role] / wall for role in ROLES}
