@@ -6,6 +6,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=32
 #SBATCH --time=24:00:00
+# For learner.num_gpus=1: #SBATCH --gpus-per-node=1
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
 set -euo pipefail
@@ -32,10 +33,10 @@ if ((${#nodes[@]} > 1)); then
     ray start --block --address="$address:$port" --num-cpus="$SLURM_CPUS_PER_TASK" &
 fi
 
-# The batch script is told two minutes before the time is over: the run writes a checkpoint and ends.
+# The script runs on the first node and is told two minutes before its time is over: the run writes a checkpoint. srun
+# would pass the signal on and kill at once, so the driver is started without it.
 export RAY_ADDRESS="$address:$port"
-srun --overlap --nodes=1 --ntasks=1 -w "$head" impala-mi train "$config" --resume auto \
-  run.name="${RUN_NAME:-$SLURM_JOB_NAME}" "${overrides[@]}" &
+impala-mi train "$config" --resume auto run.name="${RUN_NAME:-$SLURM_JOB_NAME}" "${overrides[@]}" &
 training=$!
 trap 'kill -TERM "$training"' TERM
 status=0

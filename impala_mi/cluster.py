@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ if not os.environ.get("RAY_ADDRESS"):
 import psutil
 import ray
 
+from impala_mi import reaper
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.envs.scratch import sweep
@@ -38,6 +40,7 @@ def running_ray(config: Config, suite: Suite) -> Iterator[None]:
         # Not in TMPDIR: the paths of Ray's sockets must stay short.
         folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
         session = stack.enter_context(folder)
+        stack.enter_context(_reaped(session))
         stack.callback(_end_ray)
         try:
             if address:
@@ -66,6 +69,28 @@ def running_ray(config: Config, suite: Suite) -> Iterator[None]:
                 file=sys.stderr,
             )
         yield
+
+
+@contextlib.contextmanager
+def _reaped(folder: str) -> Iterator[None]:
+    """Have a process of its own end what is left of our Ray, however this one ends."""
+    os.environ[reaper.MARK] = folder
+    held, life = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-I", reaper.__file__, folder],
+        stdin=held,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={k: v for k, v in os.environ.items() if k != reaper.MARK},
+        start_new_session=True,
+    )
+    os.close(held)
+    try:
+        yield
+    finally:
+        del os.environ[reaper.MARK]
+        os.close(life)
+        process.wait()
 
 
 def _end_ray() -> None:

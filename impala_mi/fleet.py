@@ -16,7 +16,7 @@ import ray
 
 from impala_mi.actors.inference import InferenceLost
 from impala_mi.actors.rollout import deal_levels
-from impala_mi.actors.worker import ActorProcess, InferenceGroup, Weights
+from impala_mi.actors.worker import ActorProcess, InferenceGroup, Weights, WeightsLost
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
@@ -28,6 +28,8 @@ LONGEST_PAUSE_S = 60.0
 _CLOSE_S = 5.0
 _LOOK_EVERY_S = 1.0
 _AFTER_NODE_S = 2.0
+DOUBT_S = 90.0
+"""For which an actor that cannot be reached may come back; Ray needs half a minute to call a node dead."""
 
 Event = Callable[..., None]
 """Takes a kind and details by name."""
@@ -65,8 +67,13 @@ class Slot:
 
     index: int
     process: ActorProcess | None = None
+    starts: int = 0
     node: str = ""
-    """Where the process lives; empty until it does."""
+    """Where the process lives; empty until it does, and while that is in doubt."""
+    doubted_since: float | None = None
+    """When it could not be reached any more: its node may be gone, which takes Ray a while to find out."""
+    nodes_lost: int = 0
+    """In a row, before it came to life."""
     since: float = 0.0
     """When it was last given something to do or came to life."""
     worker: Any = None
@@ -112,27 +119,26 @@ class Fleet:
         """Level index of each environment of each actor."""
         self.slots = [Slot(i) for i in range(len(self.dealt))]
         self._budget = Budget(config.actors.max_restarts, "actors.max_restarts")
-        self._starts = 0
-        self._placing: dict[ray.ObjectRef[str], Slot] = {}
-        self._playing: dict[ray.ObjectRef[UnrollInfo], tuple[Slot, ray.ObjectRef[Transitions]]] = {}
+        self._placing: dict[ray.ObjectRef[str], tuple[Slot, ActorProcess]] = {}
+        self._playing: dict[ray.ObjectRef[UnrollInfo], tuple[Slot, ActorProcess, ray.ObjectRef[Transitions]]] = {}
         self._polls: dict[ray.ObjectRef[list[tuple[int, Fault]]], Slot] = {}
         self._ending: list[tuple[float, ray.ObjectRef[None], ActorProcess]] = []
-        for slot in self.slots:
-            self._start(slot)
         central = config.actors.inference == "central"
         self._inference = InferenceGroup(config, len(self.slots)) if central else None
+        for slot in self.slots:
+            self._start(slot)
         self._looked, self._enough_at = 0.0, time.monotonic()
 
     # -- work --------------------------------------------------------------------------------
 
     def idle(self) -> list[Slot]:
         """Those that live and have nothing to do."""
-        busy = {id(slot) for slot, _ in self._playing.values()}
+        busy = {id(slot) for slot, _, _ in self._playing.values()}
         return [slot for slot in self.slots if slot.node and id(slot) not in busy]
 
     def begun(self) -> Counter[int]:
         """Unrolls that are being played, by the first level of their actor."""
-        return Counter(self.dealt[slot.index][0] for slot, _ in self._playing.values())
+        return Counter(self.dealt[slot.index][0] for slot, _, _ in self._playing.values())
 
     def levels_alive(self) -> set[int]:
         """Levels that some living actor plays."""
@@ -144,7 +150,7 @@ class Fleet:
         slot.worker = self._inference.worker_of(slot.index) if self._inference is not None else None
         slot.since = time.monotonic()
         info, data = slot.process.unroll(weights, version, slot.worker)
-        self._playing[info] = (slot, data)
+        self._playing[info] = (slot, slot.process, data)
 
     def load(self, weights: "ray.ObjectRef[Weights]", version: int) -> None:
         """Have those that act for the actors take these weights."""
@@ -156,35 +162,47 @@ class Fleet:
         """References for `take`, as soon as one is ready."""
         return [*self._playing, *self._placing]
 
-    def playing(self) -> list[ray.ObjectRef[UnrollInfo]]:
-        """References for `take` of the unrolls that are being played, in the order in which they were begun."""
-        return list(self._playing)
-
     def take(self, ref: ray.ObjectRef[Any]) -> HandIn | None:
         """What an actor handed in; None where it came to life, or died and is replaced.
 
         Raises `TrainingError` where the run cannot go on.
         """
         if ref in self._placing:
-            slot = self._placing.pop(ref)
-            try:
-                slot.node, slot.since = ray.get(ref), time.monotonic()
-                if slot.deaths or self._starts > len(self.slots):
-                    self._event("actor_joined", actor=slot.index)
-            except ray.exceptions.RayError as e:
-                self._died(slot, e)
+            slot, process = self._placing.pop(ref)
+            if process is slot.process:  # and not one that died
+                self._take_place(slot, ref)
             return None
-        slot, data = self._playing.pop(ref)
+        slot, process, data = self._playing.pop(ref)
         try:
             info: UnrollInfo = ray.get(ref)
         except ray.exceptions.RayError as e:
-            if isinstance(cause := getattr(e, "cause", None), InferenceLost):
-                self._restart_inference(slot, str(cause))
-            else:
-                self._died(slot, e)
+            if process is slot.process:
+                self._failed(slot, e)
             return None
         slot.deaths = 0
         return HandIn(info, data)
+
+    def _take_place(self, slot: Slot, ref: ray.ObjectRef[str]) -> None:
+        try:
+            slot.node = ray.get(ref)
+        except ray.exceptions.RayError as e:
+            self._failed(slot, e)
+            return
+        slot.since, slot.doubted_since, slot.nodes_lost = time.monotonic(), None, 0
+        if slot.starts > 1:
+            self._event("actor_joined", actor=slot.index)
+
+    def _failed(self, slot: Slot, error: ray.exceptions.RayError) -> None:
+        """A call of a living or dead actor went wrong."""
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, InferenceLost):
+            self._restart_inference(slot, str(cause))
+        elif isinstance(cause, WeightsLost):
+            self._event("weights_lost", actor=slot.index, error=str(cause))  # the learner's replacement has others
+        elif isinstance(error, ray.exceptions.ActorUnavailableError):
+            slot.node, slot.doubted_since = "", slot.doubted_since or time.monotonic()
+        else:
+            self._died(slot, error)
 
     # -- supervision -------------------------------------------------------------------------
 
@@ -192,6 +210,10 @@ class Fleet:
     def restarts(self) -> int:
         """Deaths that counted."""
         return self._budget.total
+
+    def begin_to_count(self) -> None:
+        """Nobody looked for a while: too few actors count from now on."""
+        self._enough_at = time.monotonic()
 
     def metrics(self) -> dict[str, float]:
         """How many there are."""
@@ -208,14 +230,21 @@ class Fleet:
             return
         self._looked = now
         limit = self._config.actors.timeout_s
-        for ref, (slot, _) in list(self._playing.items()):
+        for ref, (slot, process, _) in list(self._playing.items()):
             # What was handed in meanwhile waits to be taken.
-            if now - slot.since > limit and not ray.wait([ref], timeout=0)[0]:
+            if process is slot.process and now - slot.since > limit and not ray.wait([ref], timeout=0)[0]:
                 self._playing.pop(ref)
                 self._died(slot, TimeoutError(f"handed in nothing for actors.timeout_s={limit:g}"))
+        placing = {id(slot) for slot, _ in self._placing.values()}
         for slot in self.slots:
-            if slot.process is None and not slot.given_up and now >= slot.not_before:
-                self._start(slot)
+            if slot.process is None:
+                if not slot.given_up and now >= slot.not_before:
+                    self._start(slot)
+            elif slot.doubted_since is not None:
+                if now - slot.doubted_since > DOUBT_S:
+                    self._died(slot, TimeoutError(f"could not be reached for {DOUBT_S:g} s"))
+                elif id(slot) not in placing:
+                    self._placing[slot.process.placed()] = (slot, slot.process)
         self._bury(now)
         self._count_quorum(now)
 
@@ -236,12 +265,14 @@ class Fleet:
     def start_anew(self, segment: tuple[int, int]) -> None:
         """New episodes everywhere, with the seeds of another segment."""
         self._segment = segment
+        for slot in self.slots:
+            slot.starts = 1
         ray.get([slot.process.start((*segment, 0)) for slot in self.slots if slot.process is not None])
 
     def close(self) -> None:
         """End every process, the games first."""
         processes = [slot.process for slot in self.slots if slot.process is not None]
-        closing = [process.close() for process in processes]
+        closing = [slot.process.close() for slot in self.slots if slot.process is not None and slot.node]
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=20)
         for process in (*processes, *(process for _, _, process in self._ending)):
@@ -251,9 +282,10 @@ class Fleet:
             self._inference.kill()
 
     def _start(self, slot: Slot) -> None:
-        slot.process = self._make(self._config, slot.index, (*self._segment, self.restarts))
-        slot.node, self._starts = "", self._starts + 1
-        self._placing[slot.process.placed()] = slot
+        slot.process = self._make(self._config, slot.index, (*self._segment, slot.starts))
+        slot.starts += 1
+        slot.node, slot.doubted_since = "", None
+        self._placing[slot.process.placed()] = (slot, slot.process)
 
     def _died(self, slot: Slot, error: Exception) -> None:
         """Bury an actor; its unfinished unrolls are lost."""
@@ -262,24 +294,34 @@ class Fleet:
         if isinstance(cause := getattr(error, "cause", None), TrainingError):
             raise TrainingError(f"actor {slot.index}: {cause}")
         reason = reason_of(error)
-        node_lost = _with_its_node(error, slot.node)
+        node_lost = self._with_its_node(slot, error)
         self._event("actor_died", actor=slot.index, error=reason, node_lost=node_lost)
         process, slot.process, slot.node = slot.process, None, ""
         if process is not None:
             self._ending.append((time.monotonic() + _CLOSE_S, process.close(), process))
         if node_lost:
             slot.not_before = time.monotonic() + _AFTER_NODE_S
-        else:
-            slot.deaths += 1
-            if slot.deaths >= self._config.actors.max_deaths_in_a_row:
-                slot.given_up = True
-                levels = sorted({self._suite.levels[k].name for k in self.dealt[slot.index]})
-                self._event("actor_given_up", actor=slot.index, deaths=slot.deaths, levels=levels, error=reason)
-            pause = 0.0 if slot.deaths == 1 else min(2.0 ** (slot.deaths - 2), LONGEST_PAUSE_S)
-            slot.not_before = time.monotonic() + pause
-            self._budget.spend(f"actor {slot.index}: {reason}")
+            return
+        slot.deaths += 1
+        if slot.deaths >= self._config.actors.max_deaths_in_a_row:
+            slot.given_up = True
+            levels = sorted({self._suite.levels[k].name for k in self.dealt[slot.index]})
+            self._event("actor_given_up", actor=slot.index, deaths=slot.deaths, levels=levels, error=reason)
+        pause = 0.0 if slot.deaths == 1 else min(2.0 ** (slot.deaths - 2), LONGEST_PAUSE_S)
+        slot.not_before = time.monotonic() + pause
+        self._budget.spend(f"actor {slot.index}: {reason}")
         if not slot.given_up and slot.not_before <= time.monotonic():
             self._start(slot)
+
+    def _with_its_node(self, slot: Slot, error: Exception) -> bool:
+        """Whether an actor went with the node on which it lived, or on which it was to start."""
+        if not isinstance(error, ray.exceptions.RayActorError) or error.actor_init_failed:
+            return False
+        if slot.node:
+            return error.preempted or slot.node not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+        # It cannot be told from a death before the first answer: believed so often.
+        slot.nodes_lost += 1
+        return slot.nodes_lost < self._config.actors.max_deaths_in_a_row
 
     def _bury(self, now: float) -> None:
         """Kill the processes that have closed their games, or have had the time to."""
@@ -298,6 +340,8 @@ class Fleet:
         hoped_for = sum(not slot.given_up for slot in self.slots)
         if alive >= quorum:
             self._enough_at = now
+        if self._config.train.deterministic:
+            quorum = len(self.slots)  # every update waits for every actor
         if hoped_for < quorum or now - self._enough_at > actors.quorum_s:
             why = f"{len(self.slots) - hoped_for} were given up" if hoped_for < quorum else (
                 f"for actors.quorum_s={actors.quorum_s:g} s"
@@ -313,15 +357,6 @@ class Fleet:
         if worker is not None:
             self._event("inference_died", worker=worker, error=reason)
             self._budget.spend(f"inference worker {worker}: {reason}")
-
-
-def _with_its_node(error: Exception, node: str) -> bool:
-    """Whether an actor went with the node on which it lived, or on which it was to start."""
-    if not isinstance(error, ray.exceptions.RayActorError):
-        return False
-    if node:
-        return error.preempted or node not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
-    return not error.actor_init_failed
 
 
 def reason_of(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """A run's folder, copied to where it outlives the machine: any file system that fsspec knows."""
 
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -9,6 +10,8 @@ from impala_mi.errors import UserError
 
 LAST = "meta.json"
 """Of a checkpoint's files: with it the others are there."""
+CHECKPOINTS = "checkpoints"
+CLOSE_S = 600.0
 
 
 class Mirror:
@@ -30,22 +33,35 @@ class Mirror:
             raise UserError(f"run.mirror={url!r}: {e}") from None
         self._url, self._folder, self._root = url, folder, f"{root.rstrip('/')}/{folder.name}"
         self._copied: dict[str, tuple[int, int]] = {}
+        self._listed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._copying: Future[None] | None = None
 
-    def pull(self) -> bool:
-        """Fetch the folder; False where there is no copy. Raises `UserError`."""
+    def newest(self) -> str | None:
+        """Name of the newest checkpoint of the copy that is whole. Raises `UserError`."""
         try:
-            if not self._there.exists(self._root):
-                return False
-            prefix = len(self._there._strip_protocol(self._root)) + 1
-            for path in sorted(self._there.find(self._root)):
-                file = self._folder / PurePosixPath(path[prefix:])
-                file.parent.mkdir(parents=True, exist_ok=True)
-                self._there.get_file(path, str(file))
+            names = self._names()
         except Exception as e:  # file systems raise anything
-            raise UserError(f"run.mirror={self._url!r}: cannot be read: {type(e).__name__}: {e}") from None
-        return True
+            raise self._unreadable(e) from None
+        return max((PurePosixPath(name).parent.name for name in names if _is_checkpoint(name)), default=None)
+
+    def pull(self) -> None:
+        """Fetch the folder, which must not be there: whole or not at all. Raises `UserError`."""
+        aside = self._folder.with_name(f".{self._folder.name}.pull")
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            names = self._names()
+            whole = {PurePosixPath(name).parent for name in names if _is_checkpoint(name)}
+            for name in names:
+                parent = PurePosixPath(name).parent
+                if parent.parent.name == CHECKPOINTS and parent not in whole:
+                    continue  # its copy was interrupted
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                self._there.get_file(f"{self._root}/{name}", str(aside / name))
+            aside.rename(self._folder)
+        except Exception as e:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise self._unreadable(e) from None
 
     def push(self) -> Exception | None:
         """Begin to copy what changed, unless that is under way; returns why the copy before failed, if it did."""
@@ -57,11 +73,12 @@ class Mirror:
 
     def close(self) -> Exception | None:
         """Copy what changed and wait for it; returns why it failed, if it did."""
-        if self._copying is not None:
-            self._copying.exception()
-        self._copying = self._thread.submit(self._copy)
-        failed = self._copying.exception()
-        self._thread.shutdown()
+        last = self._thread.submit(self._copy)
+        self._thread.shutdown(wait=False)
+        try:
+            failed = last.exception(timeout=CLOSE_S)
+        except TimeoutError as e:
+            return e
         return failed if isinstance(failed, Exception) else None
 
     def _copy(self) -> None:
@@ -76,9 +93,25 @@ class Mirror:
                         raise
                     continue  # a checkpoint that was dropped meanwhile
                 self._copied[name] = here[name]
-        for name in self._copied.keys() - here.keys():
+        # Those of an earlier process too: a checkpoint that was set aside must not be taken for the newest.
+        gone = self._copied.keys() - here.keys()
+        if not self._listed:
+            gone |= {name for name in self._names() if name not in here}
+        for name in gone:
             self._there.rm_file(f"{self._root}/{name}")
-            del self._copied[name]
+            self._copied.pop(name, None)
+        self._listed = True
+
+    def _names(self) -> list[str]:
+        """Files of the copy, relative to it."""
+        if not self._there.exists(self._root):
+            return []
+        self._there.invalidate_cache()
+        prefix = len(self._there._strip_protocol(self._root)) + 1
+        return sorted(path[prefix:] for path in self._there.find(self._root))
+
+    def _unreadable(self, error: Exception) -> UserError:
+        return UserError(f"run.mirror={self._url!r}: cannot be read: {type(error).__name__}: {error}")
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Size and time of change of each, without those that are being written."""
@@ -89,3 +122,9 @@ class Mirror:
                 stat = path.stat()
                 found[name.as_posix()] = (stat.st_size, stat.st_mtime_ns)
         return found
+
+
+def _is_checkpoint(name: str) -> bool:
+    """Whether a file tells of a checkpoint that is whole."""
+    path = PurePosixPath(name)
+    return path.name == LAST and path.parent.parent.name == CHECKPOINTS and path.parent.name.isdigit()

@@ -28,6 +28,8 @@ def check(config: Config) -> Suite:
             f"{levels} levels but only actors.count={actors.number(levels)} x actors.envs={actors.envs} = "
             f"{slots} environments: each level needs one"
         )
+    if actors.min is not None and actors.min > actors.number(levels):
+        raise UserError(f"actors.min={actors.min}: more than the {actors.number(levels)} actors that there are")
     if actors.balance == "frames" and actors.per_level is None and actors.envs % levels:
         raise UserError(
             f"actors.balance=frames needs actors.per_level, or actors.envs a multiple of the {levels} levels, not "

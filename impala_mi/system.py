@@ -17,16 +17,17 @@ from impala_mi.cluster import running_ray  # before Ray is imported
 
 # isort: split
 import ray
+from ray.util.placement_group import PlacementGroup
 
 from impala_mi.actors.worker import ActorProcess
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
-from impala_mi.fleet import Budget, Fleet, HandIn, MakeActor, Slot
+from impala_mi.fleet import Budget, Fleet, HandIn, MakeActor, Slot, reason_of
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.checkpoint import Checkpoint
 from impala_mi.learner.update import Counters
-from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost, Update, UpdateResult
+from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost, Update, place_learner
 from impala_mi.metrics import LevelCounts, LevelScores, Means, MetricsWriter
 from impala_mi.mirror import Mirror
 from impala_mi.preflight import check
@@ -34,7 +35,7 @@ from impala_mi.rundir import RunFolder
 from impala_mi.stop import StopSignal
 from impala_mi.types import Fault, UnrollInfo
 
-MakeLearner = Callable[[Config, dict[str, Any] | None], LearnerGroup]
+MakeLearner = Callable[[Config, dict[str, Any] | None, PlacementGroup], LearnerGroup]
 Report = Callable[[Mapping[str, float]], None]
 
 KEEP_EVERY_S = 10.0
@@ -83,6 +84,14 @@ class _Clock:
     kept: float = field(default_factory=time.monotonic)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Hand-ins that the learner is at."""
+
+    update: Update
+    infos: list[UnrollInfo]
+
+
 class Trainer:
     """The driver's loop; see the module's docstring."""
 
@@ -112,7 +121,8 @@ class Trainer:
         self._writer = MetricsWriter(folder.path, None if resumed is None else int(resumed.meta["env_frames"]))
         self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
         self._make_learner = make_learner
-        self._learner = make_learner(config, None if resumed is None else resumed.learner)
+        self._placement = place_learner(config)
+        self._learner = make_learner(config, None if resumed is None else resumed.learner, self._placement)
         self._kept = None if resumed is None else resumed.learner
         self._keeping: ray.ObjectRef[dict[str, Any]] | None = None
         self._learner_deaths = Budget(config.learner.max_restarts, "learner.max_restarts")
@@ -122,8 +132,9 @@ class Trainer:
         segment = (begin, 0 if config.train.deterministic else self._starts)
         self._fleet = Fleet(config, suite, segment, self._event, lambda: stop.name is not None, make_actor)
         self._learnt = Counter[int]()  # hand-ins by the first level of their actor
+        self._levels_alive: set[int] = set()
         self._ready: deque[HandIn] = deque()
-        self._updating: deque[Update] = deque()
+        self._updating: deque[_Batch] = deque()
         # On a GPU the next batch is brought, and its work queued, while it computes; on CPUs that gained nothing.
         self._in_flight = 2 if config.learner.num_gpus else 1
         self._fps = 0.0
@@ -132,7 +143,8 @@ class Trainer:
 
     def run(self) -> Result:
         """Train to the end or until stopped, and leave a checkpoint."""
-        self._start_learner()
+        self._start_learner(lambda: None)
+        self._fleet.begin_to_count()
         self._event("started", env_frames=self._counters.env_frames, updates=self._counters.updates)
         self._clock = _Clock()
         self._logged = self._counters_now()
@@ -143,11 +155,10 @@ class Trainer:
         except GivenUp:
             self._checkpoint()
             raise
-        self._drain()
+        path = self._checkpoint()  # first: whoever stopped the run may not wait long
         for _ in range(2):  # the answers to the last question, and to one more
             self._poll(timeout=1)
         self._log()
-        path = self._checkpoint()
         status: Literal["done", "interrupted"] = "done" if self.stop.name is None else "interrupted"
         self._event(status, env_frames=self._counters.env_frames, signal=self.stop.name)
         return Result(status, self._counters, path, self._scores.score())
@@ -180,26 +191,29 @@ class Trainer:
         if len(self._ready) + staged * batch < 2 * batch:
             for slot in self._balanced():
                 self._play(slot)
-        updating = self._updating[0].ranks if self._updating else []
+        updating = self._updating[0].update.ranks if self._updating else []
         done = ray.wait([*self._fleet.waiting(), *updating], timeout=0.5)[0]
         for ref in done:
-            if ref not in updating:
-                self._take_unrolls(ref)
-        if updating and (any(ref in updating for ref in done) or self._learner.late(self._updating[0])):
+            if ref not in updating and (hand_in := self._fleet.take(ref)) is not None:
+                self._take_hand_in(hand_in)
+        if updating and (any(ref in updating for ref in done) or self._learner.late(self._updating[0].update)):
             self._take_update()
         self._fleet.look()
 
     def _lockstep(self) -> None:
         """One update: every actor plays with the newest weights, in the order of the actors."""
         for _ in range(self.config.unrolls_per_actor_batch // len(self._fleet.slots)):
-            left = list(self._fleet.slots)
-            while left and self.stop.name is None:
+            handed_in: dict[int, HandIn] = {}
+            while len(handed_in) < len(self._fleet.slots) and self.stop.name is None:
                 self._fleet.look()
-                for slot in left:
-                    if slot.process is not None:
+                for slot in self._fleet.idle():
+                    if slot.index not in handed_in:
                         self._play(slot)
-                handed_in = {self._take_unrolls(ref) for ref in self._fleet.waiting()}
-                left = [slot for slot in left if slot.index not in handed_in]
+                for ref in ray.wait(self._fleet.waiting(), timeout=0.5)[0] if self._fleet.waiting() else []:
+                    if (hand_in := self._fleet.take(ref)) is not None:
+                        handed_in[hand_in.info.actor] = hand_in
+            for actor in sorted(handed_in):
+                self._take_hand_in(handed_in[actor])
         if self.stop.name is not None:
             return
         self._submit()
@@ -216,10 +230,15 @@ class Trainer:
         idle, per_level = self._fleet.idle(), self.config.actors.per_level
         if self.config.actors.balance != "frames" or per_level is None or not idle:
             return idle
+        alive = self._fleet.levels_alive()
+        if come := alive - self._levels_alive:  # they begin with the others and have nothing to catch up with
+            least = min((self._learnt[k] for k in self._levels_alive & alive), default=0)
+            self._learnt.update({k: max(0, least - self._learnt[k]) for k in come})
+        self._levels_alive = alive
         begun = self._learnt.copy()
         begun.update(self._level(hand_in.info.actor) for hand_in in self._ready)
         begun.update(self._fleet.begun())
-        least, allowed = min(begun[k] for k in self._fleet.levels_alive()), []
+        least, allowed = min(begun[k] for k in alive), []
         for slot in idle:
             level = self._level(slot.index)
             if begun[level] < least + per_level:
@@ -233,17 +252,12 @@ class Trainer:
     def _play(self, slot: Slot) -> None:
         self._fleet.play(slot, self._weights, self._counters.version)
 
-    def _take_unrolls(self, ref: ray.ObjectRef[Any]) -> int | None:
-        """The actor that handed in, if one did."""
-        hand_in = self._fleet.take(ref)
-        if hand_in is None:
-            return None
+    def _take_hand_in(self, hand_in: HandIn) -> None:
         info = hand_in.info
         self._scores.add(info.episodes)
         self._means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
         self._take_upkeep(info)
         self._ready.append(hand_in)
-        return info.actor
 
     def _take_upkeep(self, info: UnrollInfo) -> None:
         for upkeep in info.upkeep:
@@ -275,15 +289,14 @@ class Trainer:
         if len(recent) < self.config.unrolls_per_actor_batch:
             return
         taken = [self._ready.popleft() for _ in range(self.config.unrolls_per_actor_batch)]
-        frames = self.config.learner.unroll_length * self.suite.action_repeat
-        for info in (hand_in.info for hand_in in taken):
+        infos = [hand_in.info for hand_in in taken]
+        for info in infos:
             self._learnt[self._level(info.actor)] += 1
-            for k, slots in Counter(self._fleet.dealt[info.actor]).items():
+            for k in set(self._fleet.dealt[info.actor]):
                 key = f"level/{self.suite.levels[k].name}/lag"
                 self._means.add({f"{key}_mean": now - info.version, f"{key}_max": now - info.version})
-                self._counts.add(k, {"env_frames": slots * frames})
-        versions = [hand_in.info.version for hand_in in taken]
-        self._updating.append(self._learner.update(versions, [hand_in.data for hand_in in taken]))
+        update = self._learner.update([info.version for info in infos], [hand_in.data for hand_in in taken])
+        self._updating.append(_Batch(update, infos))
 
     def _drain(self) -> None:
         """Take all updates that are under way."""
@@ -292,53 +305,76 @@ class Trainer:
 
     def _take_update(self) -> None:
         """Wait for the oldest update; where the learner died, put another in its place."""
+        batch = self._updating[0]
         try:
-            self._take(self._learner.result(self._updating[0]))
-            self._updating.popleft()
+            self._take(batch.update)
         except UnrollsLost as e:
             self._updating.popleft()
             self._event("unrolls_lost", error=str(e))
+            return
         except LearnerDied as e:
             self._replace_learner(str(e))
+            return
+        self._updating.popleft()
+        frames = self.config.learner.unroll_length * self.suite.action_repeat
+        for info in batch.infos:
+            for k, slots in Counter(self._fleet.dealt[info.actor]).items():
+                self._counts.add(k, {"env_frames": slots * frames})
 
-    def _take(self, result: UpdateResult) -> None:
+    def _take(self, update: Update) -> None:
+        result = self._learner.result(update)
         self._counters = result.counters
-        if result.weights is not None:
-            self._weights = result.weights
+        if result.published:
+            self._weights = update.weights
             self._fleet.load(self._weights, self._counters.version)
         self._means.add(result.metrics)
 
-    def _start_learner(self) -> None:
-        try:
-            self._take(self._learner.start())
-        except LearnerDied as e:
-            raise TrainingError(f"the learner died while it started: {e}") from None
+    def _start_learner(self, meanwhile: Callable[[], None]) -> None:
+        """Wait for a learner that was made; raises `LearnerDied`."""
+        while (start := self._learner.started(wait_s=0.5)) is None:
+            meanwhile()
+        self._take(start)
 
     def _replace_learner(self, reason: str) -> None:
         """Go on from what a rank that lives holds in memory, or from what was kept; actors play on meanwhile."""
         began, lost = time.monotonic(), self._counters
-        self._event("learner_died", error=reason)
         self._updating.clear()
-        try:
-            self._learner_deaths.spend(reason)
-        except GivenUp as e:
-            if self._kept is not None:
-                self._save(self._kept)
-            raise TrainingError(str(e)) from None
         self._keeping = None
-        state = self._learner.rescue(RESCUE_S) if self.config.learner.size > 1 else None
-        self._learner.kill()
-        self._learner = self._make_learner(self.config, self._kept if state is None else state)
-        self._start_learner()
+        if self.config.learner.size > 1 and (state := self._learner.rescue(RESCUE_S)) is not None:
+            self._kept = state
+        while True:
+            self._event("learner_died", error=reason)
+            self._learner.kill()
+            try:
+                self._learner_deaths.spend(reason)
+                state = self._kept
+                if state is not None:
+                    # No version twice: those who have weights that are lost must take the next ones for newer.
+                    version = 1 + max(lost.version, state["counters"]["version"])
+                    state = state | {"counters": state["counters"] | {"version": version}}
+                self._learner = self._make_learner(self.config, state, self._placement)
+                self._start_learner(self._meanwhile)
+                break
+            except LearnerDied as e:
+                reason = str(e)
+            except TrainingError as e:
+                if self._kept is not None:
+                    self._save(self._kept)
+                raise TrainingError(str(e)) from None  # there is no learner whose state could be saved
         self._logged = self._counters_now()
-        # Unrolls of weights that are lost are of use all the same, but would be younger than the weights.
-        self._ready = deque(r for r in self._ready if r.info.version <= self._counters.version)
+        self._clock.kept = time.monotonic()
         self._event(
             "learner_restarted",
             seconds=round(time.monotonic() - began, 2),
             env_frames=self._counters.env_frames,
             frames_lost=max(0, lost.env_frames - self._counters.env_frames),
         )
+
+    def _meanwhile(self) -> None:
+        """While the learner is replaced."""
+        if self.stop.name is not None:
+            raise TrainingError(f"{self.stop.name} while the learner was being replaced")
+        self._fleet.look()
 
     # -- records -----------------------------------------------------------------------------
 
@@ -403,20 +439,23 @@ class Trainer:
         """Keep the learner's state in memory, from time to time."""
         if self._keeping is not None:
             if ray.wait([self._keeping], timeout=0)[0]:
-                with contextlib.suppress(ray.exceptions.RayError):  # a death is found out by the update
+                try:
                     self._kept = ray.get(self._keeping)
-                self._keeping = None
+                    self._keeping = None
+                except ray.exceptions.RayError as e:  # it died, perhaps while it had nothing to do
+                    self._replace_learner(reason_of(e))
         elif time.monotonic() - self._clock.kept >= KEEP_EVERY_S:
             self._keeping, self._clock.kept = self._learner.state(), time.monotonic()
 
     def _state(self) -> dict[str, Any]:
         """The learner's, which is replaced where it died."""
+        self._keeping = None
         while True:
             try:
-                self._kept = state = ray.get(self._learner.state())
+                self._kept = state = ray.get(self._learner.state(), timeout=self.config.learner.timeout_s)
                 return state
             except ray.exceptions.RayError as e:
-                self._replace_learner(str(e).strip().splitlines()[0])
+                self._replace_learner(reason_of(e))
 
     def _event(self, kind: str, /, **details: Any) -> None:
         """Write down what happened, for people in TensorBoard too."""

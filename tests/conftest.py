@@ -20,14 +20,6 @@ DOUBLES = Path(__file__).parent / "doubles"
 """Holds a look-alike of deepmind_lab."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole runs take turns, beside the other tests where there are several workers."""
-    for item in items:
-        if item.get_closest_marker("integration"):
-            item.add_marker(pytest.mark.xdist_group("integration"))
-
-
 @pytest.fixture
 def lab_double(monkeypatch: pytest.MonkeyPatch) -> None:
     """`deepmind_lab` is found, here and in processes that are started."""

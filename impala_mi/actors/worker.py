@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from impala_mi.actors.inference import Batcher, Inference, InferenceLost, Reply, Request
 from impala_mi.actors.rollout import Rollout
@@ -19,8 +21,13 @@ from impala_mi.types import Fault, Transitions, UnrollInfo
 
 Weights = dict[str, np.ndarray]
 
+_PLACE_S = 30.0
 INFERENCE_TIMEOUT_S = 120.0
 """After which an inference worker counts as lost; the first batch on a GPU takes long."""
+
+
+class WeightsLost(Exception):
+    """Weights went with their node; the actor is well."""
 
 
 class _Actor:
@@ -43,7 +50,11 @@ class _Actor:
             unroll = self._rollout.unroll(functools.partial(_ask, worker))
         else:
             if version != self._rollout.version:
-                self._rollout.load(ray.get(weights[0]), version)
+                try:
+                    newest = ray.get(weights[0])
+                except ray.exceptions.ObjectLostError as e:
+                    raise WeightsLost(str(e).strip().splitlines()[0]) from None
+                self._rollout.load(newest, version)
             unroll = self._rollout.unroll()
         return unroll.info, unroll.data
 
@@ -123,6 +134,9 @@ class InferenceGroup:
         workers = config.inference.workers
         self._groups = [2 * len(range(i, actors, workers)) for i in range(workers)]
         self._starts = [0] * workers
+        needs = {"CPU": 1} | ({"GPU": gpus} if (gpus := config.inference.num_gpus) else {})
+        self._placement = placement_group([needs] * workers, strategy="SPREAD")
+        ray.wait([self._placement.ready()], timeout=_PLACE_S)  # before there are actors, which would take the room
         self._workers = [self._start(i) for i in range(workers)]
 
     def worker_of(self, actor: int) -> Any:
@@ -156,7 +170,11 @@ class InferenceGroup:
         config, groups = self._config, self._groups[i]
         seed = np.random.SeedSequence([config.seed, self._starts[i]], spawn_key=(2**31 + 1, i))
         made: Any = ray.remote(_InferenceWorker).options(
-            num_cpus=1, num_gpus=config.inference.num_gpus, max_restarts=0, max_concurrency=groups + 2
+            num_cpus=1,
+            num_gpus=config.inference.num_gpus,
+            max_restarts=0,
+            max_concurrency=groups + 2,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=i),
         )
         return made.remote(config, int(seed.generate_state(1, np.uint64)[0]) >> 1, groups)
 

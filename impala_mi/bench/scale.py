@@ -143,7 +143,7 @@ def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, second
         trainer = Trainer(
             config, suite, RunFolder(Path(folder)), None, report, stop,
             make_actor=lambda _, index, __: _SimulatedActor(hosts, index),
-            make_learner=lambda config, state: LearnerGroup(config, state, _IdleLearner),
+            make_learner=lambda config, state, place: LearnerGroup(config, state, place, _IdleLearner),
         )  # fmt: skip
         timer = threading.Timer(seconds, lambda: setattr(stop, "name", "SIGALRM"))
         timer.start()

@@ -8,6 +8,7 @@ from impala_mi import config as configuration
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
+    from impala_mi.learner.checkpoint import Checkpoint
     from impala_mi.rundir import RunFolder
 
 FIXED = (
@@ -53,10 +54,22 @@ def resume(folder: "RunFolder", new: configuration.Config, checkpoint: str, over
 
     Raises `UserError` where it may not differ so, and `RunDone` where there is nothing left to do.
     """
+    from impala_mi.cli.training import run_training
+    from impala_mi.learner import checkpoint as checkpoints
+
+    with folder.locked():
+        found = _checked(folder, new, checkpoint)
+        folder.save_config(new)
+        abandoned = checkpoints.forget_after(folder.checkpoints, found)
+        folder.event("resumed", checkpoint=found.path.name, overrides=list(overrides), abandoned=abandoned)
+        return run_training(new, folder, found)
+
+
+def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) -> "Checkpoint":
+    """The checkpoint to go on from, if the run can go on from it as configured."""
     import torch
 
     from impala_mi import preflight, rundir
-    from impala_mi.cli.training import run_training
     from impala_mi.learner import checkpoint as checkpoints
     from impala_mi.nn.agent import Agent
 
@@ -87,11 +100,7 @@ def resume(folder: "RunFolder", new: configuration.Config, checkpoint: str, over
             f"train longer with: impala-mi resume {run} train.env_frames={2 * new.train.env_frames}"
         )
     rundir.check_disk(folder.path)
-    with folder.locked():
-        folder.save_config(new)
-        abandoned = checkpoints.forget_after(folder.checkpoints, found)
-        folder.event("resumed", checkpoint=found.path.name, overrides=list(overrides), abandoned=abandoned)
-        return run_training(new, folder, found)
+    return found
 
 
 def _get(config: configuration.Config, key: str) -> object:

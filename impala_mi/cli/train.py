@@ -62,7 +62,10 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
 
 
 def _before(config: configuration.Config) -> "RunFolder | None":
-    """The run of an earlier submission, if it has a checkpoint; a folder without one is set aside."""
+    """The run of an earlier submission, if it has a checkpoint, here or in its mirror.
+
+    A folder without one, or with an older one than the mirror's, is set aside.
+    """
     from impala_mi.learner import checkpoint as checkpoints
     from impala_mi.mirror import Mirror
     from impala_mi.rundir import RunFolder
@@ -70,16 +73,19 @@ def _before(config: configuration.Config) -> "RunFolder | None":
     if config.run.name is None:
         raise UserError("--resume auto needs run.name, by which a job that is resubmitted finds its run")
     path = Path(config.run.root).expanduser() / config.run.name
-    if not path.exists() and config.run.mirror is not None:
-        Mirror(config.run.mirror, path).pull()
-    if not path.exists():
-        return None
     folder = RunFolder(path)
-    if checkpoints.steps(folder.checkpoints):
+    here = checkpoints.steps(folder.checkpoints)
+    mirror = None if config.run.mirror is None else Mirror(config.run.mirror, path)
+    there = None if mirror is None else mirror.newest()
+    newer_there = there is not None and (not here or there > here[-1].name)
+    if path.exists() and (newer_there or not here):
+        with folder.locked():  # raises where another process trains it
+            path.rename(path.with_name(f"{path.name}-aside-{time.strftime('%Y%m%d-%H%M%S')}"))
+    if mirror is not None and newer_there:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mirror.pull()
         return folder
-    with folder.locked():
-        path.rename(path.with_name(f"{path.name}-unstarted-{time.strftime('%Y%m%d-%H%M%S')}"))
-    return None
+    return folder if here else None
 
 
 def _go_on(folder: "RunFolder", config: configuration.Config, overrides: tuple[str, ...]) -> int:

@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from impala_mi.learner.optim import flat_gradient
 
-PATIENCE = timedelta(minutes=5)
-"""Of a rank that waits for others."""
-
 
 def listen(ip: str) -> tuple[socket.socket, int]:
     """A socket for rank 0's store, open on that address of this machine alone, and its port."""
@@ -24,7 +21,16 @@ def listen(ip: str) -> tuple[socket.socket, int]:
     return listener, int(listener.getsockname()[1])
 
 
-def join(rank: int, size: int, ip: str, port: int, own_ip: str, listener: socket.socket | None) -> None:
+def join(
+    rank: int,
+    size: int,
+    ip: str,
+    port: int,
+    own_ip: str,
+    listener: socket.socket | None,
+    device: torch.device,
+    patience: timedelta,
+) -> None:
     """Make this process one of `size` ranks; returns when all have joined.
 
     Args:
@@ -34,6 +40,8 @@ def join(rank: int, size: int, ip: str, port: int, own_ip: str, listener: socket
         port: of rank 0's store.
         own_ip: of this machine, on which alone the others reach this rank.
         listener: rank 0's, from `listen`.
+        device: of the gradients.
+        patience: of a rank that waits for others.
     """
     for family in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{family}_SOCKET_IFNAME", _interface(own_ip))
@@ -42,12 +50,12 @@ def join(rank: int, size: int, ip: str, port: int, own_ip: str, listener: socket
         port,
         size,
         is_master=listener is not None,
-        timeout=PATIENCE,
+        timeout=patience,
         wait_for_workers=False,
         master_listen_fd=None if listener is None else listener.detach(),
     )
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
 
 
 def _interface(ip: str) -> str:

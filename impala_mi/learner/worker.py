@@ -5,12 +5,13 @@ import socket
 import time
 from collections import deque
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import ray
 import torch
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from impala_mi.config import Config
@@ -25,6 +26,7 @@ from impala_mi.types import Transitions
 Weights = dict[str, np.ndarray]
 
 _OUTCOME = "outcome"
+_PLACE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,17 @@ class UpdateResult:
 
     counters: Counters
     metrics: dict[str, float]
-    weights: ray.ObjectRef[Weights] | None
-    """Of the new version; None where the update was skipped."""
+    published: bool
+    """Whether there are new weights: an update that was skipped has none."""
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """A batch on its way to the device."""
+
+    batch: Staged
+    versions: list[int]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -55,11 +66,7 @@ def _own_ip() -> str:
 
 
 class _Learner:
-    """Three steps for every batch, each in a thread of its own: one batch is brought while another is learnt.
-
-    The large work is the main thread's, as malloc keeps only its freed memory. What a step leaves waits in a queue
-    for the next one; batches are taken in the order in which they come.
-    """
+    """Three steps for every batch, each in a thread of its own: one batch is brought while another is learnt."""
 
     def __init__(self, config: Config, rank: int) -> None:
         keep_freed_memory()
@@ -72,58 +79,66 @@ class _Learner:
         self._listener, port = listen(ip)
         return ip, port
 
-    def start(self, state: dict[str, Any] | None, address: tuple[str, int] | None) -> UpdateResult:
+    def start(
+        self, state: dict[str, Any] | None, address: tuple[str, int] | None
+    ) -> tuple[UpdateResult, Weights | None]:
         """Join the other ranks and go on from `state`; the counters and weights to begin with."""
-        config = self._config
-        size = config.learner.size
+        config, size = self._config, self._config.learner.size
         threads = config.learner.num_threads or max(1, default_threads() // size)
         torch.set_num_threads(threads)
-        if address is not None:
-            join(self._rank, size, *address, _own_ip(), self._listener)
-        suite = make_suite(config.env)
         device = torch.device("cuda" if config.learner.num_gpus else "cpu")
+        if address is not None:
+            # Longer than the driver waits: it then replaces all ranks.
+            patience = timedelta(seconds=config.learner.timeout_s + 60)
+            join(self._rank, size, *address, _own_ip(), self._listener, device, patience)
+        suite = make_suite(config.env)
         self._learner = Learner(config, suite.spaces, suite.action_repeat, device, size)
         if state is not None:
             self._learner.load_state(state)
         self._stager = Stager(device, threads)
-        self._staged, self._begun = deque[tuple[Staged, list[int], float]](), deque[_Begun]()
+        self._staged, self._begun = dict[int, _Staged](), deque[_Begun]()
         self._done_at, self._cpu_before = 0.0, time.process_time()
-        return UpdateResult(replace(self._learner.counters), {}, self._publish(self._learner.weights()))
+        self._version_begun = self._learner.counters.version
+        weights = None if self._rank else self._learner.weights()
+        return UpdateResult(replace(self._learner.counters), {}, True), weights
 
-    def stage(self, versions: list[int], *unrolls: Transitions) -> None:
-        """Bring unrolls, which weights of `versions` played, to the device."""
+    def stage(self, number: int, versions: list[int], *unrolls: Transitions) -> None:
+        """Bring the unrolls of a batch, which weights of `versions` played, to the device."""
         began = time.perf_counter()
-        staged = self._stager.stage(unrolls)
-        self._staged.append((staged, versions, time.perf_counter() - began))
+        batch = self._stager.stage(unrolls)
+        self._staged[number] = _Staged(batch, versions, time.perf_counter() - began)
 
-    def begin(self, _staged: None) -> None:
-        """Give the device an update's work."""
+    def begin(self, number: int, *_staged: None) -> None:
+        """Give the device an update's work, when all ranks have their parts of the batch."""
         began_at = time.perf_counter()
-        staged, versions, stack_s = self._staged.popleft()
-        version = self._learner.counters.version + len(self._begun)
-        lags = [version - v for v in versions]
-        began = self._learner.begin(staged.take())
+        staged = self._staged.pop(number)
+        for older in [n for n in self._staged if n < number]:  # another rank's unrolls were lost
+            del self._staged[older]
+        lags = [self._version_begun - v for v in staged.versions]
+        began = self._learner.begin(staged.batch.take())
+        self._version_begun += 1
         home = HostCopy({_OUTCOME: began.outcome} | self._learner.agent.state_dict())
-        metrics = {"lag_mean": float(np.mean(lags)), "lag_max": float(max(lags)), "time/stack_s": stack_s}
+        metrics = {"lag_mean": float(np.mean(lags)), "lag_max": float(max(lags)), "time/stack_s": staged.seconds}
         self._begun.append(_Begun(began, home, began_at, metrics))
 
-    def finish(self, _begun: None) -> UpdateResult:
-        """Wait for an update and publish its weights."""
+    def finish(self, _begun: None) -> tuple[UpdateResult, Weights | None]:
+        """Wait for an update; what came of it, and rank 0's new weights."""
         begun = self._begun[0]
         there = begun.home.wait()
         version = self._learner.counters.version
         metrics = self._learner.finish(replace(begun.began, outcome=there.pop(_OUTCOME)))
         self._begun.popleft()
-        weights = None
-        if self._learner.counters.version != version:
-            weights = self._publish({name: tensor.numpy() for name, tensor in there.items()})
+        published = self._learner.counters.version != version
+        self._version_begun -= not published
         now, cpu = time.perf_counter(), time.process_time()
         metrics |= begun.metrics | {
             "time/update_s": now - max(begun.at, self._done_at),
             "time/learner_cpu_s": cpu - self._cpu_before,
         }
         self._done_at, self._cpu_before = now, cpu
-        return UpdateResult(replace(self._learner.counters), metrics, weights)
+        result = UpdateResult(replace(self._learner.counters), metrics, published)
+        wanted = published and not self._rank
+        return result, {name: tensor.numpy() for name, tensor in there.items()} if wanted else None
 
     def alive(self) -> None:
         """Answers where the process lives."""
@@ -134,12 +149,6 @@ class _Learner:
             time.sleep(0.001)
         return self._learner.state()
 
-    def _publish(self, weights: Weights) -> ray.ObjectRef[Weights] | None:
-        if self._rank:
-            return None  # they are rank 0's
-        self._weights = ray.put(weights)  # the old version's last owner lets go
-        return self._weights
-
 
 @dataclass(frozen=True)
 class Update:
@@ -147,35 +156,43 @@ class Update:
 
     since: float
     ranks: list[ray.ObjectRef[UpdateResult]]
+    weights: ray.ObjectRef[Weights]
+    """Of the new version, if it is published; they are the driver's own, and outlive the learner."""
 
 
 class LearnerDied(Exception):
-    """A rank is gone, and the others cannot go on."""
+    """A rank is gone or does not answer, and the others cannot go on."""
 
 
 class UnrollsLost(Exception):
     """Unrolls of a batch went with their node; the learner is well."""
 
 
-LOST = (ray.exceptions.ObjectLostError, ray.exceptions.ObjectFetchTimedOutError)
+def place_learner(config: Config) -> PlacementGroup:
+    """Room for all ranks on as few nodes as can be; kept when they are replaced."""
+    learner = config.learner
+    needs = {"CPU": learner.num_cpus} | ({"GPU": 1} if learner.num_gpus else {})
+    placement = placement_group([needs] * learner.size, strategy="PACK")
+    # Before there are actors, which would take it; on a cluster it may come later, with a node.
+    ray.wait([placement.ready()], timeout=_PLACE_S)
+    return placement
 
 
 class LearnerGroup:
     """The learner: one process, or ranks that learn together, each from an equal part of every batch.
 
-    Ranks are placed on as few nodes as can be.
-
     Args:
         config: the run's configuration.
         state: to go on from, or None.
+        placement: of the ranks, from `place_learner`.
         process: of a rank.
     """
 
-    def __init__(self, config: Config, state: dict[str, Any] | None, process: type = _Learner) -> None:
+    def __init__(
+        self, config: Config, state: dict[str, Any] | None, placement: PlacementGroup, process: type = _Learner
+    ) -> None:
         learner = config.learner
         self._config, size = config, learner.size
-        needs = {"CPU": learner.num_cpus} | ({"GPU": 1} if learner.num_gpus else {})
-        self._placement = placement_group([needs] * size, strategy="PACK") if size > 1 else None
         decorate: Any = ray.remote
         made = decorate(concurrency_groups=dict.fromkeys(("stage", "finish"), 1))(process)
         self._ranks: list[Any] = [
@@ -183,57 +200,76 @@ class LearnerGroup:
                 num_cpus=learner.num_cpus,
                 num_gpus=1 if learner.num_gpus else 0,
                 max_restarts=0,
-                scheduling_strategy="DEFAULT"
-                if self._placement is None
-                else PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank),
             ).remote(config, rank)
             for rank in range(size)
         ]
+        self._number = 0
+        self._made = time.monotonic()
+        self._placed = [rank.alive.remote() for rank in self._ranks]
         address = self._ranks[0].address.remote() if size > 1 else None
-        self._started = Update(time.monotonic(), [rank.start.remote(state, address) for rank in self._ranks])
+        answers = [rank.start.options(num_returns=2).remote(state, address) for rank in self._ranks]
+        self._started = [result for result, _ in answers]
+        self._first_weights = answers[0][1]
+        self._starting: Update | None = None
 
-    def start(self) -> UpdateResult:
-        """Wait until all ranks are there; the counters and weights to begin with."""
-        return self.result(self._started)
+    def started(self, wait_s: float) -> Update | None:
+        """The start as an update, when all ranks are there; waits so long. Raises `LearnerDied`."""
+        if self._starting is None:
+            if len(ray.wait(self._placed, num_returns=len(self._placed), timeout=wait_s)[0]) < len(self._placed):
+                if time.monotonic() - self._made > (limit := self._config.actors.quorum_s):
+                    raise LearnerDied(f"no room for it for actors.quorum_s={limit:g} s")
+                return None
+            self._starting = Update(time.monotonic(), self._started, self._first_weights)
+        done = ray.wait(self._started, num_returns=1, timeout=wait_s)[0]
+        return self._starting if done or self.late(self._starting) else None
 
     def update(self, versions: list[int], unrolls: list[ray.ObjectRef[Transitions]]) -> Update:
         """Learn from hand-ins, which weights of `versions` played."""
-        size = len(self._ranks)
-        refs = []
-        for i, rank in enumerate(self._ranks):
-            staged = rank.stage.options(concurrency_group="stage").remote(versions, *unrolls[i::size])
-            begun = rank.begin.remote(staged)
-            refs.append(rank.finish.options(concurrency_group="finish").remote(begun))
-        return Update(time.monotonic(), refs)
+        size, self._number = len(self._ranks), self._number + 1
+        staged = [
+            rank.stage.options(concurrency_group="stage").remote(self._number, versions, *unrolls[i::size])
+            for i, rank in enumerate(self._ranks)
+        ]
+        # No rank begins, and waits for the others, before all have their parts: unrolls may be lost with a node.
+        begun = [rank.begin.remote(self._number, *staged) for rank in self._ranks]
+        answers = [
+            rank.finish.options(concurrency_group="finish", num_returns=2).remote(ref)
+            for rank, ref in zip(self._ranks, begun, strict=True)
+        ]
+        return Update(time.monotonic(), [result for result, _ in answers], answers[0][1])
 
     def result(self, update: Update) -> UpdateResult:
         """Of an update of which some rank is done; waits for the others.
 
         Raises `LearnerDied`, `UnrollsLost`, or `TrainingError` where training cannot go on.
         """
-        limit = update.since + self._config.learner.timeout_s
-        left = list(update.ranks)
+        limit, left = self._config.learner.timeout_s, list(update.ranks)
         while left:
-            done, left = ray.wait(left, timeout=max(0.0, limit - time.monotonic()))
+            done, left = ray.wait(left, timeout=max(0.0, update.since + limit - time.monotonic()))
             if not done:
-                raise LearnerDied(
-                    f"an update took longer than learner.timeout_s={self._config.learner.timeout_s:g}"
-                )
+                raise LearnerDied(f"no answer in learner.timeout_s={limit:g}")
             try:
                 ray.get(done)
-            except ray.exceptions.RayTaskError as e:
-                if isinstance(e.cause, TrainingError):
-                    raise TrainingError(str(e.cause)) from None
-                if isinstance(e.cause, LOST) or isinstance(e, LOST):
-                    self._raise_lost(e)
-                self._raise_if_dead()  # the others lost their connection to it
-                raise TrainingError(f"the learner failed: {type(e.cause).__name__}: {e.cause}") from e
-            except LOST as e:
-                self._raise_lost(e)
             except ray.exceptions.RayError as e:
-                raise LearnerDied(str(e).strip().splitlines()[0]) from None
+                self._raise(e)
         first: UpdateResult = ray.get(update.ranks[0])
         return first
+
+    def _raise(self, error: ray.exceptions.RayError) -> None:
+        causes: list[Exception] = [error]
+        while isinstance(cause := getattr(causes[-1], "cause", None), Exception):
+            causes.append(cause)
+        reason = str(causes[-1]).strip().splitlines()
+        for cause in causes:
+            if isinstance(cause, TrainingError):
+                raise TrainingError(str(cause)) from None
+            if isinstance(cause, ray.exceptions.ObjectLostError):
+                raise UnrollsLost(reason[0]) from None
+        if isinstance(error, ray.exceptions.RayTaskError) and len(self._ranks) == 1:
+            raise TrainingError(f"the learner failed: {type(causes[-1]).__name__}: {causes[-1]}") from error
+        # Of several ranks, those that live lose their connection to the one that died.
+        raise LearnerDied(reason[0] if reason else repr(error)) from None
 
     def late(self, update: Update) -> bool:
         """Whether an update has taken longer than it may."""
@@ -261,21 +297,3 @@ class LearnerGroup:
         for rank in self._ranks:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(rank)
-        if self._placement is not None:
-            with contextlib.suppress(ray.exceptions.RayError):
-                remove_placement_group(self._placement)
-
-    def _raise_lost(self, error: Exception) -> None:
-        """Unrolls were lost with their node: one rank leaves the batch out, more wait for each other."""
-        reason = str(error).strip().splitlines()[0]
-        raise UnrollsLost(reason) if len(self._ranks) == 1 else LearnerDied(reason)
-
-    def _raise_if_dead(self) -> None:
-        """Raise `LearnerDied` where a rank does not answer any more."""
-        for rank in self._ranks:
-            try:
-                ray.get(rank.alive.options(concurrency_group="finish").remote(), timeout=5)
-            except ray.exceptions.RayActorError as e:
-                raise LearnerDied(str(e).strip().splitlines()[0]) from None
-            except ray.exceptions.GetTimeoutError:
-                pass

@@ -20,7 +20,6 @@ def main() -> None:
     try:
         campaign = Campaign(folder, seed, cluster)
         campaign.nodes = [cluster.add_node(4), cluster.add_node(4)]
-        cluster.wait_for_nodes(3)
         campaign.start()
         campaign.wait(lambda: campaign.frames() > 0, "the first frames")
         for number, kind in enumerate(campaign.plan(kills), 1):

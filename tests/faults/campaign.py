@@ -63,6 +63,7 @@ class Campaign:
     cluster: Cluster | None = None
     nodes: list[int] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
+    drivers: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -85,6 +86,7 @@ class Campaign:
             self.driver = subprocess.Popen(
                 command, cwd=self.folder, env=self.env, stdout=out, stderr=out, start_new_session=True
             )
+        self.drivers.append(self.driver.pid)
 
     def frames(self) -> int:
         """That the newest record counts."""
@@ -169,7 +171,7 @@ class Campaign:
             left = [f"process {p.pid} {p.info['cmdline']}" for kind in ("environment",) for p in self.victims(kind)]
             left += [f"file {p.name}" for p in self.temporary.iterdir() if p.name.startswith("impala-mi-")]
             if self.cluster is None:
-                left += [f"process {p.pid}" for p in processes_of(self.driver.pid)]
+                left += [f"process {p.pid}" for driver in self.drivers for p in processes_of(driver)]
             else:
                 left += [f"process {p.pid}" for k in ("actor", "inference", "learner") for p in self.victims(k)]
             if not left or time.monotonic() > deadline:

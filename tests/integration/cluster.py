@@ -67,11 +67,10 @@ class Cluster:
             "--head", f"--port={self.address.rpartition(':')[2]}", f"--num-cpus={head_cpus}",
             f"--temp-dir={self._folder}", *(jobs if job_server else ["--include-dashboard=false"]),
         )  # fmt: skip
-        self.wait_for_nodes(1)
         self.env["RAY_ADDRESS"] = self.address
 
     def add_node(self, cpus: int) -> int:
-        """Start another node; returns its number."""
+        """Start another node and wait until it has joined; returns its number."""
         env = {k: v for k, v in self.env.items() if k != "RAY_ADDRESS"}
         self._start(f"--address={self.address}", f"--num-cpus={cpus}", env=env)
         return len(self._nodes) - 1
@@ -81,21 +80,6 @@ class Cluster:
         for process in processes_of(self._nodes[number].pid):
             process.kill()
         self._nodes[number].wait()
-
-    def wait_for_nodes(self, count: int, seconds: float = 120) -> None:
-        """Until so many are alive."""
-        code = (
-            "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR');"
-            "print(sum(n['Alive'] for n in ray.nodes()))"
-        )
-        deadline = time.monotonic() + seconds
-        while True:
-            command = [sys.executable, "-c", code, self.address]
-            done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
-            if done.stdout.strip() == str(count):
-                return
-            assert time.monotonic() < deadline, done.stdout + done.stderr
-            time.sleep(0.5)
 
     def close(self) -> None:
         """End all nodes and remove what they wrote."""
@@ -115,6 +99,12 @@ class Cluster:
                 command, env=env or self.env, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
             )
         self._nodes.append(node)
+        # One after the other: two that start at once can choose the same names.
+        deadline, log_file = time.monotonic() + 120, Path(log.name)
+        while "Ray runtime started" not in log_file.read_text():
+            assert node.poll() is None, log_file.read_text()[-3000:]
+            assert time.monotonic() < deadline, log_file.read_text()[-3000:]
+            time.sleep(0.1)
 
 
 def processes_of(session: int) -> list[psutil.Process]:

@@ -75,9 +75,9 @@ class Session:
         return checkpoints.load(self.folder / "runs" / name / "checkpoints", which)
 
 
-def left_behind(leader: int) -> list[psutil.Process]:
+def left_behind(leader: int, seconds: float = 10) -> list[psutil.Process]:
     """Processes of the session that `leader` started, games and Ray's alike."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds
     while True:
         found = []
         for process in psutil.process_iter():

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +115,7 @@ def test_a_run_with_too_few_actors_ends_with_a_checkpoint(session):
 
 def test_a_job_that_is_resubmitted_goes_on_where_its_driver_was_killed(session):
     arguments = ("--resume", "auto", "learner.max_restarts=5", f"run.mirror=file://{session.folder}/mirror")
+    before_it = set(Path("/tmp").glob("impala-mi-ray-*"))
     process = started(session, *arguments, "train.checkpoint_every_s=1")
     with_two = session.run("train", "tiny.yaml", "run.name=a", *arguments, "train.env_frames=1e9", code=2)
     assert "is being trained by another process" in with_two
@@ -121,6 +123,7 @@ def test_a_job_that_is_resubmitted_goes_on_where_its_driver_was_killed(session):
     process.kill()
     process.communicate()
     assert not left_behind(process.pid)
+    wait_for(lambda: set(Path("/tmp").glob("impala-mi-ray-*")) <= before_it, 10)  # Ray's folder
     before = session.checkpoint("a").meta["env_frames"]
     goal = f"train.env_frames={before + 20000}"
     session.run("train", "tiny.yaml", "run.name=a", *arguments, goal)
@@ -139,7 +142,7 @@ def test_a_run_that_did_not_get_to_a_checkpoint_starts_again(session):
     folder.mkdir(parents=True)
     (folder / "events.jsonl").write_text("what it was\n")
     session.run("train", "tiny.yaml", "run.name=a", "--resume", "auto", "train.env_frames=5000")
-    (aside,) = (session.folder / "runs").glob("a-unstarted-*")
+    (aside,) = (session.folder / "runs").glob("a-aside-*")
     assert (aside / "events.jsonl").read_text() == "what it was\n"
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import time
 import traceback
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def learn(config, ranks=1, rank=0):
 def one_rank(rank, ranks, port, listener, answers):
     try:
         torch.set_num_threads(1)
-        join(rank, ranks, "127.0.0.1", port, "127.0.0.1", listener)
+        join(rank, ranks, "127.0.0.1", port, "127.0.0.1", listener, CPU, timedelta(minutes=2))
         for changed in CONFIGS:
             learner, metrics = learn(config_of(changed), ranks, rank)
             answers.put((rank, changed, learner.weights(), metrics, learner.counters))
