@@ -2,14 +2,13 @@
 
 python benchmarks/soak.py MINUTES FOLDER [CONFIG] [KEY=VALUE]...
 
-Every ten seconds: memory of the whole process tree (proportional set size), shared memory in use, open files,
+Every ten seconds: memory of the whole process tree (proportional set size), the object store, open files,
 threads, processes, frames a second. Writes soak.csv and soak.png to FOLDER and prints each one's growth an hour,
 by a straight line through all but the first fifth.
 """
 
 import contextlib
 import csv
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -32,16 +31,18 @@ WARM_UP = 0.2
 def sample(run: Run, before: dict[str, float]) -> dict[str, float]:
     """What there is now."""
     processes, record = tree(run.process.pid), run.records()[-1]
-    files, threads = 0, 0
+    files, threads, store = 0, 0, 0
     for p in processes:
         with contextlib.suppress(psutil.Error):  # it may have ended
             files, threads = files + p.num_fds(), threads + p.num_threads()
+            if p.name() == "raylet":
+                store += p.memory_info().shared
     seconds = record["time_s"] - before.get("time_s", 0.0)
     return {
         "time_s": record["time_s"],
         "frames/s": (record["env_frames"] - before.get("env_frames", 0)) / max(seconds, 1e-9),
         "memory MB": memory_mb(processes),
-        "shared memory MB": shutil.disk_usage("/dev/shm").used / 2**20,
+        "object store MB": store / 2**20,
         "open files": files,
         "threads": threads,
         "processes": len(processes),

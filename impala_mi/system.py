@@ -8,8 +8,8 @@ has one unroll in flight, and none starts another while two batches wait beside 
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,20 +24,16 @@ from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
 from impala_mi.fleet import Budget, Fleet, HandIn, MakeActor, Slot, reason_of
-from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.checkpoint import Checkpoint
 from impala_mi.learner.update import Counters
 from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost, Update, place_learner
-from impala_mi.metrics import LevelCounts, LevelScores, Means, MetricsWriter
-from impala_mi.mirror import Mirror
 from impala_mi.preflight import check
+from impala_mi.records import Records, Report
 from impala_mi.rundir import RunFolder
 from impala_mi.stop import StopSignal
-from impala_mi.types import Fault, UnrollInfo
+from impala_mi.types import UnrollInfo
 
 MakeLearner = Callable[[Config, dict[str, Any] | None, PlacementGroup], LearnerGroup]
-Report = Callable[[Mapping[str, float]], None]
-
 KEEP_EVERY_S = 10.0
 """How often the learner's state is kept in memory, for the case that it dies."""
 RESCUE_S = 10.0
@@ -74,16 +70,6 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
             trainer.close()
 
 
-@dataclass
-class _Clock:
-    """When things were last done."""
-
-    started: float = field(default_factory=time.monotonic)
-    logged: float = field(default_factory=time.monotonic)
-    saved: float = field(default_factory=time.monotonic)
-    kept: float = field(default_factory=time.monotonic)
-
-
 @dataclass(frozen=True)
 class _Batch:
     """Hand-ins that the learner is at."""
@@ -106,48 +92,38 @@ class Trainer:
         make_actor: MakeActor = ActorProcess,
         make_learner: MakeLearner = LearnerGroup,
     ) -> None:
-        self.config, self.suite, self.folder, self.stop = config, suite, folder, stop
-        self._report = report
-        self._scores = LevelScores(suite.levels, config.train.score_episodes)
-        self._counts = LevelCounts(suite.levels)
-        self._means = Means()
-        self._time_before, self._discarded, self._starts = 0.0, 0, 0
-        if resumed is not None:
-            self._scores.load_state(resumed.run["scores"])
-            self._counts.load_state(resumed.run.get("counts", self._counts.state()))  # older ones have none
-            self._time_before = resumed.run["time_s"]
-            self._discarded = resumed.run["discarded"]
-            self._starts = resumed.run["starts"] + 1
-        self._writer = MetricsWriter(folder.path, None if resumed is None else int(resumed.meta["env_frames"]))
-        self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
+        self.config, self.suite, self.stop = config, suite, stop
+        self._records = Records(config, suite, folder, resumed, report)
         self._make_learner = make_learner
         self._placement = place_learner(config)
         self._learner = make_learner(config, None if resumed is None else resumed.learner, self._placement)
         self._kept = None if resumed is None else resumed.learner
         self._keeping: ray.ObjectRef[dict[str, Any]] | None = None
+        self._kept_at = time.monotonic()
         self._learner_deaths = Budget(config.learner.max_restarts, "learner.max_restarts")
         # The number of the start tells the seeds of a resumed run from those before; in the deterministic mode
         # only the number of updates does, so that a resumed run repeats what an uninterrupted one does.
         begin = 0 if resumed is None else int(resumed.meta["updates"])
-        segment = (begin, 0 if config.train.deterministic else self._starts)
-        self._fleet = Fleet(config, suite, segment, self._event, lambda: stop.name is not None, make_actor)
+        segment = (begin, 0 if config.train.deterministic else self._records.starts)
+        self._fleet = Fleet(config, suite, segment, self._records.event, lambda: stop.name is not None, make_actor)
         self._learnt = Counter[int]()  # hand-ins by the first level of their actor
         self._levels_alive: set[int] = set()
         self._ready: deque[HandIn] = deque()
         self._updating: deque[_Batch] = deque()
         # On a GPU the next batch is brought, and its work queued, while it computes; on CPUs that gained nothing.
         self._in_flight = 2 if config.learner.num_gpus else 1
-        self._fps = 0.0
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def run(self) -> Result:
         """Train to the end or until stopped, and leave a checkpoint."""
-        self._start_learner(lambda: None)
+        try:
+            self._start_learner(lambda: None)
+        except LearnerDied as e:
+            raise TrainingError(f"the learner died while it started: {e}") from None
         self._fleet.begin_to_count()
-        self._event("started", env_frames=self._counters.env_frames, updates=self._counters.updates)
-        self._clock = _Clock()
-        self._logged = self._counters_now()
+        self._records.event("started", env_frames=self._counters.env_frames, updates=self._counters.updates)
+        self._records.start(self._counters.env_frames)
         if self._counters.updates == 0:
             self._checkpoint()  # so that there is one to go on from, whatever happens first
         try:
@@ -160,26 +136,24 @@ class Trainer:
             self._poll(timeout=1)
         self._log()
         status: Literal["done", "interrupted"] = "done" if self.stop.name is None else "interrupted"
-        self._event(status, env_frames=self._counters.env_frames, signal=self.stop.name)
-        return Result(status, self._counters, path, self._scores.score())
+        self._records.event(status, env_frames=self._counters.env_frames, signal=self.stop.name)
+        return Result(status, self._counters, path, self._records.score())
 
     def _loop(self) -> None:
-        step = self._lockstep if self.config.train.deterministic else self._step
+        train = self.config.train
+        step = self._lockstep if train.deterministic else self._step
         while not self._finished() and self.stop.name is None:
             step()
-            now = time.monotonic()
             self._keep()
-            if now - self._clock.logged >= self.config.train.log_every_s:
+            now = time.monotonic()
+            if now - self._records.logged_at >= train.log_every_s:
                 self._log()
-            if (
-                not self.config.train.deterministic
-                and now - self._clock.saved >= self.config.train.checkpoint_every_s
-            ):
+            if not train.deterministic and now - self._records.saved_at >= train.checkpoint_every_s:
                 self._checkpoint()
 
     def _finished(self) -> bool:
         limit = self.config.train.max_time_s
-        late = limit is not None and self._time_s() >= limit
+        late = limit is not None and self._records.time_s() >= limit
         return late or self._counters.env_frames >= self.config.train.env_frames
 
     def _step(self) -> None:
@@ -253,29 +227,13 @@ class Trainer:
         self._fleet.play(slot, self._weights, self._counters.version)
 
     def _take_hand_in(self, hand_in: HandIn) -> None:
-        info = hand_in.info
-        self._scores.add(info.episodes)
-        self._means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
-        self._take_upkeep(info)
+        self._records.take(hand_in.info)
         self._ready.append(hand_in)
-
-    def _take_upkeep(self, info: UnrollInfo) -> None:
-        for upkeep in info.upkeep:
-            name = self.suite.levels[upkeep.level].name
-            for seconds in upkeep.reset_s:
-                self._means.add({f"level/{name}/reset_s": seconds, f"level/{name}/reset_s_max": seconds})
-            self._take_faults(info.actor, [(upkeep.level, fault) for fault in upkeep.faults])
-            self._counts.add(upkeep.level, upkeep.counts)
-
-    def _take_faults(self, actor: int, faults: Sequence[tuple[int, Fault]]) -> None:
-        for level, fault in faults:
-            self._event("fault", level=self.suite.levels[level].name, actor=actor, **asdict(fault))
-            self._counts.add(level, {"faults": 1})
 
     def _poll(self, timeout: float = 0) -> None:
         """Take the faults of unrolls that are not done."""
         for actor, faults in self._fleet.poll(timeout):
-            self._take_faults(actor, faults)
+            self._records.take_faults(actor, faults)
 
     # -- learner -----------------------------------------------------------------------------
 
@@ -284,7 +242,7 @@ class Trainer:
         allowed = self.config.learner.max_policy_lag
         now = self._counters.version + len(self._updating)  # when it is this batch's turn
         recent = [r for r in self._ready if allowed is None or now - r.info.version <= allowed]
-        self._discarded += len(self._ready) - len(recent)
+        self._records.discarded += len(self._ready) - len(recent)
         self._ready = deque(recent)
         if len(recent) < self.config.unrolls_per_actor_batch:
             return
@@ -292,9 +250,7 @@ class Trainer:
         infos = [hand_in.info for hand_in in taken]
         for info in infos:
             self._learnt[self._level(info.actor)] += 1
-            for k in set(self._fleet.dealt[info.actor]):
-                key = f"level/{self.suite.levels[k].name}/lag"
-                self._means.add({f"{key}_mean": now - info.version, f"{key}_max": now - info.version})
+            self._records.take_lag(now - info.version, self._fleet.dealt[info.actor])
         update = self._learner.update([info.version for info in infos], [hand_in.data for hand_in in taken])
         self._updating.append(_Batch(update, infos))
 
@@ -310,16 +266,14 @@ class Trainer:
             self._take(batch.update)
         except UnrollsLost as e:
             self._updating.popleft()
-            self._event("unrolls_lost", error=str(e))
+            self._records.event("unrolls_lost", error=str(e))
             return
         except LearnerDied as e:
             self._replace_learner(str(e))
             return
         self._updating.popleft()
-        frames = self.config.learner.unroll_length * self.suite.action_repeat
         for info in batch.infos:
-            for k, slots in Counter(self._fleet.dealt[info.actor]).items():
-                self._counts.add(k, {"env_frames": slots * frames})
+            self._records.learnt(self._fleet.dealt[info.actor])
 
     def _take(self, update: Update) -> None:
         result = self._learner.result(update)
@@ -327,7 +281,7 @@ class Trainer:
         if result.published:
             self._weights = update.weights
             self._fleet.load(self._weights, self._counters.version)
-        self._means.add(result.metrics)
+        self._records.means.add(result.metrics)
 
     def _start_learner(self, meanwhile: Callable[[], None]) -> None:
         """Wait for a learner that was made; raises `LearnerDied`."""
@@ -343,7 +297,7 @@ class Trainer:
         if self.config.learner.size > 1 and (state := self._learner.rescue(RESCUE_S)) is not None:
             self._kept = state
         while True:
-            self._event("learner_died", error=reason)
+            self._records.event("learner_died", error=reason)
             self._learner.kill()
             try:
                 self._learner_deaths.spend(reason)
@@ -359,11 +313,11 @@ class Trainer:
                 reason = str(e)
             except TrainingError as e:
                 if self._kept is not None:
-                    self._save(self._kept)
+                    self._records.save(self._kept)
                 raise TrainingError(str(e)) from None  # there is no learner whose state could be saved
-        self._logged = self._counters_now()
-        self._clock.kept = time.monotonic()
-        self._event(
+        self._records.rewind(self._counters.env_frames)
+        self._kept_at = time.monotonic()
+        self._records.event(
             "learner_restarted",
             seconds=round(time.monotonic() - began, 2),
             env_frames=self._counters.env_frames,
@@ -378,62 +332,14 @@ class Trainer:
 
     # -- records -----------------------------------------------------------------------------
 
-    def _time_s(self) -> float:
-        return self._time_before + time.monotonic() - self._clock.started
-
-    def _counters_now(self) -> tuple[float, int]:
-        return self._time_s(), self._counters.env_frames
-
     def _log(self) -> None:
-        """Write one record of what happened since the last."""
-        time_s, frames = self._counters_now()
-        before_s, before = self._logged
         self._poll()
-        if frames == before and time_s - before_s < self.config.train.log_every_s:
-            return
-        if time_s - before_s >= 1:  # the last record can come at once after the one before
-            self._fps = (frames - before) / (time_s - before_s)
-        means = self._means.take()
-        update_s = means.get("time/update_s", 0.0)
-        per_update = self.config.learner.batch_size * self.config.learner.unroll_length * self.suite.action_repeat
-        counters = asdict(self._counters)
-        record = {
-            "time_s": time_s,
-            **{k: counters[k] for k in ("env_frames", "agent_steps", "updates")},
-            "fps": self._fps,
-            "learner_fps": per_update / update_s if update_s else 0.0,
-            **self._fleet.metrics(),
-            "learner/restarts": self._learner_deaths.total,
-            "actors/discarded_unrolls": self._discarded,
-            **means,
-            **self._scores.metrics(),
-            **self._counts.metrics(),
-        }
-        self._writer.write(record)
-        self._report(record)
-        self._logged = (time_s, frames)
-        self._clock.logged = time.monotonic()
+        deaths = {"learner/restarts": self._learner_deaths.total}
+        self._records.log(self._counters, self._fleet.metrics() | deaths)
 
     def _checkpoint(self) -> Path:
         self._drain()
-        return self._save(self._state())
-
-    def _save(self, state: dict[str, Any]) -> Path:
-        counters = Counters(**state["counters"])
-        run = {
-            "scores": self._scores.state(),
-            "counts": self._counts.state(),
-            "time_s": self._time_s(),
-            "discarded": self._discarded,
-            "starts": self._starts,
-        }
-        meta = {"env_frames": counters.env_frames, "updates": counters.updates, "score": self._scores.score()}
-        path = checkpoints.save(self.folder.checkpoints, state, run, meta, self.config.train.keep_checkpoints)
-        self._event("checkpoint", env_frames=counters.env_frames, path=path.name)
-        if self._mirror is not None:
-            self._mirrored(self._mirror.push())
-        self._clock.saved = time.monotonic()
-        return path
+        return self._records.save(self._state())
 
     def _keep(self) -> None:
         """Keep the learner's state in memory, from time to time."""
@@ -444,8 +350,8 @@ class Trainer:
                     self._keeping = None
                 except ray.exceptions.RayError as e:  # it died, perhaps while it had nothing to do
                     self._replace_learner(reason_of(e))
-        elif time.monotonic() - self._clock.kept >= KEEP_EVERY_S:
-            self._keeping, self._clock.kept = self._learner.state(), time.monotonic()
+        elif time.monotonic() - self._kept_at >= KEEP_EVERY_S:
+            self._keeping, self._kept_at = self._learner.state(), time.monotonic()
 
     def _state(self) -> dict[str, Any]:
         """The learner's, which is replaced where it died."""
@@ -457,20 +363,8 @@ class Trainer:
             except ray.exceptions.RayError as e:
                 self._replace_learner(reason_of(e))
 
-    def _event(self, kind: str, /, **details: Any) -> None:
-        """Write down what happened, for people in TensorBoard too."""
-        self.folder.event(kind, **details)
-        self._writer.event(kind, details)
-
-    def _mirrored(self, failed: Exception | None) -> None:
-        if failed is not None:  # training goes on, and the next copy tries again
-            self.folder.event("mirror_failed", error=f"{type(failed).__name__}: {failed}")
-
     def close(self) -> None:
         """End every process, the games first."""
         self._fleet.close()
         self._learner.kill()
-        with contextlib.suppress(OSError):  # a full disk must not hide what came before it
-            self._writer.close()
-            if self._mirror is not None:
-                self._mirrored(self._mirror.close())
+        self._records.close()
