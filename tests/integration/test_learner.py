@@ -1,0 +1,83 @@
+"""The learner's processes: batches under way at once, unrolls that are lost, ranks that do not answer."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from impala_mi.cluster import running_ray  # before Ray is imported
+
+# isort: split
+import psutil
+import ray
+
+from impala_mi.bench.parts import random_unrolls
+from impala_mi.envs.suites import make_suite
+from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost, place_learner
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def group(request):
+    config = tiny_config("learner.batch_size=10", "actors.envs=5", *request.param)
+    suite = make_suite(config.env)
+    with running_ray(config, suite):
+        made = LearnerGroup(config, None, place_learner(config))
+        while (start := made.started(1)) is None:
+            pass
+        assert made.result(start).counters.version == 0
+        made.data = lambda: ray.put(random_unrolls(suite.spaces, config, config.learner.unroll_length, 5))
+        yield made
+        made.kill()
+
+
+def batch(group):
+    return [group.data(), group.data()]
+
+
+@pytest.mark.parametrize("group", [()], indirect=True)
+def test_two_batches_under_way_come_out_in_order(group):
+    """As on a GPU, where the next is brought and begun while one computes."""
+    under_way = [group.update([0, 0], batch(group)) for _ in range(2)]
+    seen, lags = [], []
+    for turn in range(5):
+        update = under_way.pop(0)
+        result = group.result(update)
+        assert (result.counters.version, result.counters.updates) == (turn + 1, turn + 1)
+        assert result.counters.agent_steps == (turn + 1) * 7 * 10
+        lags.append(result.metrics["lag_mean"])
+        weights = ray.get(update.weights)
+        assert all(any(not np.array_equal(w[k], weights[k]) for k in w) for w in seen), "each version has its own"
+        seen.append(weights)
+        under_way.append(group.update([0, 0], batch(group)))
+    assert lags == [0, 1, 2, 3, 4]
+    state = ray.get(group.state())
+    assert state["counters"]["version"] == 7, "the two under way are in it"
+    assert all(np.array_equal(state["agent"][k], w) for k, w in ray.get(group.update([0, 0], batch(group)).weights)
+               .items()) is False  # fmt: skip
+
+
+@pytest.mark.parametrize("group", [(), ("learner.ranks=2",)], indirect=True, ids=["alone", "two ranks"])
+def test_unrolls_that_are_lost_cost_their_batch_alone(group):
+    lost = group.data()
+    ray.internal.free([lost]) if hasattr(ray, "internal") else ray._private.internal_api.free([lost])
+    with pytest.raises(UnrollsLost):
+        group.result(group.update([0, 0], [group.data(), lost]))
+    for turn in range(3):
+        assert group.result(group.update([turn, turn], batch(group))).counters.version == turn + 1
+
+
+@pytest.mark.parametrize("group", [("learner.ranks=2", "learner.timeout_s=6")], indirect=True)
+def test_a_rank_that_hangs_is_a_death(group):
+    assert group.result(group.update([0, 0], batch(group))).counters.version == 1
+    below = psutil.Process().children(recursive=True)
+    stopped = [p for p in below if "ray::_Learner" in " ".join(p.cmdline())][1]
+    os.kill(stopped.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(LearnerDied, match=r"learner.timeout_s=6"):
+            group.result(group.update([1, 1], batch(group)))
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
