@@ -40,12 +40,7 @@ def check(config: Config) -> Suite:
             f"inference.workers={config.inference.workers}: more than the {actors.number(levels)} actors that they "
             "would act for"
         )
-    for key, wanted in (("learner", config.learner.num_gpus), ("inference", config.inference.num_gpus)):
-        if wanted and not os.environ.get("RAY_ADDRESS") and not torch.cuda.is_available():
-            raise UserError(
-                f"{key}.num_gpus={wanted:g}, but this PyTorch ({torch.__version__}) sees no GPU; "
-                f"set {key}.num_gpus=0"
-            )
+    _check_gpus(config)
     Agent(config.agent, suite.spaces)  # raises where the torso does not suit the frames
     needed = object_store_bytes(config, suite)
     if SHARED_MEMORY.is_dir() and not os.environ.get("RAY_ADDRESS"):
@@ -57,6 +52,21 @@ def check(config: Config) -> Suite:
                 "learner.unroll_length"
             )
     return suite
+
+
+def _check_gpus(config: Config) -> None:
+    """Raise `UserError` where this machine has too few; a cluster's nodes are not this machine."""
+    wanted = {"learner.num_gpus": float(config.learner.num_gpus)}
+    if config.actors.inference == "central":
+        wanted["inference.workers x inference.num_gpus"] = config.inference.workers * config.inference.num_gpus
+    there = torch.cuda.device_count()
+    if os.environ.get("RAY_ADDRESS") or sum(wanted.values()) <= there:
+        return
+    asked = " and ".join(f"{key}={number:g}" for key, number in wanted.items() if number)
+    raise UserError(
+        f"{asked}, but this PyTorch ({torch.__version__}) sees {there or 'no'} GPU{'s' * (there > 1)}; set "
+        "learner.num_gpus=0 to learn on the CPU"
+    )
 
 
 def object_store_bytes(config: Config, suite: Suite) -> int:

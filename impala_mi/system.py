@@ -36,6 +36,8 @@ from impala_mi.types import UnrollInfo
 MakeLearner = Callable[[Config, dict[str, Any] | None, PlacementGroup], LearnerGroup]
 KEEP_EVERY_S = 10.0
 """How often the learner's state is kept in memory, for the case that it dies."""
+CATCH_UP = 50
+"""Hand-ins of an actor that a level makes up for which was not played for a while, when frames are balanced."""
 RESCUE_S = 10.0
 """For which ranks that live are asked for theirs, which is newer."""
 
@@ -205,8 +207,8 @@ class Trainer:
         if self.config.actors.balance != "frames" or per_level is None or not idle:
             return idle
         alive = self._fleet.levels_alive()
-        if come := alive - self._levels_alive:  # they begin with the others and have nothing to catch up with
-            least = min((self._learnt[k] for k in self._levels_alive & alive), default=0)
+        if come := alive - self._levels_alive:  # after an hour without a node the others must not wait for an hour
+            least = min((self._learnt[k] for k in self._levels_alive & alive), default=0) - CATCH_UP * per_level
             self._learnt.update({k: max(0, least - self._learnt[k]) for k in come})
         self._levels_alive = alive
         begun = self._learnt.copy()

@@ -57,7 +57,10 @@ def test_train(tmp_path, args, says):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_no_gpu(tmp_path):
-    refused(impala("train", "cartpole", "learner.num_gpus=1", cwd=tmp_path), "sees no GPU; set learner.num_gpus=0")
+    refused(
+        impala("train", "cartpole", "learner.num_gpus=1", cwd=tmp_path),
+        "sees no GPU; set learner.num_gpus=0 to learn",
+    )
     central = ("train", "cartpole", "actors.inference=central")
     refused(impala(*central, "inference.num_gpus=0.5", cwd=tmp_path), "inference.num_gpus=0.5, but this PyTorch")
     refused(impala(*central, "inference.workers=90", cwd=tmp_path), "inference.workers=90: more than the")
