@@ -118,8 +118,11 @@ class Campaign:
         """Processes of that kind that belong to this run."""
         name, found = KINDS[kind][0], []
         for p in psutil.process_iter(["cmdline"]):
-            with suppress(psutil.Error):
-                if name in " ".join(p.info["cmdline"] or []) and self.mine(p):
+            with suppress(psutil.Error, AttributeError):  # it has ended, or its parent
+                if name not in " ".join(p.info["cmdline"] or []) or not self.mine(p):
+                    continue
+                # The games of an actor that has just died are about to end: nobody would notice.
+                if kind != "environment" or "ray::_Actor" in " ".join(p.parent().cmdline()):
                     found.append(p)
         return found
 
