@@ -14,8 +14,7 @@ smoke: $(STAMP)
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir runs/$(RUN)/tensorboard"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not integration' -n 2
-	$(BIN)/python -m pytest -m integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Minutes of training over three seeds: CartPole, memory with and without the LSTM.
 learn: $(STAMP)

@@ -100,6 +100,7 @@ class Trainer:
         self._placement = place_learner(config)
         self._learner = make_learner(config, None if resumed is None else resumed.learner, self._placement)
         self._kept = None if resumed is None else resumed.learner
+        self._counters = Counters() if resumed is None else Counters(**resumed.learner["counters"])
         self._keeping: ray.ObjectRef[dict[str, Any]] | None = None
         self._kept_at = time.monotonic()
         self._learner_deaths = Budget(config.learner.max_restarts, "learner.max_restarts")
@@ -122,7 +123,7 @@ class Trainer:
         try:
             self._start_learner(lambda: None)
         except LearnerDied as e:
-            raise TrainingError(f"the learner died while it started: {e}") from None
+            self._replace_learner(str(e))
         self._fleet.begin_to_count()
         self._records.event("started", env_frames=self._counters.env_frames, updates=self._counters.updates)
         self._records.start(self._counters.env_frames)

@@ -39,7 +39,8 @@ def lab(session, tmp_path) -> Session:
 
 
 def shared_memory() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if not name.startswith("ViZDoom")}  # of other tests
+    others = ("ViZDoom", "plasma", "sem.", "psm_", "torch_")  # of tests beside this one
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(others)}
 
 
 def in_folder(game: psutil.Process, folder: str) -> bool:

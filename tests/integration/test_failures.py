@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from impala_mi import reaper
 from tests.integration.session import actors_of, left_behind, wait_for
 
 pytestmark = pytest.mark.integration
@@ -54,6 +55,15 @@ def test_a_killed_learner_goes_on_from_what_the_driver_kept(session):
     assert event["frames_lost"] >= 0
     stopped(process)
     assert session.checkpoint("a").meta["env_frames"] >= last["env_frames"]
+
+
+def test_a_learner_that_dies_while_it_starts_is_started_again(session):
+    process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=20000")
+    wait_for(lambda: actors_of(process, "_Learner"))
+    actors_of(process, "_Learner")[0].kill()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert session.events("a").count("learner_died") == 1
 
 
 def test_a_killed_rank_costs_the_group_a_batch(session):
@@ -115,15 +125,17 @@ def test_a_run_with_too_few_actors_ends_with_a_checkpoint(session):
 
 def test_a_job_that_is_resubmitted_goes_on_where_its_driver_was_killed(session):
     arguments = ("--resume", "auto", "learner.max_restarts=5", f"run.mirror=file://{session.folder}/mirror")
-    before_it = set(Path("/tmp").glob("impala-mi-ray-*"))
     process = started(session, *arguments, "train.checkpoint_every_s=1")
     with_two = session.run("train", "tiny.yaml", "run.name=a", *arguments, "train.env_frames=1e9", code=2)
     assert "is being trained by another process" in with_two
     wait_for(lambda: len(list((session.folder / "mirror/a/checkpoints").glob("0*/meta.json"))) > 1)
+    (learner,) = actors_of(process, "_Learner")
+    ray_folder = Path(learner.environ()[reaper.MARK])
+    assert ray_folder.is_dir()
     process.kill()
     process.communicate()
     assert not left_behind(process.pid)
-    wait_for(lambda: set(Path("/tmp").glob("impala-mi-ray-*")) <= before_it, 10)  # Ray's folder
+    wait_for(lambda: not ray_folder.exists(), 10)
     before = session.checkpoint("a").meta["env_frames"]
     goal = f"train.env_frames={before + 20000}"
     session.run("train", "tiny.yaml", "run.name=a", *arguments, goal)
