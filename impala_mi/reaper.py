@@ -21,10 +21,21 @@ def marked(folder: str) -> list[int]:
     wanted, found = f"{MARK}={folder}".encode(), []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:  # ended, or another's
-                if wanted in file.read().split(b"\0"):
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    mark = wanted in file.read().split(b"\0")
+                if mark or _writes_to(name, folder):
                     found.append(int(name))
     return found
+
+
+def _writes_to(pid: str, folder: str) -> bool:
+    """Whether a process has files of the folder open: the titles of Ray's agents overwrite their environment."""
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/fd/{fd}").startswith(folder + "/"):
+                return True
+    return False
 
 
 def main() -> None:
