@@ -206,11 +206,6 @@ class Fleet:
 
     # -- supervision -------------------------------------------------------------------------
 
-    @property
-    def restarts(self) -> int:
-        """Deaths that counted."""
-        return self._budget.total
-
     def begin_to_count(self) -> None:
         """Nobody looked for a while: too few actors count from now on."""
         self._enough_at = time.monotonic()
@@ -220,7 +215,7 @@ class Fleet:
         return {
             "actors/alive": sum(bool(slot.node) for slot in self.slots),
             "actors/given_up": sum(slot.given_up for slot in self.slots),
-            "actors/restarts": self.restarts,
+            "actors/restarts": self._budget.total,
         }
 
     def look(self) -> None:

@@ -1,7 +1,8 @@
 """Ends what a run's own Ray leaves behind when the run is killed: `python reaper.py FOLDER`, a child of the run.
 
 It waits until its standard input closes, which it does however the run ended, kills every process that has the
-folder in its environment and removes the folder. It is run as a file and imports nothing of ours: it stays small.
+folder in its environment, or a file of the folder open, and removes the folder. It is run as a file and imports
+nothing of ours: it stays small.
 """
 
 import contextlib

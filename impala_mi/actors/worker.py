@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from impala_mi.actors.inference import Batcher, Inference, InferenceLost, Reply, Request
@@ -17,11 +16,11 @@ from impala_mi.actors.rollout import Rollout
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
 from impala_mi.machine import default_threads, keep_freed_memory
+from impala_mi.placement import reserve
 from impala_mi.types import Fault, Transitions, UnrollInfo
 
 Weights = dict[str, np.ndarray]
 
-_PLACE_S = 30.0
 INFERENCE_TIMEOUT_S = 120.0
 """After which an inference worker counts as lost; the first batch on a GPU takes long."""
 
@@ -134,9 +133,7 @@ class InferenceGroup:
         workers = config.inference.workers
         self._groups = [2 * len(range(i, actors, workers)) for i in range(workers)]
         self._starts = [0] * workers
-        needs = {"CPU": 1} | ({"GPU": gpus} if (gpus := config.inference.num_gpus) else {})
-        self._placement = placement_group([needs] * workers, strategy="SPREAD")
-        ray.wait([self._placement.ready()], timeout=_PLACE_S)  # before there are actors, which would take the room
+        self._placement = reserve(1, config.inference.num_gpus, workers, "SPREAD")
         self._workers = [self._start(i) for i in range(workers)]
 
     def worker_of(self, actor: int) -> Any:

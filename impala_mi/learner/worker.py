@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from impala_mi.config import Config
@@ -21,12 +21,12 @@ from impala_mi.learner.distributed import join, listen
 from impala_mi.learner.transfer import HostCopy, Staged, Stager
 from impala_mi.learner.update import Began, Counters, Learner
 from impala_mi.machine import default_threads, keep_freed_memory
+from impala_mi.placement import reserve
 from impala_mi.types import Transitions
 
 Weights = dict[str, np.ndarray]
 
 _OUTCOME = "outcome"
-_PLACE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,7 @@ class UnrollsLost(Exception):
 def place_learner(config: Config) -> PlacementGroup:
     """Room for all ranks on as few nodes as can be; kept when they are replaced."""
     learner = config.learner
-    needs = {"CPU": learner.num_cpus} | ({"GPU": 1} if learner.num_gpus else {})
-    placement = placement_group([needs] * learner.size, strategy="PACK")
-    # Before there are actors, which would take it; on a cluster it may come later, with a node.
-    ray.wait([placement.ready()], timeout=_PLACE_S)
-    return placement
+    return reserve(learner.num_cpus, 1 if learner.num_gpus else 0, learner.size, "PACK")
 
 
 class LearnerGroup:

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import yaml
 
-from tests.integration.cluster import ROOT, Cluster, processes_of
-from tests.integration.session import TINY
+from tests.integration.cluster import Cluster
+from tests.integration.session import ROOT, TINY, processes_of
 
 KINDS = {
     # What is killed: how its processes are called, how often of a hundred, the event that tells of it.

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.integration.session import ROOT, processes_of
+
 STORE_BYTES = 150_000_000
 
 
@@ -105,15 +106,3 @@ class Cluster:
             assert node.poll() is None, log_file.read_text()[-3000:]
             assert time.monotonic() < deadline, log_file.read_text()[-3000:]
             time.sleep(0.1)
-
-
-def processes_of(session: int) -> list[psutil.Process]:
-    """That belong to a session of processes."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == session:
-                found.append(process)
-        except (psutil.Error, ProcessLookupError):
-            pass
-    return found

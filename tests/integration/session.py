@@ -60,6 +60,9 @@ class Session:
     def events(self, name: str) -> list[str]:
         return [line["event"] for line in self._lines(name, "events.jsonl")]
 
+    def events_of(self, name: str, kind: str) -> list[dict]:
+        return [line for line in self._lines(name, "events.jsonl") if line["event"] == kind]
+
     def _lines(self, name: str, file: str) -> list[dict]:
         path = self.folder / "runs" / name / file
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -78,17 +81,21 @@ class Session:
 def left_behind(leader: int, seconds: float = 10) -> list[psutil.Process]:
     """Processes of the session that `leader` started, games and Ray's alike."""
     deadline = time.monotonic() + seconds
-    while True:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (psutil.Error, ProcessLookupError):
-                pass
-        if not found or time.monotonic() > deadline:
-            return found
+    while (found := processes_of(leader)) and time.monotonic() < deadline:
         time.sleep(0.2)
+    return found
+
+
+def processes_of(leader: int) -> list[psutil.Process]:
+    """That belong to the session which `leader` started, and live."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, ProcessLookupError):
+            pass
+    return found
 
 
 def actors_of(process: subprocess.Popen[str], kind: str = "_Actor") -> list[psutil.Process]:

@@ -1,6 +1,5 @@
 """Training on a Ray cluster of three nodes: through `ray job submit`, with a node that dies and one that comes."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -21,10 +20,6 @@ def cluster():
     made = Cluster(head_cpus=1, job_server=True)
     yield made
     made.close()
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def submit(cluster, folder, *arguments):
@@ -49,23 +44,22 @@ def test_a_job_goes_on_when_a_node_dies_and_another_comes(cluster, session, tmp_
     first = cluster.add_node(3)
     cluster.add_node(3)
     submit(
-        cluster, work, "tiny.yaml", "--resume", "auto", f"run.root={tmp_path}/runs", "run.name=a",
+        cluster, work, "tiny.yaml", "--resume", "auto", f"run.root={session.folder}/runs", "run.name=a",
         "env.suite=gym", "env.levels=[CartPole-v1]", "actors.count=5", "actors.envs=10", "learner.num_cpus=0.5",
         "train.env_frames=1e9", "learner.batch_size=20",
     )  # fmt: skip
-    run = tmp_path / "runs" / "a"
 
     def alive():
-        return (lines(run / "metrics.jsonl") or [{}])[-1].get("actors/alive")
+        return (session.records("a") or [{}])[-1].get("actors/alive")
 
     wait_for(lambda: alive() == 5, 120)
-    before = lines(run / "metrics.jsonl")[-1]["env_frames"]
+    before = session.records("a")[-1]["env_frames"]
     cluster.kill_node(first)
-    wait_for(lambda: any(e["event"] == "actor_died" and e["node_lost"] for e in lines(run / "events.jsonl")), 120)
+    wait_for(lambda: any(event["node_lost"] for event in session.events_of("a", "actor_died")), 120)
     cluster.add_node(3)
     wait_for(lambda: alive() == 5, 180)
-    wait_for(lambda: lines(run / "metrics.jsonl")[-1]["env_frames"] > before + 5000, 120)
-    last = lines(run / "metrics.jsonl")[-1]
+    wait_for(lambda: session.records("a")[-1]["env_frames"] > before + 5000, 120)
+    last = session.records("a")[-1]
     assert last["actors/restarts"] == 0, "actors that went with their node are not held against the run"
     listed = jobs(cluster)
     assert "RUNNING" in listed, listed

@@ -1,6 +1,5 @@
 """What dies while a run goes on, and how it goes on."""
 
-import json
 import os
 import shutil
 import signal
@@ -35,11 +34,6 @@ def stopped(process):
     assert not left_behind(process.pid)
 
 
-def events(session, kind):
-    lines = (session.folder / "runs/a/events.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-
 def test_a_killed_learner_goes_on_from_what_the_driver_kept(session):
     process = started(session)
     (learner,) = actors_of(process, "_Learner")
@@ -50,7 +44,7 @@ def test_a_killed_learner_goes_on_from_what_the_driver_kept(session):
     assert last["learner/restarts"] == 1
     assert last["actors/restarts"] == 0
     assert {p.pid for p in actors_of(process)} == actors, "actors are left alone"
-    (event,) = events(session, "learner_restarted")
+    (event,) = session.events_of("a", "learner_restarted")
     assert event["seconds"] < 30
     assert event["frames_lost"] >= 0
     stopped(process)
@@ -74,7 +68,7 @@ def test_a_killed_rank_costs_the_group_a_batch(session):
     ranks[1].kill()
     wait_for(lambda: "learner_restarted" in session.events("a"))
     last = goes_on(session)
-    (event,) = events(session, "learner_restarted")
+    (event,) = session.events_of("a", "learner_restarted")
     assert event["frames_lost"] == 0, "the other rank held the newest state"
     assert event["env_frames"] >= before["env_frames"]
     assert last["learner/restarts"] == 1
@@ -99,7 +93,7 @@ def test_an_actor_that_hangs_is_replaced(session):
                             "actors.count=1", "learner.batch_size=2", "train.env_frames=4000")  # fmt: skip
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
-    (event,) = events(session, "actor_died")
+    (event,) = session.events_of("a", "actor_died")
     assert "actors.timeout_s=5" in event["error"]
     assert not left_behind(process.pid)
 
@@ -108,7 +102,7 @@ def test_an_actor_that_always_dies_is_given_up_and_the_others_go_on(session):
     session.run("train", "tiny.yaml", *FAULTY, "env.levels=[killed,poison]", "run.name=a", "actors.per_level=1",
                 "actors.count=null", "actors.max_deaths_in_a_row=2", "learner.batch_size=2",
                 "learner.unroll_length=55", "train.env_frames=60000")  # fmt: skip
-    (event,) = events(session, "actor_given_up")
+    (event,) = session.events_of("a", "actor_given_up")
     assert event["levels"] == ["poison"]
     last = session.records("a")[-1]
     assert (last["actors/given_up"], last["actors/alive"]) == (1, 1)
@@ -120,7 +114,7 @@ def test_a_run_with_too_few_actors_ends_with_a_checkpoint(session):
                       "actors.count=null", "actors.max_deaths_in_a_row=2", "learner.batch_size=2", "actors.min=2",
                       "learner.unroll_length=55", "train.env_frames=1e9", code=1)  # fmt: skip
     assert "only 1 of 2 actors are alive, fewer than 2: 1 were given up" in out
-    assert events(session, "checkpoint")[-1]["env_frames"] > 0
+    assert session.events_of("a", "checkpoint")[-1]["env_frames"] > 0
 
 
 def test_a_job_that_is_resubmitted_goes_on_where_its_driver_was_killed(session):
@@ -139,13 +133,13 @@ def test_a_job_that_is_resubmitted_goes_on_where_its_driver_was_killed(session):
     before = session.checkpoint("a").meta["env_frames"]
     goal = f"train.env_frames={before + 20000}"
     session.run("train", "tiny.yaml", "run.name=a", *arguments, goal)
-    (resumed,) = events(session, "resumed")
+    (resumed,) = session.events_of("a", "resumed")
     assert int(resumed["checkpoint"]) == before
     assert "the run is done" in session.run("train", "tiny.yaml", "run.name=a", *arguments, goal)
     # Another machine finds it at the mirror.
     shutil.rmtree(session.folder / "runs")
     session.run("train", "tiny.yaml", "run.name=a", *arguments, f"train.env_frames={before + 40000}")
-    assert int(events(session, "resumed")[-1]["checkpoint"]) >= before + 20000
+    assert int(session.events_of("a", "resumed")[-1]["checkpoint"]) >= before + 20000
     assert session.checkpoint("a").meta["env_frames"] >= before + 40000
 
 
