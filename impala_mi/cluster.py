@@ -23,6 +23,8 @@ from impala_mi.envs.scratch import sweep
 from impala_mi.errors import UserError
 from impala_mi.preflight import object_store_bytes
 
+_UNNEEDED = ("ray/dashboard/dashboard.py", "ray/autoscaler/_private/monitor.py")
+
 
 @contextlib.contextmanager
 def running_ray(config: Config, suite: Suite) -> Iterator[None]:
@@ -55,6 +57,7 @@ def running_ray(config: Config, suite: Suite) -> Iterator[None]:
                     object_store_memory=object_store_bytes(config, suite),
                     logging_level=logging.ERROR,
                 )
+                _end_unneeded()
         except SystemExit:  # what Ray's own handler makes of SIGTERM while it starts
             raise KeyboardInterrupt from None
         except Exception as e:  # Ray raises anything here
@@ -91,6 +94,15 @@ def _reaped(folder: str) -> Iterator[None]:
         del os.environ[reaper.MARK]
         os.close(life)
         process.wait()
+
+
+def _end_unneeded() -> None:
+    """End what a Ray of our own starts and nobody asks: a dashboard without pages, an autoscaler; 130 MB."""
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(part.endswith(_UNNEEDED) for part in process.cmdline()):
+                process.kill()
+                process.wait(5)
 
 
 def _end_ray() -> None:

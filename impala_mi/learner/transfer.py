@@ -37,9 +37,10 @@ class Staged:
 class Stager:
     """Brings batches to a device while it computes with others.
 
-    Two sets of buffers in the host's memory take turns, so that neither pages nor page locks are made for a batch.
-    For a GPU one set is filled while the copy of the other may be under way, on a stream of its own. What stays in
-    the host's memory of a batch is good until the second batch after it is staged.
+    Buffers in the host's memory are used again, so that neither pages nor page locks are made for a batch. For a
+    CPU there is one set: a batch is good until the next is staged. For others two sets take turns, one filled while
+    the copy of the other may be under way on a stream of its own: what stays in the host's memory of a batch is
+    good until the second batch after it.
 
     Args:
         device: of the learner.
@@ -49,7 +50,7 @@ class Stager:
     def __init__(self, device: torch.device, threads: int) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._buffers = [_Buffers(pinned=device.type == "cuda") for _ in range(2)]
+        self._buffers = [_Buffers(pinned=device.type == "cuda") for _ in range(1 if device.type == "cpu" else 2)]
         self._pool = ThreadPoolExecutor(threads)
 
     def stage(self, unrolls: Sequence[Transitions]) -> Staged:
@@ -68,7 +69,7 @@ class Stager:
 
 
 class _Buffers:
-    """Tensors in the host's memory that are used again for every other batch."""
+    """Tensors in the host's memory that are used again for other batches."""
 
     def __init__(self, pinned: bool) -> None:
         self._pinned, self._tensors, self._next = pinned, list[torch.Tensor](), 0
