@@ -210,6 +210,8 @@ class LearnerConfig(Section):
     """An update that takes longer counts as a death."""
     precision: Precision = "auto"
     """In which the torso computes; weights, the core, the head and the loss are float32 always."""
+    cuda_graphs: bool = False
+    """Record updates on one GPU once and replay them. Not yet tried on a GPU."""
 
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """`rmsprop` is TensorFlow's: epsilon inside the root, accumulator starting at 1."""
@@ -252,6 +254,8 @@ class LearnerConfig(Section):
             raise ValueError(
                 f"ranks={self.ranks} and num_gpus={self.num_gpus}: each GPU has one rank; leave ranks out"
             )
+        if self.cuda_graphs and self.num_gpus != 1:
+            raise ValueError(f"cuda_graphs=true needs num_gpus=1, not {self.num_gpus}")
         if self.batch_size % self.size:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of the {self.size} ranks")
         return self

@@ -15,10 +15,13 @@ for the bootstrap and is row 0 of the next unroll: no transition is lost or used
 before the first observation of an episode are zeros (no action is encoded as -1).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+
+Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
 NO_ACTION = -1
 NO_TOKEN = -1
@@ -37,16 +40,30 @@ class Spaces:
     """Whether levels give instructions in words."""
 
 
+class Instructions(NamedTuple):
+    """The distinct instructions of a batch, and which of them each step has."""
+
+    tokens: Any
+    """[L, S] int64, 0 behind the last word."""
+    last: Any
+    """[S] int64, the last word's index; 0 where there is none."""
+    there: Any
+    """[S] bool: there are words."""
+    which: Any
+    """[T, B] int64."""
+
+
 class AgentInput(NamedTuple):
     """What the agent sees; NumPy arrays in an actor, tensors in the network.
 
-    `tokens` and `first` stay in the host's memory when the rest goes to a GPU: they decide what is computed.
+    `tokens` and `first` stay in the host's memory when the rest goes to a GPU: they decide what is computed. Only
+    batches that do not let them (`batching.even`) are on the GPU as a whole.
     """
 
     frame: Any
     """[T, B, *frame_shape] uint8 or float32."""
     tokens: Any
-    """[T, B, L] int32 hash buckets of the instruction's words, NO_TOKEN behind the last."""
+    """[T, B, L] int32 hash buckets of the instruction's words, NO_TOKEN behind the last; or `Instructions`."""
     last_action: Any
     """[T, B] int64, NO_ACTION at the start of an episode."""
     last_reward: Any
@@ -74,7 +91,7 @@ class Finals(NamedTuple):
     frame: Any
     """[F, *frame_shape]."""
     tokens: Any
-    """[F, L]."""
+    """[F, L], or `Instructions` of [1, F]."""
 
 
 class Transitions(NamedTuple):
@@ -150,6 +167,18 @@ class Unroll:
 
     info: UnrollInfo
     data: Transitions
+
+
+def map_arrays(batch: Batch, function: Callable[[Any], Any]) -> Batch:
+    """The same nested tuples with `function` of every array or tensor; None stays."""
+
+    def mapped(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return type(value)(*map(mapped, value))
+        return None if value is None else function(value)
+
+    result: Batch = mapped(batch)
+    return result
 
 
 def transitions_buffer(spaces: Spaces, steps: int, width: int, tokens: int, core: int) -> Transitions:

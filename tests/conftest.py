@@ -1,5 +1,9 @@
 """Shapes in annotations are checked while tests run."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that wait do not take a core
+
 from jaxtyping import install_import_hook
 
 _hook = install_import_hook(["impala_mi.nn", "impala_mi.losses", "impala_mi.learner.update"], "beartype.beartype")
@@ -7,6 +11,7 @@ _hook = install_import_hook(["impala_mi.nn", "impala_mi.losses", "impala_mi.lear
 from collections.abc import Sequence
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -15,6 +20,9 @@ from impala_mi.actors.rollout import Rollout
 from impala_mi.config import Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
+
+hypothesis.settings.register_profile("shared machines", deadline=None)
+hypothesis.settings.load_profile("shared machines")
 
 DOUBLES = Path(__file__).parent / "doubles"
 """Holds a look-alike of deepmind_lab."""

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from impala_mi.types import AgentInput, CoreState, Finals, Transitions
+from impala_mi.nn.instruction import distinct_rows, instructions
+from impala_mi.types import NO_TOKEN, AgentInput, CoreState, Finals, Instructions, Transitions, map_arrays
 
 Join = Callable[[Sequence[np.ndarray], int], torch.Tensor]
 """Arrays along a dimension to a tensor in the host's memory."""
@@ -36,29 +37,53 @@ def stack(unrolls: Sequence[Transitions], join: Join = concatenate) -> Transitio
     )
 
 
-def to_device(batch: Transitions, device: torch.device) -> Transitions:
+def to_device(batch: Transitions, device: torch.device, even_shapes: bool = False) -> Transitions:
     """A batch for the learner, without waiting for the copies to be done.
 
     What decides which work there is (episode starts, instructions, where episodes were cut off) stays in the host's
-    memory, so that nothing needs to be read back from a GPU.
+    memory, so that nothing needs to be read back from a GPU. With `even_shapes` the work is the same whatever they
+    say, as far as shapes go, and all is there: see `even`.
     """
 
     def there(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(device, non_blocking=True)
 
+    if even_shapes:
+        return map_arrays(even(batch), there)
     inputs, finals = batch.inputs, batch.finals
-    return Transitions(
-        inputs=inputs._replace(
-            frame=there(inputs.frame),
-            last_action=there(inputs.last_action),
-            last_reward=there(inputs.last_reward),
-            level=there(inputs.level),
-        ),
-        action=there(batch.action),
-        logits=there(batch.logits),
-        reward=there(batch.reward),
-        terminated=there(batch.terminated),
-        truncated=there(batch.truncated),
-        state=CoreState(*map(there, batch.state)),
+    return map_arrays(batch, there)._replace(
+        inputs=map_arrays(inputs, there)._replace(tokens=inputs.tokens, first=inputs.first),
         finals=finals._replace(frame=there(finals.frame)),
     )
+
+
+def even(batch: Transitions) -> Transitions:
+    """A batch in the host's memory with instructions and final observations padded to powers of two.
+
+    Such batches come in few different shapes. What is padded belongs to step T, which no transition has.
+    """
+    inputs, finals = batch.inputs, batch.finals
+    steps, count = len(batch.action), len(finals.time)
+    most = _power_of_two(count) if count else 0
+
+    def padded(tensor: torch.Tensor, value: int = 0) -> torch.Tensor:
+        return torch.cat([tensor, tensor.new_full((most - count, *tensor.shape[1:]), value)])
+
+    finals = Finals(
+        padded(finals.time, steps), padded(finals.column), padded(finals.frame), padded(finals.tokens, NO_TOKEN)
+    )
+    if inputs.tokens.shape[-1]:
+        inputs = inputs._replace(tokens=_distinct(inputs.tokens.numpy()))
+        finals = finals._replace(tokens=_distinct(finals.tokens.unsqueeze(0).numpy())) if most else finals
+    return batch._replace(inputs=inputs, finals=finals)
+
+
+def _distinct(tokens: np.ndarray) -> Instructions:
+    rows, which = distinct_rows(tokens)
+    most = np.full((_power_of_two(len(rows)), rows.shape[1]), NO_TOKEN, rows.dtype)
+    most[: len(rows)] = rows
+    return instructions(most, which)
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()

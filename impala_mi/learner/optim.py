@@ -18,6 +18,10 @@ Slots = dict[str, Tensor]
 """What a rule keeps of every parameter, by name: [P] each."""
 
 
+Rate = float | Float[Tensor, ""]
+"""A learning rate."""
+
+
 class Rule(Protocol):
     """How gradients change parameters."""
 
@@ -27,7 +31,7 @@ class Rule(Protocol):
         ...
 
     def __call__(
-        self, gradient: Float[Tensor, " P"], slots: Slots, rate: float, steps: Float[Tensor, ""]
+        self, gradient: Float[Tensor, " P"], slots: Slots, rate: Rate, steps: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, " P"], Slots]:
         """What is subtracted from the parameters, and the new slots; `steps` counts this one."""
         ...
@@ -51,7 +55,7 @@ class RMSPropTF:
         return (("square", 1.0), ("momentum", 0.0)) if self.momentum else (("square", 1.0),)
 
     def __call__(
-        self, gradient: Float[Tensor, " P"], slots: Slots, rate: float, steps: Float[Tensor, ""]
+        self, gradient: Float[Tensor, " P"], slots: Slots, rate: Rate, steps: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, " P"], Slots]:
         """See `Rule`."""
         square = (slots["square"] * self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
@@ -72,7 +76,7 @@ class Adam:
     slots = (("mean", 0.0), ("square", 0.0))
 
     def __call__(
-        self, gradient: Float[Tensor, " P"], slots: Slots, rate: float, steps: Float[Tensor, ""]
+        self, gradient: Float[Tensor, " P"], slots: Slots, rate: Rate, steps: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, " P"], Slots]:
         """See `Rule`."""
         mean = torch.lerp(slots["mean"], gradient, 1 - self.beta1)
@@ -106,15 +110,20 @@ class Optimizer:
         return flat_gradient(self.params)
 
     @torch.no_grad()
-    def step(self, gradient: Float[Tensor, " P"], rate: float, good: Bool[Tensor, ""] | None = None) -> None:
-        """Change the parameters, or leave everything as it is where `good` is false."""
+    def step(self, gradient: Float[Tensor, " P"], rate: Rate, good: Bool[Tensor, ""] | None = None) -> None:
+        """Change the parameters, or leave everything as it is where `good` is false.
+
+        With `good` all stays where it is in memory, as a CUDA graph needs it.
+        """
         steps = self.steps + 1
         change, slots = self.rule(gradient, self.slots, rate, steps)
         if good is not None:
             change = change.where(good, 0)
-            slots = {name: new.where(good, self.slots[name]) for name, new in slots.items()}
-            steps = steps.where(good, self.steps)
-        self.slots, self.steps = slots, steps
+            for name, new in slots.items():
+                torch.where(good, new, self.slots[name], out=self.slots[name])
+            torch.where(good, steps, self.steps, out=self.steps)
+        else:
+            self.slots, self.steps = slots, steps
         torch._foreach_sub_(list[Tensor](self.params), tuple(self._split(change)))
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from impala_mi.learner.batching import stack, to_device
-from impala_mi.types import Transitions
+from impala_mi.types import Transitions, map_arrays
 
 Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 
@@ -28,9 +28,12 @@ class Staged:
         if self._copied is not None:
             stream = torch.cuda.current_stream()
             stream.wait_event(self._copied)
-            for tensor in _tensors(self._batch):
+
+            def in_use(tensor: torch.Tensor) -> None:
                 if tensor.is_cuda:
-                    tensor.record_stream(stream)  # its memory is in use until that work is done
+                    tensor.record_stream(stream)  # until that work is done
+
+            map_arrays(self._batch, in_use)
         return self._batch
 
 
@@ -45,10 +48,11 @@ class Stager:
     Args:
         device: of the learner.
         threads: that fill the buffers.
+        even: whether batches are to have few different shapes, for `graphs.Graphs`; see `batching.even`.
     """
 
-    def __init__(self, device: torch.device, threads: int) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, threads: int, even: bool = False) -> None:
+        self._device, self._even = device, even
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._buffers = [_Buffers(pinned=device.type == "cuda") for _ in range(1 if device.type == "cpu" else 2)]
         self._pool = ThreadPoolExecutor(threads)
@@ -60,9 +64,9 @@ class Stager:
         buffers.free()
         batch = stack(unrolls, lambda arrays, dim: _fill(arrays, dim, buffers.allocate, self._pool))
         if self._stream is None:
-            return Staged(to_device(batch, self._device), None)
+            return Staged(to_device(batch, self._device, self._even), None)
         with torch.cuda.stream(self._stream):
-            there = to_device(batch, self._device)
+            there = to_device(batch, self._device, self._even)
             buffers.copied = torch.cuda.Event()
             buffers.copied.record()
         return Staged(there, buffers.copied)
@@ -126,10 +130,3 @@ def _fill(arrays: Sequence[np.ndarray], dim: int, allocate: Allocate, pool: Thre
 
     list(pool.map(fill, range(0, len(out), rows or 1)))
     return tensor
-
-
-def _tensors(batch: Transitions) -> list[torch.Tensor]:
-    return [
-        *(t for t in batch.inputs if t is not None), batch.action, batch.logits, batch.reward, batch.terminated,
-        batch.truncated, *batch.state, *batch.finals,
-    ]  # fmt: skip

@@ -12,11 +12,13 @@ from torch import Tensor
 from impala_mi.config import Config
 from impala_mi.errors import TrainingError
 from impala_mi.learner.distributed import GradientSum
-from impala_mi.learner.optim import learning_rate, make_optimizer
+from impala_mi.learner.graphs import CudaRecorder, Graphs
+from impala_mi.learner.optim import Rate, learning_rate, make_optimizer
 from impala_mi.losses.actor_critic import Loss, actor_critic_loss
 from impala_mi.nn.agent import Agent, AgentOutput
+from impala_mi.nn.core import LSTMCore
 from impala_mi.nn.precision import choose_dtype
-from impala_mi.types import AgentInput, CoreState, Spaces, Transitions
+from impala_mi.types import AgentInput, Instructions, Spaces, Transitions
 
 
 @dataclass
@@ -44,29 +46,25 @@ class Began:
     rate: float
     agent_steps: int
     seconds: dict[str, float]
-    """Wall time by stage; on a GPU, of the host."""
+    """Wall time by stage; on a GPU, of the host; none of an update that is replayed."""
 
 
 def final_values(agent: Agent, out: AgentOutput, batch: Transitions) -> Float[Tensor, " F"]:
     """V of the final observation of each truncated episode, from the core's state at its end; no gradient."""
-    finals = batch.finals
-    t, b = finals.time, finals.column
-    # The episode after it starts at t + 1, so the core has kept its state before that reset.
-    times = t.tolist()
-    state = CoreState(
-        torch.stack([out.before[i + 1].hidden[j] for i, j in zip(times, b.tolist(), strict=True)]),
-        torch.stack([out.before[i + 1].cell[j] for i, j in zip(times, b.tolist(), strict=True)]),
-    )
+    finals, steps = batch.finals, len(batch.action)
+    # Step T, where there is padding, has no action.
+    t, b = finals.time.clamp(max=steps - 1), finals.column
     inputs = AgentInput(
         frame=finals.frame.unsqueeze(0),
-        tokens=finals.tokens.unsqueeze(0),
+        tokens=finals.tokens if isinstance(finals.tokens, Instructions) else finals.tokens.unsqueeze(0),
         last_action=batch.action[t, b].unsqueeze(0),
         last_reward=batch.reward[t, b].unsqueeze(0),
         first=torch.zeros_like(t, dtype=torch.bool).unsqueeze(0),
         level=batch.inputs.level[t, b].unsqueeze(0),
     )
     with torch.no_grad():
-        return agent(inputs, state).value.squeeze(0)
+        # The episode after it starts at t + 1, so the core has kept its state before that reset.
+        return agent(inputs, out.before(t + 1, b)).value.squeeze(0)
 
 
 class Learner:
@@ -97,6 +95,11 @@ class Learner:
         self._sum = (
             GradientSum(self.optimizer.params, len(list(self.agent.torso.parameters()))) if ranks > 1 else None
         )
+        self._graphs: Graphs | None = None
+        if config.learner.cuda_graphs:
+            self._graphs = Graphs(lambda *batch: self._compute(*batch)[0], device, CudaRecorder())
+        if isinstance(self.agent.core, LSTMCore):
+            self.agent.core.even = config.learner.cuda_graphs
 
     def update(self, batch: Transitions) -> dict[str, float]:
         """Learn from a batch [T+1, B, ...] that `stack` put on the device; returns metrics.
@@ -111,17 +114,31 @@ class Learner:
 
         Another update may begin before this one is finished; they finish in the order in which they began.
         """
+        rate = learning_rate(
+            self.config.learner, self._begun_steps * self.action_repeat, self.config.train.env_frames
+        )
+        if self._graphs is None:
+            outcome, seconds = self._compute(batch, rate)
+        else:
+            outcome, seconds = self._graphs(batch, rate), {}
+        steps = batch.action.numel() * (1 if self._sum is None else self._sum.size)
+        self._begun_steps += steps
+        return Began(outcome, rate, steps, seconds)
+
+    def _compute(self, batch: Transitions, rate: Rate) -> tuple[Float[Tensor, " 6"], dict[str, float]]:
+        """An update: what comes of it, and the host's time for its stages."""
         config, began = self.config.learner, time.perf_counter()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.agent(batch.inputs, batch.state)
-            next_values = out.value[1:].detach().clone()
+            values = out.value.detach()
+            next_values = torch.cat([values[1:], values[:1]])  # a row behind the last takes what is padded
             if len(batch.finals.time):
                 next_values[batch.finals.time, batch.finals.column] = final_values(self.agent, out, batch)
         loss = actor_critic_loss(
             config,
             out.logits[:-1],
             out.value[:-1],
-            next_values,
+            next_values[:-1],
             batch.action,
             batch.logits,
             batch.reward,
@@ -138,20 +155,17 @@ class Learner:
         norm = torch.linalg.vector_norm(gradient)
         if config.max_grad_norm is not None:
             gradient *= (config.max_grad_norm / (norm + 1e-6)).clamp(max=1)
-        rate = learning_rate(config, self._begun_steps * self.action_repeat, self.config.train.env_frames)
         good = outcome[0].isfinite() & norm.isfinite()
         if self.device.type != "cpu":
             self.optimizer.step(gradient, rate, good)
         elif good:  # free to know here, and cheaper than to choose in every number
             self.optimizer.step(gradient, rate)
-        steps = batch.action.numel() * (1 if self._sum is None else self._sum.size)
-        self._begun_steps += steps
         seconds = {
             "time/forward_s": forward_done - began,
             "time/backward_s": backward_done - forward_done,
             "time/optimizer_s": time.perf_counter() - backward_done,
         }
-        return Began(torch.cat([outcome, norm.unsqueeze(0)]), rate, steps, seconds)
+        return torch.cat([outcome, norm.unsqueeze(0)]), seconds
 
     def _over_all_ranks(self, loss: Loss, steps: int) -> tuple[Float[Tensor, " P"], Float[Tensor, " 5"]]:
         """The gradient, and the loss, its parts a step and the mean of rho."""

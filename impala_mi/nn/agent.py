@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impala_mi.config import AgentConfig
-from impala_mi.nn.core import FeedForwardCore, LSTMCore
+from impala_mi.nn.core import Before, FeedForwardCore, LSTMCore
 from impala_mi.nn.heads import Head
 from impala_mi.nn.instruction import InstructionEncoder
 from impala_mi.nn.torsos import WIDTH, make_torso
@@ -23,7 +23,7 @@ class AgentOutput(NamedTuple):
     value: Float[Tensor, "T B"]
     core: Float[Tensor, "T B H"]
     state: CoreState
-    before: dict[int, CoreState]
+    before: Before
     """See `CoreOutput.before`."""
 
 

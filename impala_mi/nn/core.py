@@ -1,14 +1,18 @@
 """The recurrent core: an LSTM whose state is reset where an episode starts."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impala_mi.types import CoreState
+
+Before = Callable[[Int[Tensor, " F"], Int[Tensor, " F"]], CoreState]
+"""States [F, H] by times and columns."""
 
 
 class CoreOutput(NamedTuple):
@@ -17,8 +21,8 @@ class CoreOutput(NamedTuple):
     output: Float[Tensor, "T B H"]
     state: CoreState
     """After the last step."""
-    before: dict[int, CoreState]
-    """The states before the steps at which some episode starts (and before a single step), not yet reset."""
+    before: Before
+    """States before steps at which episodes start (and before a single step), not yet reset."""
 
 
 def single_bias_lstm(inputs: int, width: int) -> nn.LSTM:
@@ -38,19 +42,21 @@ def reset(state: CoreState, first: Bool[Tensor, " B"]) -> CoreState:
 
 
 class LSTMCore(nn.Module):
-    """One LSTM call for each stretch without an episode start.
+    """One LSTM call for each stretch without an episode start, or `even` work.
 
-    `first` is in the host's memory, wherever the weights are: it decides what is computed.
+    `first` is in the host's memory, wherever the weights are: it decides what is computed. With `even` it is where
+    the weights are, and the same is computed whatever it says, step by step: what a CUDA graph needs.
     """
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         self.lstm = single_bias_lstm(inputs, width)
+        self.even = False
 
     def forward(self, x: Float[Tensor, "T B D"], first: Bool[Tensor, "T B"], state: CoreState) -> CoreOutput:
         """Outputs [T, B, H]; the state of column b is zeroed before every t with first[t, b]."""
-        if x.shape[0] == 1:
-            return self._step(x[0], first[0], state)
+        if self.even or x.shape[0] == 1:
+            return self._steps(x, first, state)
         starts = [t for t, any_first in enumerate(first.any(1).tolist()) if any_first]
         outputs, before = [], {}
         for begin, end in pairwise([0, *(t for t in starts if t), x.shape[0]]):
@@ -60,17 +66,46 @@ class LSTMCore(nn.Module):
             out, (hidden, cell) = self.lstm(x[begin:end], (state.hidden.unsqueeze(0), state.cell.unsqueeze(0)))
             state = CoreState(hidden.squeeze(0), cell.squeeze(0))
             outputs.append(out)
-        return CoreOutput(outputs[0] if len(outputs) == 1 else torch.cat(outputs), state, before)
 
-    def _step(self, x: Float[Tensor, "B D"], first: Bool[Tensor, " B"], state: CoreState) -> CoreOutput:
-        """One step, as actors take them: the products in the weights' own precision, the state in its own."""
+        def at(times: Tensor, columns: Tensor) -> CoreState:
+            found = [before[t] for t in times.tolist()]
+            return CoreState(
+                *(
+                    torch.stack([states[column] for states, column in zip(part, columns.tolist(), strict=True)])
+                    for part in zip(*found, strict=True)
+                )
+            )
+
+        return CoreOutput(outputs[0] if len(outputs) == 1 else torch.cat(outputs), state, at)
+
+    def _steps(self, x: Float[Tensor, "T B D"], first: Bool[Tensor, "T B"], state: CoreState) -> CoreOutput:
+        """The products in the weights' own precision, the state in its own."""
         w_x, w_h, bias, _ = self.lstm.parameters()
-        begin = reset(state, first)
-        products = F.linear(x.to(w_x.dtype), w_x, bias), F.linear(begin.hidden.to(w_h.dtype), w_h)
-        i, f, g, o = (products[0].to(begin.cell.dtype) + products[1]).chunk(4, -1)
-        cell = torch.sigmoid(f) * begin.cell + torch.sigmoid(i) * torch.tanh(g)
-        hidden = torch.sigmoid(o) * torch.tanh(cell)
-        return CoreOutput(hidden.unsqueeze(0), CoreState(hidden, cell), {0: state})
+        products = F.linear(x.to(w_x.dtype), w_x, bias).to(state.cell.dtype)
+        before, outputs = [], []
+        for t in range(len(products)):
+            before.append(state)
+            begin = reset(state, first[t])
+            state = lstm_cell(products[t], F.linear(begin.hidden.to(w_h.dtype), w_h), begin.cell)
+            outputs.append(state.hidden)
+
+        def at(times: Tensor, columns: Tensor) -> CoreState:
+            return CoreState(*(torch.stack(part)[times, columns] for part in zip(*before, strict=True)))
+
+        return CoreOutput(torch.stack(outputs), state, at)
+
+
+def lstm_cell(
+    from_input: Float[Tensor, "B G"], from_hidden: Float[Tensor, "B G"], cell: Float[Tensor, "B H"]
+) -> CoreState:
+    """The state after a step, from the gates' two products; G = 4 H, PyTorch's order."""
+    from_hidden = from_hidden.to(from_input.dtype)
+    if cell.is_cuda:  # one kernel instead of a dozen
+        hidden, cell, _ = torch.ops.aten._thnn_fused_lstm_cell(from_input, from_hidden, cell)
+        return CoreState(hidden, cell)
+    i, f, g, o = (from_input + from_hidden).chunk(4, -1)
+    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+    return CoreState(torch.sigmoid(o) * torch.tanh(cell), cell)
 
 
 class FeedForwardCore(nn.Module):
@@ -83,4 +118,8 @@ class FeedForwardCore(nn.Module):
     def forward(self, x: Float[Tensor, "T B D"], first: Bool[Tensor, "T B"], state: CoreState) -> CoreOutput:
         """Outputs [T, B, H]; the state passes unchanged."""
         output = torch.relu(self.linear(x.to(self.linear.weight.dtype)))
-        return CoreOutput(output.to(state.hidden.dtype), state, dict.fromkeys(range(x.shape[0]), state))
+
+        def at(_: Tensor, columns: Tensor) -> CoreState:
+            return CoreState(*(part[columns] for part in state))
+
+        return CoreOutput(output.to(state.hidden.dtype), state, at)

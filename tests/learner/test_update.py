@@ -159,7 +159,8 @@ def test_resumed_hyperparameters_are_the_configurations():
 
 @pytest.mark.parametrize("head", ["shared", "per_task", "mi_task", "mi_context"])
 @pytest.mark.parametrize("torso", ["shallow", "deep"])
-def test_an_update_reads_nothing_back_from_its_device(torso, head, monkeypatch):
+@pytest.mark.parametrize("even", [False, True])
+def test_an_update_reads_nothing_back_from_its_device(even, torso, head, monkeypatch):
     """Tensors of the device `meta` have no numbers: whatever would wait for a GPU raises there."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none for it
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
@@ -172,8 +173,10 @@ def test_an_update_reads_nothing_back_from_its_device(torso, head, monkeypatch):
     finals = Finals(np.array([4]), np.array([2]), data.inputs.frame[5, 2:3], data.inputs.tokens[5, 2:3])
     data.truncated[4, 2] = True
     device = torch.device("meta")
-    batch = to_device(stack([data._replace(finals=finals)]), device)
-    began = Learner(config, spaces, 4, device).begin(batch)
+    batch = to_device(stack([data._replace(finals=finals)]), device, even)
+    learner = Learner(config, spaces, 4, device)
+    learner.agent.core.even = even
+    began = learner.begin(batch)
     assert began.outcome.is_meta
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         began.outcome.tolist()

@@ -71,7 +71,10 @@ def test_nothing_passes_an_episode_start():
     a, b = agent(x, zeros), agent(other, zeros)
     assert not torch.allclose(a.logits[4, 1], b.logits[4, 1])
     torch.testing.assert_close(a.logits[5:], b.logits[5:])
-    assert set(a.before) == {5}  # the state before the reset is kept for the final observation
+    # The state before the reset is kept for the final observation.
+    until = agent(x._replace(**{k: v[:5] for k, v in x._asdict().items() if v is not None}), zeros)
+    kept = a.before(torch.tensor([5, 5]), torch.tensor([1, 0]))
+    torch.testing.assert_close(kept, CoreState(until.state.hidden[[1, 0]], until.state.cell[[1, 0]]))
 
 
 def test_an_episode_start_ends_what_was_not_a_number():
@@ -147,7 +150,7 @@ def test_distinct_instructions_are_found_however_they_change(said):
 def test_an_acting_encoder_remembers_until_its_weights_change(monkeypatch):
     encoder, embedded = InstructionEncoder(), []
     embed = encoder._embed
-    monkeypatch.setattr(encoder, "_embed", lambda rows: embedded.append(len(rows)) or embed(rows))
+    monkeypatch.setattr(encoder, "_embed", lambda rows: embedded.append(len(rows.last)) or embed(rows))
     tokens = tokens_of(("go", "", "go to", "go"))
     want = encoder(tokens)
     with torch.inference_mode():
