@@ -54,6 +54,24 @@ class Session:
         assert not left_behind(process.pid)
         return out + err
 
+    def train(self, *overrides: str) -> subprocess.Popen[str]:
+        """A run `a` without end, when it has begun to learn."""
+        process = self.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9", *overrides)
+        wait_for(lambda: len(self.records("a")) > 1)
+        return process
+
+    def goes_on(self, records: int = 2) -> dict:
+        """Wait for more records of the run `a`; the last."""
+        seen = len(self.records("a"))
+        wait_for(lambda: len(self.records("a")) > seen + records)
+        return self.records("a")[-1]
+
+    def stop(self, process: subprocess.Popen[str]) -> None:
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, out + err
+        assert not left_behind(process.pid)
+
     def records(self, name: str) -> list[dict]:
         return self._lines(name, "metrics.jsonl")
 

@@ -1,0 +1,79 @@
+"""Runs that are stopped, and what they leave."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from impala_mi.learner import checkpoint as checkpoints
+from tests.integration.session import (
+    left_behind,
+    wait_for,
+)
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_no_process(session, number):
+    process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9")
+    metrics = session.folder / "runs" / "a" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text())
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "continue with: impala-mi resume runs/a" in out
+    assert not left_behind(process.pid)
+    assert session.checkpoint("a").meta["env_frames"] == session.records("a")[-1]["env_frames"]
+    assert session.events("a")[-2:] == ["checkpoint", "interrupted"]
+
+
+@pytest.mark.parametrize("delay", [2.0, 3.0, 4.0])
+def test_a_signal_while_ray_starts_leaves_nothing(session, delay):
+    process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9")
+    time.sleep(delay)  # wherever it is by then
+    os.kill(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert not left_behind(process.pid)
+    run = session.folder / "runs" / "a"
+    assert not run.exists() or checkpoints.steps(run / "checkpoints")  # the name is free, or the run can go on
+
+
+def test_nohup_is_respected(session):
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-m", "impala_mi", "train", "tiny.yaml", "run.name=a", "train.env_frames=30000"],
+        cwd=session.folder, env=session.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    metrics = session.folder / "runs" / "a" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text())
+    os.kill(process.pid, signal.SIGHUP)
+    assert process.wait(timeout=120) == 0
+    assert session.records("a")[-1]["env_frames"] >= 30000
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_an_interrupted_doom_leaves_no_game_and_no_file(session, command):
+    temporary = session.folder / "tmp"
+    temporary.mkdir()
+    session.env |= {"TMPDIR": str(temporary)}
+    if command == "eval":
+        session.run("train", "smoke", "run.name=a", "train.env_frames=4000")
+        process = session.start("eval", "runs/a", "--episodes", "500")
+    else:
+        process = session.start("train", "smoke", "run.name=a")
+
+    def games() -> int:
+        return sum("vizdoom" in p.name() for p in psutil.Process(process.pid).children(recursive=True))
+
+    wait_for(lambda: games() >= 5)
+    os.kill(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert not left_behind(process.pid)
+    assert list(temporary.glob("impala-mi-*")) == []
