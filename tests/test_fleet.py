@@ -1,4 +1,4 @@
-"""Budgets of deaths; the rest of the fleet is Ray's, see tests/integration/test_failures.py."""
+"""Budgets of deaths; the rest of the fleet is Ray's, see tests/integration."""
 
 import pytest
 

@@ -30,7 +30,7 @@ from impala_mi.envs.base import Suite
 from impala_mi.errors import TrainingError
 from impala_mi.learner.update import Began
 from impala_mi.learner.worker import LearnerGroup, _Learner
-from impala_mi.machine import keep_freed_memory
+from impala_mi.machine import cores, keep_freed_memory
 from impala_mi.rundir import RunFolder
 from impala_mi.stop import StopSignal
 from impala_mi.system import Trainer
@@ -159,11 +159,22 @@ def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, second
     late = records[len(records) // 3 :]
     fps = sum(r["fps"] for r in late) / max(1, len(late)) / suite.action_repeat
     lag = [r["lag_mean"] for r in late if "lag_mean" in r]
+    share, handed_in = fps / (actors * frames_per_s), fps / unroll
     return {
-        "actors": actors, "asked frames/s": actors * frames_per_s, "frames/s": fps,
-        "share": fps / (actors * frames_per_s), "MB/s": fps * _bytes(config, suite) / unroll / 1e6,
-        "lag": sum(lag) / max(1, len(lag)), **{f"{role} cores": cores for role, cores in used.items()},
+        "actors": actors, "asked frames/s": actors * frames_per_s, "frames/s": fps, "share": share,
+        "hand-ins/s": handed_in, "MB/s": handed_in * _bytes(config, suite) / 1e6,
+        "lag": sum(lag) / max(1, len(lag)),
+        **{f"{role} cores": busy for role, busy in used.items()},
+        "driver ms/hand-in": 1e3 * used["driver"] / max(handed_in, 1e-9), "full": _full(share, used),
     }  # fmt: skip
+
+
+def _full(share: float, used: Mapping[str, float]) -> str:
+    """What cannot do more, where less is handed in than was asked for."""
+    if share > 0.95:
+        return "nothing"
+    most = max(used, key=lambda role: used[role])
+    return f"all cores, most: {most}" if sum(used.values()) > 0.9 * cores() else most
 
 
 def _bytes(config: Config, suite: Suite) -> int:

@@ -63,6 +63,17 @@ def _launcher(folder: Path, program: Path) -> Path | None:
     return script
 
 
+def _forget_names() -> None:
+    """Remove the names of this process's queues and screens, which its games have opened by now.
+
+    They would stay in shared memory when the process is killed.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
+        for line in maps:
+            if "/dev/shm/ViZDoom" in line:
+                Path(line[line.index("/") :].strip()).unlink(missing_ok=True)
+
+
 class DoomGame(Game):
     """One scenario in a game process of its own."""
 
@@ -98,6 +109,7 @@ class DoomGame(Game):
             # The game leaves a folder in the directory that it starts in, which is the whole process's.
             with _STARTING, contextlib.chdir(self._folder.name):
                 self._game.init()
+                _forget_names()
             self._running = True
         return self._observe()
 

@@ -2,6 +2,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -209,3 +210,16 @@ def test_a_missing_package_names_its_extra(suite, package):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"pip install 'impala-mi[{suite}]'" in done.stderr
     assert "MissingPackageError" in done.stderr
+
+
+def test_doom_leaves_no_names_in_shared_memory():
+    """Of a killed process nobody would remove them."""
+    pytest.importorskip("vizdoom")
+    game = make_suite(EnvConfig(suite="doom")).make_game("basic")
+    for seed in range(2):
+        game.reset(seed)
+        mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if "/ViZDoom" in line]
+        assert mapped
+        assert all(line.endswith("(deleted)") for line in mapped)
+        assert game.step(0).observation is not None
+    game.close()
