@@ -6,6 +6,7 @@ has one unroll in flight, and none starts another while two batches wait beside 
 """
 
 import contextlib
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -168,13 +169,18 @@ class Trainer:
         if len(self._ready) + staged * batch < 2 * batch:
             for slot in self._balanced():
                 self._play(slot)
-        updating = self._updating[0].update.ranks if self._updating else []
-        done = ray.wait([*self._fleet.waiting(), *updating], timeout=0.5)[0]
-        for ref in done:
-            if ref not in updating and (hand_in := self._fleet.take(ref)) is not None:
+        update = self._updating[0].update if self._updating else None
+        pending = [] if update is None else self._learner.pending(update)
+        waiting = [*self._fleet.waiting(), *pending]
+        done = ray.wait(waiting, timeout=0.5 if pending or update is None else 0)[0]
+        if not waiting and update is None:
+            time.sleep(0.1)  # until an actor may be started again
+        for ref in set(done) - set(pending):
+            if (hand_in := self._fleet.take(ref)) is not None:
                 self._take_hand_in(hand_in)
-        if updating and (any(ref in updating for ref in done) or self._learner.late(self._updating[0].update)):
-            self._take_update()
+        answered = not pending or not set(done).isdisjoint(pending)
+        if update is not None and (answered or self._learner.late(update)):
+            self._take_update(wait_s=0)  # of several ranks some may still be at it
         self._fleet.look()
 
     def _lockstep(self) -> None:
@@ -262,11 +268,12 @@ class Trainer:
         while self._updating:
             self._take_update()
 
-    def _take_update(self) -> None:
-        """Wait for the oldest update; where the learner died, put another in its place."""
+    def _take_update(self, wait_s: float = math.inf) -> None:
+        """Take the oldest update, if it is done by then; where the learner died, put another in its place."""
         batch = self._updating[0]
         try:
-            self._take(batch.update)
+            if not self._take(batch.update, wait_s):
+                return
         except UnrollsLost as e:
             self._updating.popleft()
             self._records.event("unrolls_lost", error=str(e))
@@ -278,13 +285,16 @@ class Trainer:
         for info in batch.infos:
             self._records.learnt(self._fleet.dealt[info.actor])
 
-    def _take(self, update: Update) -> None:
-        result = self._learner.result(update)
+    def _take(self, update: Update, wait_s: float = math.inf) -> bool:
+        """Whether it is done."""
+        if (result := self._learner.result(update, wait_s)) is None:
+            return False
         self._counters = result.counters
         if result.published:
             self._weights = update.weights
             self._fleet.load(self._weights, self._counters.version)
         self._records.means.add(result.metrics)
+        return True
 
     def _start_learner(self, meanwhile: Callable[[], None]) -> None:
         """Wait for a learner that was made; raises `LearnerDied`."""

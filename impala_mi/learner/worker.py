@@ -1,6 +1,7 @@
 """The learner as a Ray process."""
 
 import contextlib
+import math
 import socket
 import time
 from collections import deque
@@ -235,16 +236,23 @@ class LearnerGroup:
         ]
         return Update(time.monotonic(), [result for result, _ in answers], answers[0][1])
 
-    def result(self, update: Update) -> UpdateResult:
-        """Of an update of which some rank is done; waits for the others.
+    def pending(self, update: Update) -> list[ray.ObjectRef[UpdateResult]]:
+        """Of the ranks that are still at it."""
+        return ray.wait(update.ranks, num_returns=len(update.ranks), timeout=0)[1]
+
+    def result(self, update: Update, wait_s: float = math.inf) -> UpdateResult | None:
+        """Of an update; None where some rank is still at it after `wait_s`.
 
         Raises `LearnerDied`, `UnrollsLost`, or `TrainingError` where training cannot go on.
         """
-        limit, left = self._config.learner.timeout_s, list(update.ranks)
+        limit, left, deadline = self._config.learner.timeout_s, list(update.ranks), time.monotonic() + wait_s
         while left:
-            done, left = ray.wait(left, timeout=max(0.0, update.since + limit - time.monotonic()))
-            if not done:
+            until = min(update.since + limit, deadline)
+            done, left = ray.wait(left, timeout=max(0.0, until - time.monotonic()))
+            if not done and self.late(update):
                 raise LearnerDied(f"no answer in learner.timeout_s={limit:g}")
+            if not done and time.monotonic() >= deadline:
+                return None
             try:
                 ray.get(done)
             except ray.exceptions.RayError as e:
