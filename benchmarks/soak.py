@@ -56,7 +56,9 @@ def main() -> None:
     name, *overrides = [*sys.argv[3:], "smoke"] if len(sys.argv) < 4 else sys.argv[3:]
     folder.mkdir(parents=True, exist_ok=True)
     samples: list[dict[str, float]] = []
-    with running(load(name, overrides), "train.checkpoint_every_s=120") as run:
+    with running(
+        load(name, overrides), "train.checkpoint_every_s=120", f"train.max_time_s={60 * minutes + 600}"
+    ) as run:
         run.next_record(300)
         end = time.monotonic() + 60 * minutes
         while time.monotonic() < end:
@@ -66,6 +68,11 @@ def main() -> None:
                 writer = csv.DictWriter(f, list(samples[0]))
                 writer.writeheader()
                 writer.writerows(samples)
+    draw(samples, folder)
+
+
+def draw(samples: list[dict[str, float]], folder: Path) -> None:
+    """Growth to standard output, soak.png to the folder."""
     shown = [key for key in samples[0] if key not in ("time_s", "env_frames")]
     hours = np.array([s["time_s"] for s in samples]) / 3600
     late = hours > hours[-1] * WARM_UP

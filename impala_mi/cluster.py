@@ -12,6 +12,8 @@ from collections.abc import Iterator
 if not os.environ.get("RAY_ADDRESS"):
     # The one switch by which Ray keeps every port of a cluster of its own on loopback; it is read at import.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # The history of 100,000 calls, which Ray keeps for its dashboard: hundreds of MB within hours.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
 
 import psutil
 import ray

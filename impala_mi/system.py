@@ -39,6 +39,8 @@ KEEP_EVERY_S = 10.0
 """How often the learner's state is kept in memory, for the case that it dies."""
 CATCH_UP = 50
 """Hand-ins of an actor that a level makes up for which was not played for a while, when frames are balanced."""
+STOP_S = 20.0
+"""For which a run that is to stop waits for updates under way; then what was kept is saved."""
 RESCUE_S = 10.0
 """For which ranks that live are asked for theirs, which is newer."""
 
@@ -178,9 +180,11 @@ class Trainer:
         for ref in set(done) - set(pending):
             if (hand_in := self._fleet.take(ref)) is not None:
                 self._take_hand_in(hand_in)
-        answered = not pending or not set(done).isdisjoint(pending)
-        if update is not None and (answered or self._learner.late(update)):
-            self._take_update(wait_s=0)  # of several ranks some may still be at it
+        # Some rank answered, perhaps that it failed; others may still be at it.
+        if update is not None and (
+            len(pending) < len(update.ranks) or not set(done).isdisjoint(pending) or self._learner.late(update)
+        ):
+            self._take_update(wait_s=0)
         self._fleet.look()
 
     def _lockstep(self) -> None:
@@ -263,12 +267,18 @@ class Trainer:
         update = self._learner.update([info.version for info in infos], [hand_in.data for hand_in in taken])
         self._updating.append(_Batch(update, infos))
 
-    def _drain(self) -> None:
-        """Take all updates that are under way."""
+    def _drain(self) -> bool:
+        """Take all updates that are under way; False where the run is to stop and the learner does not answer."""
+        stopped_at = math.inf
         while self._updating:
-            self._take_update()
+            self._take_update(wait_s=0.5)
+            if self.stop.name is not None:
+                stopped_at = min(stopped_at, time.monotonic())
+            if time.monotonic() - stopped_at > STOP_S:
+                return False
+        return True
 
-    def _take_update(self, wait_s: float = math.inf) -> None:
+    def _take_update(self, wait_s: float) -> None:
         """Take the oldest update, if it is done by then; where the learner died, put another in its place."""
         batch = self._updating[0]
         try:
@@ -351,8 +361,8 @@ class Trainer:
         self._records.log(self._counters, self._fleet.metrics() | deaths)
 
     def _checkpoint(self) -> Path:
-        self._drain()
-        return self._records.save(self._state())
+        state = self._state() if self._drain() or self._kept is None else self._kept
+        return self._records.save(state)
 
     def _keep(self) -> None:
         """Keep the learner's state in memory, from time to time."""

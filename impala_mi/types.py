@@ -56,8 +56,8 @@ class Instructions(NamedTuple):
 class AgentInput(NamedTuple):
     """What the agent sees; NumPy arrays in an actor, tensors in the network.
 
-    `tokens` and `first` stay in the host's memory when the rest goes to a GPU: they decide what is computed. Only
-    batches that do not let them (`batching.even`) are on the GPU as a whole.
+    `tokens` and `first` stay in the host's memory when the rest goes to a GPU, as the places and tokens of `Finals`
+    do: they decide what is computed. Only batches that do not let them (`batching.even`) go there as a whole.
     """
 
     frame: Any

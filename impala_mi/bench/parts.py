@@ -98,7 +98,7 @@ def learning(config: Config, spaces: Spaces, device: torch.device, seconds: floa
     keep_freed_memory()
     learner = Learner(config, spaces, 1, device)
     unrolls = random_unrolls(spaces, config, config.learner.unroll_length, config.learner.batch_size)
-    stager = Stager(device, torch.get_num_threads(), config.learner.cuda_graphs)
+    stager = Stager(device, torch.get_num_threads(), learner.even)
     batch, frames = stager.stage([unrolls]).take(), config.learner.unroll_length * config.learner.batch_size
     stages: dict[str, float] = {}
     calls, under_way = 0, learner.begin(batch)

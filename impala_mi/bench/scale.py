@@ -117,7 +117,7 @@ class _IdleLearner(_Learner):
 def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, seconds: float) -> Row:
     """So many actors of the configuration, each playing so many agent steps a second, for a while."""
     changed = [f"actors.count={actors}", "actors.per_level=null", "actors.num_cpus=0.0001", "learner.num_gpus=0",
-               "train.env_frames=1e15", "train.log_every_s=1.0"]  # fmt: skip
+               "learner.cuda_graphs=false", "train.env_frames=1e15", "train.log_every_s=1.0"]  # fmt: skip
     config = build("scale", config.model_dump(), changed)
     unroll = config.learner.unroll_length * config.actors.envs
     with (
@@ -132,11 +132,11 @@ def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, second
         ]
         ray.get([host.node.remote() for host in hosts])
         records: list[dict[str, float]] = []
-        first: list[tuple[float, dict[psutil.Process, float]]] = []
+        first: list[tuple[float, dict[psutil.Process, float], Mapping[str, float]]] = []
 
         def report(record: Mapping[str, float]) -> None:
-            if not records:
-                first.append((time.monotonic(), cpu_seconds(tree(me))))
+            if not first and record["time_s"] > seconds / 3:
+                first.append((time.monotonic(), cpu_seconds(tree(me)), record))
             records.append(dict(record))
 
         me = psutil.Process().pid
@@ -149,32 +149,33 @@ def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, second
         timer.start()
         try:
             trainer.run()
-            if not first:
+            if not first or len(records) < 2:
                 raise TrainingError(f"no update in {seconds:g} s; measure for longer, or at a higher rate")
-            began, before = first[0]
+            began, before, since = first[0]
             used = _by_role(before, cpu_seconds(tree(me)), time.monotonic() - began)
         finally:
             trainer.close()
             timer.cancel()
-    late = records[len(records) // 3 :]
-    fps = sum(r["fps"] for r in late) / max(1, len(late)) / suite.action_repeat
-    lag = [r["lag_mean"] for r in late if "lag_mean" in r]
+    last, lag = records[-1], [r["lag_mean"] for r in records[len(records) // 3 :] if "lag_mean" in r]
+    wall = max(last["time_s"] - since["time_s"], 1e-9)
+    fps = (last["env_frames"] - since["env_frames"]) / wall / suite.action_repeat
     share, handed_in = fps / (actors * frames_per_s), fps / unroll
     return {
         "actors": actors, "asked frames/s": actors * frames_per_s, "frames/s": fps, "share": share,
         "hand-ins/s": handed_in, "MB/s": handed_in * _bytes(config, suite) / 1e6,
         "lag": sum(lag) / max(1, len(lag)),
         **{f"{role} cores": busy for role, busy in used.items()},
-        "driver ms/hand-in": 1e3 * used["driver"] / max(handed_in, 1e-9), "full": _full(share, used),
+        "driver ms/hand-in": 1e3 * used["driver"] / max(handed_in, 1e-9), "full": _full(share, used, len(hosts)),
     }  # fmt: skip
 
 
-def _full(share: float, used: Mapping[str, float]) -> str:
+def _full(share: float, used: Mapping[str, float], hosts: int) -> str:
     """What cannot do more, where less is handed in than was asked for."""
     if share > 0.95:
         return "nothing"
-    most = max(used, key=lambda role: used[role])
-    return f"all cores, most: {most}" if sum(used.values()) > 0.9 * cores() else most
+    limits = {"driver": 1, "learner": 1, "hosts": hosts}  # an interpreter has one core
+    full = [role for role, limit in limits.items() if used[role] > 0.85 * limit]
+    return ", ".join([*full, *(["all cores"] if sum(used.values()) > 0.9 * cores() else [])]) or "unknown"
 
 
 def _bytes(config: Config, suite: Suite) -> int:

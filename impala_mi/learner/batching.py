@@ -8,6 +8,9 @@ import torch
 from impala_mi.nn.instruction import distinct_rows, instructions
 from impala_mi.types import NO_TOKEN, AgentInput, CoreState, Finals, Instructions, Transitions, map_arrays
 
+_FEWEST = 8
+"""Final observations in an even batch that has some."""
+
 Join = Callable[[Sequence[np.ndarray], int], torch.Tensor]
 """Arrays along a dimension to a tensor in the host's memory."""
 
@@ -60,11 +63,12 @@ def to_device(batch: Transitions, device: torch.device, even_shapes: bool = Fals
 def even(batch: Transitions) -> Transitions:
     """A batch in the host's memory with instructions and final observations padded to powers of two.
 
-    Such batches come in few different shapes. What is padded belongs to step T, which no transition has.
+    Such batches come in few different shapes. What is padded belongs to step T, which no transition has. The padded
+    arrays are new ones: a GPU's copy of them is not from page-locked memory.
     """
     inputs, finals = batch.inputs, batch.finals
     steps, count = len(batch.action), len(finals.time)
-    most = _power_of_two(count) if count else 0
+    most = max(_FEWEST, _power_of_two(count)) if count else 0
 
     def padded(tensor: torch.Tensor, value: int = 0) -> torch.Tensor:
         return torch.cat([tensor, tensor.new_full((most - count, *tensor.shape[1:]), value)])
@@ -74,15 +78,16 @@ def even(batch: Transitions) -> Transitions:
     )
     if inputs.tokens.shape[-1]:
         inputs = inputs._replace(tokens=_distinct(inputs.tokens.numpy()))
-        finals = finals._replace(tokens=_distinct(finals.tokens.unsqueeze(0).numpy())) if most else finals
+        finals = finals._replace(tokens=_distinct(finals.tokens.unsqueeze(0).numpy(), most)) if most else finals
     return batch._replace(inputs=inputs, finals=finals)
 
 
-def _distinct(tokens: np.ndarray) -> Instructions:
+def _distinct(tokens: np.ndarray, count: int | None = None) -> Instructions:
+    """So many rows, or the next power of two."""
     rows, which = distinct_rows(tokens)
-    most = np.full((_power_of_two(len(rows)), rows.shape[1]), NO_TOKEN, rows.dtype)
-    most[: len(rows)] = rows
-    return instructions(most, which)
+    padded = np.full((count or _power_of_two(len(rows)), rows.shape[1]), NO_TOKEN, rows.dtype)
+    padded[: len(rows)] = rows
+    return instructions(padded, which)
 
 
 def _power_of_two(count: int) -> int:

@@ -5,6 +5,7 @@ launched at once. Its shapes and addresses are fixed, so batches are copied into
 shapes (`batching.even`), and nothing that was read from them may decide what is computed.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Callable
 
@@ -16,6 +17,8 @@ from impala_mi.types import Transitions, map_arrays
 
 WARM_UP = 3
 """Updates of each shape that are not replayed: libraries choose and allocate in the first ones."""
+MOST = 64
+"""Shapes that are recorded; updates of others are computed as they come."""
 
 Compute = Callable[[Transitions, Float[Tensor, ""]], Float[Tensor, " 6"]]
 """An update of a batch and a learning rate: work for the device, and where what comes of it will be."""
@@ -42,8 +45,14 @@ class CudaRecorder:
     def record(self, compute: Callable[[], Tensor]) -> Recorded:
         """Record and do not compute; other threads may use the device meanwhile."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            result = compute()
+        gc.collect()  # what it would free while recording
+        torch.cuda.synchronize()
+        with torch.cuda.stream(self._stream):  # not `torch.cuda.graph`, which stays there if `compute` fails
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                result = compute()
+            finally:
+                graph.capture_end()
         return graph.replay, result
 
 
@@ -70,7 +79,7 @@ class Graphs:
         shapes = tuple(tensor.shape for tensor in tensors)
         self._rate.fill_(rate)
         self._seen[shapes] += 1
-        if self._seen[shapes] <= WARM_UP:
+        if self._seen[shapes] <= WARM_UP or (shapes not in self._recorded and len(self._recorded) == MOST):
             return self._recorder.run(lambda: self._compute(batch, self._rate))
         for place, tensor in enumerate(tensors):
             self._buffer(place, tensor).copy_(tensor)

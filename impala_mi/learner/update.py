@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from impala_mi.config import Config
@@ -46,14 +46,26 @@ class Began:
     rate: float
     agent_steps: int
     seconds: dict[str, float]
-    """Wall time by stage; on a GPU, of the host; none of an update that is replayed."""
+    """Wall time by stage; on a GPU, of the host; none with `cuda_graphs`."""
 
 
-def final_values(agent: Agent, out: AgentOutput, batch: Transitions) -> Float[Tensor, " F"]:
-    """V of the final observation of each truncated episode, from the core's state at its end; no gradient."""
-    finals, steps = batch.finals, len(batch.action)
-    # Step T, where there is padding, has no action.
-    t, b = finals.time.clamp(max=steps - 1), finals.column
+def next_values(agent: Agent, out: AgentOutput, batch: Transitions) -> Float[Tensor, "T B"]:
+    """V of what truly followed each action: of the final observation where an episode was cut off; no gradient."""
+    finals, values = batch.finals, out.value.detach()
+    following = torch.cat([values[1:], values[:1]])  # a row behind the last takes what is padded
+    if len(finals.time):
+        # Indices in the host's memory would have the host wait for a GPU.
+        t, b = (index.to(values.device, non_blocking=True) for index in (finals.time, finals.column))
+        following[t, b] = final_values(agent, out, batch, t, b)
+    return following[:-1]
+
+
+def final_values(
+    agent: Agent, out: AgentOutput, batch: Transitions, t: Int[Tensor, " F"], b: Int[Tensor, " F"]
+) -> Float[Tensor, " F"]:
+    """V of final observations, of steps t and columns b, from the core's state at the episode's end."""
+    finals, last = batch.finals, len(batch.action) - 1
+    t = t.clamp(max=last)  # step T, where there is padding, has no action
     inputs = AgentInput(
         frame=finals.frame.unsqueeze(0),
         tokens=finals.tokens if isinstance(finals.tokens, Instructions) else finals.tokens.unsqueeze(0),
@@ -64,7 +76,7 @@ def final_values(agent: Agent, out: AgentOutput, batch: Transitions) -> Float[Te
     )
     with torch.no_grad():
         # The episode after it starts at t + 1, so the core has kept its state before that reset.
-        return agent(inputs, out.before(t + 1, b)).value.squeeze(0)
+        return agent(inputs, out.before(finals.time.clamp(max=last) + 1, finals.column)).value.squeeze(0)
 
 
 class Learner:
@@ -95,14 +107,16 @@ class Learner:
         self._sum = (
             GradientSum(self.optimizer.params, len(list(self.agent.torso.parameters()))) if ranks > 1 else None
         )
+        self.even = config.learner.cuda_graphs and device.type == "cuda"
+        """Whether batches are to be `batching.even`."""
         self._graphs: Graphs | None = None
-        if config.learner.cuda_graphs:
+        if self.even:
             self._graphs = Graphs(lambda *batch: self._compute(*batch)[0], device, CudaRecorder())
         if isinstance(self.agent.core, LSTMCore):
-            self.agent.core.even = config.learner.cuda_graphs
+            self.agent.core.even = self.even
 
     def update(self, batch: Transitions) -> dict[str, float]:
-        """Learn from a batch [T+1, B, ...] that `stack` put on the device; returns metrics.
+        """Learn from a batch [T+1, B, ...] that `to_device` brought; returns metrics.
 
         An update whose loss or gradient is not finite is skipped and counted; `max_bad_updates` of them in a row
         raise `TrainingError`.
@@ -130,15 +144,12 @@ class Learner:
         config, began = self.config.learner, time.perf_counter()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.agent(batch.inputs, batch.state)
-            values = out.value.detach()
-            next_values = torch.cat([values[1:], values[:1]])  # a row behind the last takes what is padded
-            if len(batch.finals.time):
-                next_values[batch.finals.time, batch.finals.column] = final_values(self.agent, out, batch)
+            following = next_values(self.agent, out, batch)
         loss = actor_critic_loss(
             config,
             out.logits[:-1],
             out.value[:-1],
-            next_values[:-1],
+            following,
             batch.action,
             batch.logits,
             batch.reward,

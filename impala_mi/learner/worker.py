@@ -96,7 +96,7 @@ class _Learner:
         self._learner = Learner(config, suite.spaces, suite.action_repeat, device, size)
         if state is not None:
             self._learner.load_state(state)
-        self._stager = Stager(device, threads, config.learner.cuda_graphs)
+        self._stager = Stager(device, threads, self._learner.even)
         self._staged, self._begun = dict[int, _Staged](), deque[_Begun]()
         self._done_at, self._cpu_before = 0.0, time.process_time()
         self._version_begun = self._learner.counters.version

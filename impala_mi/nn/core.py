@@ -120,6 +120,7 @@ class FeedForwardCore(nn.Module):
         output = torch.relu(self.linear(x.to(self.linear.weight.dtype)))
 
         def at(_: Tensor, columns: Tensor) -> CoreState:
-            return CoreState(*(part[columns] for part in state))
+            there = columns.to(state.hidden.device, non_blocking=True)
+            return CoreState(*(part[there] for part in state))
 
         return CoreOutput(output.to(state.hidden.dtype), state, at)

@@ -11,7 +11,7 @@ from impala_mi.config import build
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
 from impala_mi.learner.batching import stack, to_device
-from impala_mi.learner.update import Learner, final_values
+from impala_mi.learner.update import Learner, final_values, next_values
 from impala_mi.types import AgentInput, CoreState, Finals, Spaces
 from tests.conftest import started, tiny_config
 
@@ -60,8 +60,12 @@ def test_value_of_a_final_observation_is_one_more_step_of_its_own_episode():
     assert data.truncated[-1].any(), "the edge: truncated at the last step of the unroll"
     batch = stack([data])
     out = learner.agent(batch.inputs, batch.state)
-    got = final_values(learner.agent, out, batch)
+    got = final_values(learner.agent, out, batch, batch.finals.time, batch.finals.column)
     assert len(got) == 2
+    following = next_values(learner.agent, out, batch)
+    assert torch.equal(following[batch.finals.time, batch.finals.column], got)
+    others = ~batch.truncated
+    assert torch.equal(following[others], out.value[1:][others])
     for i, (t, b) in enumerate(zip(batch.finals.time.tolist(), batch.finals.column.tolist(), strict=True)):
         # By hand: the column alone, up to t, then the final observation in the place of x_{t+1}.
         x = AgentInput(*(a[: t + 2, b : b + 1].clone() for a in batch.inputs))
