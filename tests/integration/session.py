@@ -1,5 +1,6 @@
 """Whole runs in processes of their own, and what they leave behind."""
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -117,8 +118,12 @@ def processes_of(leader: int) -> list[psutil.Process]:
 
 
 def actors_of(process: subprocess.Popen[str], kind: str = "_Actor") -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [p for p in children if kind in " ".join(p.cmdline())]
+    found = []
+    for p in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if kind in " ".join(p.cmdline()):
+                found.append(p)
+    return found
 
 
 def listening_beyond_loopback(process: subprocess.Popen[str]) -> list[str]:

@@ -23,11 +23,14 @@ def cluster():
 
 
 def submit(cluster, folder, *arguments):
-    subprocess.run(
-        [RAY, "job", "submit", "--no-wait", "--address", cluster.dashboard, "--working-dir", str(folder), "--",
-         sys.executable, "-m", "impala_mi", "train", *arguments],
-        env=cluster.env, check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+    command = [RAY, "job", "submit", "--no-wait", "--address", cluster.dashboard, "--working-dir", str(folder),
+               "--", sys.executable, "-m", "impala_mi", "train", *arguments]  # fmt: skip
+
+    def accepted():  # not before the head's agent is there
+        done = subprocess.run(command, env=cluster.env, capture_output=True, timeout=120)
+        return done.returncode == 0
+
+    wait_for(accepted, 120)
 
 
 def jobs(cluster):

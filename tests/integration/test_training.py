@@ -43,7 +43,7 @@ def test_stale_unrolls_are_discarded_and_counted(session):
                 "actors.count=3", "train.env_frames=20000")  # fmt: skip
     last = session.records("a")[-1]
     assert last["actors/discarded_unrolls"] > 0
-    assert max(r["lag_max"] for r in session.records("a")) <= 1
+    assert max(r.get("lag_max", 0) for r in session.records("a")) <= 1
     assert last["level/memory/lag_max"] <= 1
     assert last["env_frames"] >= 20000
 
