@@ -28,6 +28,11 @@ DOUBLES = Path(__file__).parent / "doubles"
 """Holds a look-alike of deepmind_lab."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: they take longest, and others fill the gaps."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
 @pytest.fixture
 def lab_double(monkeypatch: pytest.MonkeyPatch) -> None:
     """`deepmind_lab` is found, here and in processes that are started."""

@@ -93,7 +93,7 @@ class Cluster:
     def _start(self, *arguments: str, env: dict[str, str] | None = None) -> None:
         command = [
             str(Path(sys.executable).parent / "ray"), "start", "--block", f"--node-ip-address={self._ip}",
-            f"--object-store-memory={STORE_BYTES}", *arguments,
+            f"--object-store-memory={STORE_BYTES}", f"--dashboard-agent-listen-port={free_port()}", *arguments,
         ]  # fmt: skip
         with open(Path(self._folder) / f"node{len(self._nodes)}.log", "wb") as log:
             node = subprocess.Popen(
