@@ -249,7 +249,7 @@ class LearnerConfig(Section):
         return self.ranks or max(1, self.num_gpus)
 
     @model_validator(mode="after")
-    def _ranks(self) -> Self:
+    def _consistent(self) -> Self:
         if self.num_gpus and self.ranks not in (None, self.num_gpus):
             raise ValueError(
                 f"ranks={self.ranks} and num_gpus={self.num_gpus}: each GPU has one rank; leave ranks out"
@@ -258,10 +258,6 @@ class LearnerConfig(Section):
             raise ValueError(f"cuda_graphs=true needs num_gpus=1, not {self.num_gpus}")
         if self.batch_size % self.size:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of the {self.size} ranks")
-        return self
-
-    @model_validator(mode="after")
-    def _clips(self) -> Self:
         if self.rho_clip < self.c_clip:
             raise ValueError(f"rho_clip ({self.rho_clip}) must be at least c_clip ({self.c_clip})")
         return self

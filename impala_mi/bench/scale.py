@@ -132,11 +132,13 @@ def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, second
         ]
         ray.get([host.node.remote() for host in hosts])
         records: list[dict[str, float]] = []
-        first: list[tuple[float, dict[psutil.Process, float], Mapping[str, float]]] = []
+        first: list[tuple[float, dict[psutil.Process, float]]] = []
 
         def report(record: Mapping[str, float]) -> None:
-            if not first and record["time_s"] > seconds / 3:
-                first.append((time.monotonic(), cpu_seconds(tree(me)), record))
+            if record["time_s"] <= seconds / 3:
+                return
+            if not records:
+                first.append((time.monotonic(), cpu_seconds(tree(me))))
             records.append(dict(record))
 
         me = psutil.Process().pid
@@ -149,14 +151,14 @@ def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, second
         timer.start()
         try:
             trainer.run()
-            if not first or len(records) < 2:
+            if len(records) < 2:
                 raise TrainingError(f"no update in {seconds:g} s; measure for longer, or at a higher rate")
-            began, before, since = first[0]
+            began, before = first[0]
             used = _by_role(before, cpu_seconds(tree(me)), time.monotonic() - began)
         finally:
             trainer.close()
             timer.cancel()
-    last, lag = records[-1], [r["lag_mean"] for r in records[len(records) // 3 :] if "lag_mean" in r]
+    since, last, lag = records[0], records[-1], [r["lag_mean"] for r in records if "lag_mean" in r]
     wall = max(last["time_s"] - since["time_s"], 1e-9)
     fps = (last["env_frames"] - since["env_frames"]) / wall / suite.action_repeat
     share, handed_in = fps / (actors * frames_per_s), fps / unroll

@@ -54,9 +54,15 @@ def to_device(batch: Transitions, device: torch.device, even_shapes: bool = Fals
     if even_shapes:
         return map_arrays(even(batch), there)
     inputs, finals = batch.inputs, batch.finals
-    return map_arrays(batch, there)._replace(
-        inputs=map_arrays(inputs, there)._replace(tokens=inputs.tokens, first=inputs.first),
-        finals=finals._replace(frame=there(finals.frame)),
+    moved = map_arrays(
+        batch._replace(
+            inputs=inputs._replace(tokens=None, first=None), finals=Finals(None, None, finals.frame, None)
+        ),
+        there,
+    )
+    return moved._replace(
+        inputs=moved.inputs._replace(tokens=inputs.tokens, first=inputs.first),
+        finals=finals._replace(frame=moved.finals.frame),
     )
 
 

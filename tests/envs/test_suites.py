@@ -214,7 +214,6 @@ def test_a_missing_package_names_its_extra(suite, package):
 
 def test_doom_leaves_no_names_in_shared_memory():
     """Of a killed process nobody would remove them."""
-    pytest.importorskip("vizdoom")
     game = make_suite(EnvConfig(suite="doom")).make_game("basic")
     for seed in range(2):
         game.reset(seed)

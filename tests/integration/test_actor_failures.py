@@ -2,12 +2,7 @@
 
 import pytest
 
-from tests.integration.session import (
-    actors_of,
-    left_behind,
-    listening_beyond_loopback,
-    wait_for,
-)
+from tests.integration.session import actors_of, left_behind, listening_beyond_loopback, wait_for
 
 pytestmark = pytest.mark.integration
 FAULTY = ("env.suite=tests.games:faulty", "actors.envs=2", "learner.unroll_length=10")

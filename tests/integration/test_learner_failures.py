@@ -2,11 +2,7 @@
 
 import pytest
 
-from tests.integration.session import (
-    actors_of,
-    left_behind,
-    wait_for,
-)
+from tests.integration.session import actors_of, left_behind, wait_for
 
 pytestmark = pytest.mark.integration
 

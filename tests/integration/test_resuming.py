@@ -8,11 +8,7 @@ import torch
 
 from impala_mi import reaper
 from impala_mi.learner import checkpoint as checkpoints
-from tests.integration.session import (
-    actors_of,
-    left_behind,
-    wait_for,
-)
+from tests.integration.session import actors_of, left_behind, wait_for
 
 pytestmark = pytest.mark.integration
 

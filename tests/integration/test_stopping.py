@@ -10,10 +10,7 @@ import psutil
 import pytest
 
 from impala_mi.learner import checkpoint as checkpoints
-from tests.integration.session import (
-    left_behind,
-    wait_for,
-)
+from tests.integration.session import left_behind, wait_for
 
 pytestmark = pytest.mark.integration
 
