@@ -23,23 +23,22 @@ from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.envs.scratch import sweep
 from impala_mi.errors import UserError
-from impala_mi.preflight import object_store_bytes
+from impala_mi.preflight import object_store_bytes, processors
 
 _UNNEEDED = ("ray/dashboard/dashboard.py", "ray/autoscaler/_private/monitor.py")
 
 
 @contextlib.contextmanager
-def running_ray(config: Config, suite: Suite) -> Iterator[None]:
-    """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names; ended with all its processes."""
+def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
+    """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names; ended with all its processes.
+
+    With room for so many runs at a time.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Threads of the learner that wait for each other sleep: the actors can use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    address, gpus = os.environ.get("RAY_ADDRESS"), float(config.learner.num_gpus)
-    actors, workers = config.actors.number(len(suite.levels)), 0
-    if config.actors.inference == "central":
-        workers = config.inference.workers
-        gpus += workers * config.inference.num_gpus
-    cpus = math.ceil(actors * config.actors.num_cpus + workers + config.learner.size * config.learner.num_cpus)
+    address, one = os.environ.get("RAY_ADDRESS"), processors(config, len(suite.levels))
+    cpus, gpus = math.ceil(runs * one.cpus), runs * one.gpus
     with contextlib.ExitStack() as stack:
         # Not in TMPDIR: the paths of Ray's sockets must stay short.
         folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
@@ -56,7 +55,7 @@ def running_ray(config: Config, suite: Suite) -> Iterator[None]:
                     num_cpus=cpus,
                     num_gpus=math.ceil(gpus),
                     include_dashboard=False,
-                    object_store_memory=object_store_bytes(config, suite),
+                    object_store_memory=runs * object_store_bytes(config, suite),
                     logging_level=logging.ERROR,
                 )
                 _end_unneeded()
@@ -69,8 +68,9 @@ def running_ray(config: Config, suite: Suite) -> Iterator[None]:
         if there.get("CPU", 0) < cpus or there.get("GPU", 0) < gpus:
             print(
                 f"note: the cluster has {there.get('CPU', 0):.0f} CPUs and {there.get('GPU', 0):g} GPUs now; "
-                f"{cpus} CPUs ({actors} actors, {workers} inference workers, {config.learner.size} learner ranks) "
-                f"and {gpus:g} GPUs are wanted: what has no room waits for new nodes",
+                f"{cpus} CPUs and {gpus:g} GPUs are wanted for {runs * one.actors} actors, {runs * one.workers} "
+                f"inference workers and {runs * config.learner.size} learner ranks: what has no room waits for new "
+                "nodes",
                 file=sys.stderr,
             )
         yield

@@ -5,24 +5,17 @@ names the nearest valid one; a value of the wrong type or range names the key, t
 """
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from impala_mi.errors import UserError
+from impala_mi.yaml_text import parse_yaml
 
 
 def _whole(value: object) -> object:
@@ -341,34 +334,7 @@ class Config(Section):
         return self.learner.batch_size // self.actors.envs
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats (1e-3), and no key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        twice = {k for k in keys if keys.count(k) > 1}
-        if twice:
-            raise UserError(f"line {node.start_mark.line + 1}: the key {sorted(twice)[0]!r} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text; raises `UserError` naming `where`."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{where}{line}: not valid YAML: {getattr(e, 'problem', None) or e}") from None
-    except UserError as e:
-        raise UserError(f"{where}: {e}") from None
+C = TypeVar("C", bound=Config)
 
 
 def find(path: str) -> tuple[str, str]:
@@ -389,13 +355,23 @@ def find(path: str) -> tuple[str, str]:
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration and apply `key=value` overrides; raises `UserError`."""
+    return load_as(Config, path, overrides)
+
+
+def load_as(model: type[C], path: str, overrides: Sequence[str] = ()) -> C:
+    """`load`, of a kind of configuration."""
     name, text = find(path)
     values = parse_yaml(text, path)
-    return build(name, {} if values is None else values, overrides)
+    return build_as(model, name, {} if values is None else values, overrides)
 
 
 def build(name: str, values: Any, overrides: Sequence[str] = ()) -> Config:
     """Validate a nested mapping with overrides; `name` names the run's folder and the errors."""
+    return build_as(Config, name, values, overrides)
+
+
+def build_as(model: type[C], name: str, values: Any, overrides: Sequence[str] = ()) -> C:
+    """`build`, of a kind of configuration."""
     if not isinstance(values, dict):
         raise UserError(f"{name}: a configuration is a mapping of sections, not {type(values).__name__}")
     for override in overrides:
@@ -404,9 +380,9 @@ def build(name: str, values: Any, overrides: Sequence[str] = ()) -> Config:
             raise UserError(f"override {override!r}: write it as key=value, for example learner.batch_size=64")
         _set(values, key.strip().split("."), parse_yaml(value, f"override {override!r}"), override)
     try:
-        return Config.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as e:
-        raise UserError("; ".join(islice(_explain(name, e), 3))) from None
+        raise UserError("; ".join(islice(_explain(name, e, list(keys(model))), 3))) from None
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
@@ -417,12 +393,13 @@ def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> 
     values[path[-1]] = value
 
 
-def _explain(name: str, error: ValidationError) -> Iterator[str]:
+def _explain(name: str, error: ValidationError, valid: Sequence[str]) -> Iterator[str]:
     for e in error.errors():
         path = [str(p) for p in e["loc"] if not str(p).startswith(("list[", "literal[", "constrained", "function"))]
         key = ".".join(path)
-        if e["type"] == "extra_forbidden":
-            valid = list(keys())
+        if e["type"] == "extra_forbidden" and key == "pbt":
+            yield f"{name}: the section pbt is of a population, which is trained by: impala-mi pbt"
+        elif e["type"] == "extra_forbidden":
             close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
                 path[-1], [k.rpartition(".")[2] for k in valid], n=1
             )

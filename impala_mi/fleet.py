@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup
 
 from impala_mi.actors.inference import InferenceLost
 from impala_mi.actors.rollout import deal_levels
@@ -101,6 +102,7 @@ class Fleet:
         segment: tells the seeds of this start of the run from those of others.
         event: told of what happens.
         stopping: whether the run is ending, so that deaths do not matter.
+        placement: of the processes that act for the actors, where inference is central.
         make: makes an actor from the configuration, its index and its segment.
     """
 
@@ -111,6 +113,7 @@ class Fleet:
         segment: tuple[int, int],
         event: Event,
         stopping: Callable[[], bool],
+        placement: PlacementGroup | None,
         make: MakeActor = ActorProcess,
     ) -> None:
         self._config, self._suite, self._segment = config, suite, segment
@@ -123,8 +126,7 @@ class Fleet:
         self._playing: dict[ray.ObjectRef[UnrollInfo], tuple[Slot, ActorProcess, ray.ObjectRef[Transitions]]] = {}
         self._polls: dict[ray.ObjectRef[list[tuple[int, Fault]]], Slot] = {}
         self._ending: list[tuple[float, ray.ObjectRef[None], ActorProcess]] = []
-        central = config.actors.inference == "central"
-        self._inference = InferenceGroup(config, len(self.slots)) if central else None
+        self._inference = None if placement is None else InferenceGroup(config, len(self.slots), placement)
         for slot in self.slots:
             self._start(slot)
         self._looked, self._enough_at = 0.0, time.monotonic()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from impala_mi.envs.base import Level
 from impala_mi.envs.scores import capped_mean, normalised
@@ -37,9 +38,19 @@ class LevelScores:
             self._lengths[episode.level].append(episode.length)
             self.episodes[episode.level] += 1
 
-    def mean_returns(self) -> dict[str, float]:
-        """Of the levels whose episodes have ended."""
-        return {level.name: sum(r) / len(r) for level, r in zip(self.levels, self._returns, strict=True) if r}
+    def forget(self) -> None:
+        """Begin the windows anew: what is to come was played by another agent."""
+        for returns, lengths in zip(self._returns, self._lengths, strict=True):
+            returns.clear()
+            lengths.clear()
+
+    def mean_returns(self, least: int = 1) -> dict[str, float]:
+        """Of the levels with at least so many episodes in the window."""
+        return {
+            level.name: sum(r) / len(r)
+            for level, r in zip(self.levels, self._returns, strict=True)
+            if len(r) >= least
+        }
 
     def score(self) -> float | None:
         """Mean capped normalised score over the window; None where it is not known or not a number."""
@@ -168,6 +179,11 @@ class MetricsWriter:
         for key, value in finite.items():
             tag = key if "/" in key else f"run/{key}"
             self._board.add_scalar(tag, value, self._newest)
+
+    def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
+        """A row of TensorBoard's table of hyperparameters, with this scalar beside it."""
+        for summary in hparams(dict(values), {metric: 0.0}):
+            self._board._get_file_writer().add_summary(summary)
 
     def event(self, kind: str, details: Mapping[str, object]) -> None:
         """A text in TensorBoard, at the newest record."""

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -17,8 +18,29 @@ SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
 
 
-def check(config: Config) -> Suite:
-    """The suite, if this machine can run the configuration; raises `UserError` before anything starts."""
+class Processors(NamedTuple):
+    """What a run asks a cluster for."""
+
+    actors: int
+    workers: int
+    """Of central inference."""
+    cpus: float
+    gpus: float
+
+
+def processors(config: Config, levels: int) -> Processors:
+    """Of one run."""
+    actors, learner, gpus = config.actors.number(levels), config.learner, float(config.learner.num_gpus)
+    workers = config.inference.workers if config.actors.inference == "central" else 0
+    cpus = actors * config.actors.num_cpus + workers + learner.size * learner.num_cpus
+    return Processors(actors, workers, cpus, gpus + workers * config.inference.num_gpus)
+
+
+def check(config: Config, runs: int = 1) -> Suite:
+    """The suite, if this machine can run so many runs of the configuration at a time.
+
+    Raises `UserError` before anything starts.
+    """
     suite = make_suite(config.env)
     suite.check()
     actors, levels = config.actors, len(suite.levels)
@@ -40,9 +62,9 @@ def check(config: Config) -> Suite:
             f"inference.workers={config.inference.workers}: more than the {actors.number(levels)} actors that they "
             "would act for"
         )
-    _check_gpus(config)
+    _check_gpus(config, runs)
     Agent(config.agent, suite.spaces)  # raises where the torso does not suit the frames
-    needed = object_store_bytes(config, suite)
+    needed = runs * object_store_bytes(config, suite)
     if SHARED_MEMORY.is_dir() and not os.environ.get("RAY_ADDRESS"):
         free = shutil.disk_usage(SHARED_MEMORY).free
         if free < needed:
@@ -54,15 +76,16 @@ def check(config: Config) -> Suite:
     return suite
 
 
-def _check_gpus(config: Config) -> None:
+def _check_gpus(config: Config, runs: int) -> None:
     """Raise `UserError` where this machine has too few; a cluster's nodes are not this machine."""
     wanted = {"learner.num_gpus": float(config.learner.num_gpus)}
     if config.actors.inference == "central":
         wanted["inference.workers x inference.num_gpus"] = config.inference.workers * config.inference.num_gpus
     there = torch.cuda.device_count()
-    if os.environ.get("RAY_ADDRESS") or sum(wanted.values()) <= there:
+    if os.environ.get("RAY_ADDRESS") or runs * sum(wanted.values()) <= there:
         return
     asked = " and ".join(f"{key}={number:g}" for key, number in wanted.items() if number)
+    asked += f" in {runs} runs at a time" if runs > 1 else ""
     raise UserError(
         f"{asked}, but this PyTorch ({torch.__version__}) sees {there or 'no'} GPU{'s' * (there > 1)}; set "
         "learner.num_gpus=0 to learn on the CPU"

@@ -36,19 +36,23 @@ class Records:
         self, config: Config, suite: Suite, folder: RunFolder, resumed: Checkpoint | None, report: Report
     ) -> None:
         self._config, self._suite, self._folder, self._report = config, suite, folder, report
-        self._scores = LevelScores(suite.levels, config.train.score_episodes)
+        self.scores = LevelScores(suite.levels, config.train.score_episodes)
         self._counts = LevelCounts(suite.levels)
         self.means = Means()
         self._time_before, self.discarded, self.starts = 0.0, 0, 0
+        self.state: dict[str, Any] = {}
+        """Of a member of a population: goes into checkpoints."""
+        self.more: dict[str, float] = {}
+        """And into each record."""
         if resumed is not None:
-            self._scores.load_state(resumed.run["scores"])
+            self.scores.load_state(resumed.run["scores"])
             self._counts.load_state(resumed.run.get("counts", self._counts.state()))  # older ones have none
             self._time_before = resumed.run["time_s"]
             self.discarded = resumed.run["discarded"]
             self.starts = resumed.run["starts"] + 1
         self._writer = MetricsWriter(folder.path, None if resumed is None else int(resumed.meta["env_frames"]))
         self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
-        self._fps = 0.0
+        self.fps = 0.0
         self.start(0)
 
     def start(self, env_frames: int) -> None:
@@ -67,11 +71,12 @@ class Records:
 
     def score(self) -> float | None:
         """Of the last episodes of all levels."""
-        return self._scores.score()
+        return self.scores.score()
 
-    def take(self, info: UnrollInfo) -> None:
-        """What an actor tells of its unrolls."""
-        self._scores.add(info.episodes)
+    def take(self, info: UnrollInfo, scored: bool = True) -> None:
+        """What an actor tells of its unrolls; episodes that another agent played are not `scored`."""
+        if scored:
+            self.scores.add(info.episodes)
         self.means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
         for upkeep in info.upkeep:
             name = self._suite.levels[upkeep.level].name
@@ -105,7 +110,7 @@ class Records:
         if frames == before and time_s - before_s < self._config.train.log_every_s:
             return
         if time_s - before_s >= 1:  # the last record can come at once after the one before
-            self._fps = (frames - before) / (time_s - before_s)
+            self.fps = (frames - before) / (time_s - before_s)
         means = self.means.take()
         update_s, learner = means.get("time/update_s", 0.0), self._config.learner
         per_update = learner.batch_size * learner.unroll_length * self._suite.action_repeat
@@ -113,12 +118,13 @@ class Records:
         record = {
             "time_s": time_s,
             **{k: counted[k] for k in ("env_frames", "agent_steps", "updates")},
-            "fps": self._fps,
+            "fps": self.fps,
             "learner_fps": per_update / update_s if update_s else 0.0,
             **more,
+            **self.more,
             "actors/discarded_unrolls": self.discarded,
             **means,
-            **self._scores.metrics(),
+            **self.scores.metrics(),
             **self._counts.metrics(),
         }
         self._writer.write(record)
@@ -129,11 +135,12 @@ class Records:
         """A checkpoint of the learner's state."""
         counters = Counters(**state["counters"])
         run = {
-            "scores": self._scores.state(),
+            "scores": self.scores.state(),
             "counts": self._counts.state(),
             "time_s": self.time_s(),
             "discarded": self.discarded,
             "starts": self.starts,
+            **self.state,
         }
         meta = {"env_frames": counters.env_frames, "updates": counters.updates, "score": self.score()}
         path = checkpoints.save(self._folder.checkpoints, state, run, meta, self._config.train.keep_checkpoints)
@@ -142,6 +149,10 @@ class Records:
             self._mirrored(self._mirror.push())
         self.saved_at = time.monotonic()
         return path
+
+    def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
+        """See `MetricsWriter.hparams`."""
+        self._writer.hparams(values, metric)
 
     def event(self, kind: str, /, **details: Any) -> None:
         """Write down what happened, for people in TensorBoard too."""

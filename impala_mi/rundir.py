@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from impala_mi.config import Config, build, parse_yaml, to_yaml
+from impala_mi.config import Config, build, to_yaml
 from impala_mi.errors import UserError
+from impala_mi.yaml_text import parse_yaml
 
 SMALLEST_DISK = 500 * 2**20
+JOURNAL = "pbt.jsonl"
+"""Of a population: its decisions."""
 PACKAGES = (
     "impala-mi",
     "torch",
@@ -120,7 +123,15 @@ def open_run(path: str) -> RunFolder:
         raise UserError(f"no run {path!r}: there is no such folder")
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{path!r} is not a run: it has no config.yaml")
+    if is_population(folder):
+        members = sorted(str(p) for p in (folder / "members").iterdir())
+        raise UserError(f"{path!r} is a population; name one of its members: {members[0]} ... {members[-1]}")
     return RunFolder(folder)
+
+
+def is_population(folder: Path) -> bool:
+    """Whether a folder is that of a population, not of one run."""
+    return (folder / JOURNAL).is_file()
 
 
 def versions() -> dict[str, str | None]:

@@ -10,7 +10,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +25,10 @@ from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
 from impala_mi.fleet import Budget, Fleet, HandIn, MakeActor, Slot, reason_of
-from impala_mi.learner.checkpoint import Checkpoint
+from impala_mi.learner.checkpoint import Checkpoint, digest
 from impala_mi.learner.update import Counters
-from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost, Update, place_learner
+from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost, Update
+from impala_mi.placement import Places, place
 from impala_mi.preflight import check
 from impala_mi.records import Records, Report
 from impala_mi.rundir import RunFolder
@@ -84,7 +85,10 @@ class _Batch:
 
 
 class Trainer:
-    """The driver's loop; see the module's docstring."""
+    """The driver's loop; see the module's docstring.
+
+    `between` is called between its steps; `places` is its room, where that is not to be asked for.
+    """
 
     def __init__(
         self,
@@ -96,25 +100,30 @@ class Trainer:
         stop: StopSignal,
         make_actor: MakeActor = ActorProcess,
         make_learner: MakeLearner = LearnerGroup,
+        between: Callable[["Trainer"], None] = lambda _: None,
+        places: Places | None = None,
     ) -> None:
         self.config, self.suite, self.stop = config, suite, stop
-        self._records = Records(config, suite, folder, resumed, report)
+        self._folder, self._between = folder, between
+        self.records = Records(config, suite, folder, resumed, report)
         self._make_learner = make_learner
-        self._placement = place_learner(config)
-        self._learner = make_learner(config, None if resumed is None else resumed.learner, self._placement)
+        [self._places] = place(config) if places is None else [places]
+        self._learner = make_learner(config, None if resumed is None else resumed.learner, self._places.learner)
         self._kept = None if resumed is None else resumed.learner
-        self._counters = Counters() if resumed is None else Counters(**resumed.learner["counters"])
+        self.counters = Counters() if resumed is None else Counters(**resumed.learner["counters"])
         self._keeping: ray.ObjectRef[dict[str, Any]] | None = None
         self._kept_at = time.monotonic()
         self._learner_deaths = Budget(config.learner.max_restarts, "learner.max_restarts")
         # The number of the start tells the seeds of a resumed run from those before; in the deterministic mode
         # only the number of updates does, so that a resumed run repeats what an uninterrupted one does.
         begin = 0 if resumed is None else int(resumed.meta["updates"])
-        segment = (begin, 0 if config.train.deterministic else self._records.starts)
-        self._fleet = Fleet(config, suite, segment, self._records.event, lambda: stop.name is not None, make_actor)
+        segment = (begin, 0 if config.train.deterministic else self.records.starts)
+        stopping, inference = (lambda: stop.name is not None), self._places.inference
+        self._fleet = Fleet(config, suite, segment, self.records.event, stopping, inference, make_actor)
         self._learnt = Counter[int]()  # hand-ins by the first level of their actor
         self._levels_alive: set[int] = set()
         self._ready: deque[HandIn] = deque()
+        self._oldest = 0  # version of the weights whose unrolls are still wanted
         self._updating: deque[_Batch] = deque()
         # On a GPU the next batch is brought, and its work queued, while it computes; on CPUs that gained nothing.
         self._in_flight = 2 if config.learner.num_gpus else 1
@@ -128,9 +137,9 @@ class Trainer:
         except LearnerDied as e:
             self._replace_learner(str(e))
         self._fleet.begin_to_count()
-        self._records.event("started", env_frames=self._counters.env_frames, updates=self._counters.updates)
-        self._records.start(self._counters.env_frames)
-        if self._counters.updates == 0:
+        self.records.event("started", env_frames=self.counters.env_frames, updates=self.counters.updates)
+        self.records.start(self.counters.env_frames)
+        if self.counters.updates == 0:
             self._checkpoint()  # so that there is one to go on from, whatever happens first
         try:
             self._loop()
@@ -142,8 +151,8 @@ class Trainer:
             self._poll(timeout=1)
         self._log()
         status: Literal["done", "interrupted"] = "done" if self.stop.name is None else "interrupted"
-        self._records.event(status, env_frames=self._counters.env_frames, signal=self.stop.name)
-        return Result(status, self._counters, path, self._records.score())
+        self.records.event(status, env_frames=self.counters.env_frames, signal=self.stop.name)
+        return Result(status, self.counters, path, self.records.score())
 
     def _loop(self) -> None:
         train = self.config.train
@@ -151,16 +160,17 @@ class Trainer:
         while not self._finished() and self.stop.name is None:
             step()
             self._keep()
+            self._between(self)
             now = time.monotonic()
-            if now - self._records.logged_at >= train.log_every_s:
+            if now - self.records.logged_at >= train.log_every_s:
                 self._log()
-            if not train.deterministic and now - self._records.saved_at >= train.checkpoint_every_s:
+            if not train.deterministic and now - self.records.saved_at >= train.checkpoint_every_s:
                 self._checkpoint()
 
     def _finished(self) -> bool:
         limit = self.config.train.max_time_s
-        late = limit is not None and self._records.time_s() >= limit
-        return late or self._counters.env_frames >= self.config.train.env_frames
+        late = limit is not None and self.records.time_s() >= limit
+        return late or self.counters.env_frames >= self.config.train.env_frames
 
     def _step(self) -> None:
         """Give work, wait for something to be done, take it."""
@@ -206,9 +216,9 @@ class Trainer:
         self._submit()
         self._drain()
         every = self.config.train.checkpoint_every_updates
-        if every and self._counters.updates % every == 0 and not self._finished():
+        if every and self.counters.updates % every == 0 and not self._finished():
             self._checkpoint()
-            self._fleet.start_anew((self._counters.updates, 0))
+            self._fleet.start_anew((self.counters.updates, 0))
 
     # -- actors ------------------------------------------------------------------------------
 
@@ -237,25 +247,29 @@ class Trainer:
         return self._fleet.dealt[actor][0]
 
     def _play(self, slot: Slot) -> None:
-        self._fleet.play(slot, self._weights, self._counters.version)
+        self._fleet.play(slot, self._weights, self.counters.version)
 
     def _take_hand_in(self, hand_in: HandIn) -> None:
-        self._records.take(hand_in.info)
-        self._ready.append(hand_in)
+        wanted = hand_in.info.version >= self._oldest
+        self.records.take(hand_in.info, scored=wanted)
+        if wanted:
+            self._ready.append(hand_in)
+        else:
+            self.records.discarded += 1
 
     def _poll(self, timeout: float = 0) -> None:
         """Take the faults of unrolls that are not done."""
         for actor, faults in self._fleet.poll(timeout):
-            self._records.take_faults(actor, faults)
+            self.records.take_faults(actor, faults)
 
     # -- learner -----------------------------------------------------------------------------
 
     def _submit(self) -> None:
         """Hand a batch to the learner, if enough unrolls are recent enough."""
         allowed = self.config.learner.max_policy_lag
-        now = self._counters.version + len(self._updating)  # when it is this batch's turn
+        now = self.counters.version + len(self._updating)  # when it is this batch's turn
         recent = [r for r in self._ready if allowed is None or now - r.info.version <= allowed]
-        self._records.discarded += len(self._ready) - len(recent)
+        self.records.discarded += len(self._ready) - len(recent)
         self._ready = deque(recent)
         if len(recent) < self.config.unrolls_per_actor_batch:
             return
@@ -263,7 +277,7 @@ class Trainer:
         infos = [hand_in.info for hand_in in taken]
         for info in infos:
             self._learnt[self._level(info.actor)] += 1
-            self._records.take_lag(now - info.version, self._fleet.dealt[info.actor])
+            self.records.take_lag(now - info.version, self._fleet.dealt[info.actor])
         update = self._learner.update([info.version for info in infos], [hand_in.data for hand_in in taken])
         self._updating.append(_Batch(update, infos))
 
@@ -286,24 +300,24 @@ class Trainer:
                 return
         except UnrollsLost as e:
             self._updating.popleft()
-            self._records.event("unrolls_lost", error=str(e))
+            self.records.event("unrolls_lost", error=str(e))
             return
         except LearnerDied as e:
             self._replace_learner(str(e))
             return
         self._updating.popleft()
         for info in batch.infos:
-            self._records.learnt(self._fleet.dealt[info.actor])
+            self.records.learnt(self._fleet.dealt[info.actor])
 
     def _take(self, update: Update, wait_s: float = math.inf) -> bool:
         """Whether it is done."""
         if (result := self._learner.result(update, wait_s)) is None:
             return False
-        self._counters = result.counters
+        self.counters = result.counters
         if result.published:
             self._weights = update.weights
-            self._fleet.load(self._weights, self._counters.version)
-        self._records.means.add(result.metrics)
+            self._fleet.load(self._weights, self.counters.version)
+        self.records.means.add(result.metrics)
         return True
 
     def _start_learner(self, meanwhile: Callable[[], None]) -> None:
@@ -314,13 +328,13 @@ class Trainer:
 
     def _replace_learner(self, reason: str) -> None:
         """Go on from what a rank that lives holds in memory, or from what was kept; actors play on meanwhile."""
-        began, lost = time.monotonic(), self._counters
+        began, lost = time.monotonic(), self.counters
         self._updating.clear()
         self._keeping = None
         if self.config.learner.size > 1 and (state := self._learner.rescue(RESCUE_S)) is not None:
             self._kept = state
         while True:
-            self._records.event("learner_died", error=reason)
+            self.records.event("learner_died", error=reason)
             self._learner.kill()
             try:
                 self._learner_deaths.spend(reason)
@@ -329,22 +343,22 @@ class Trainer:
                     # No version twice: those who have weights that are lost must take the next ones for newer.
                     version = 1 + max(lost.version, state["counters"]["version"])
                     state = state | {"counters": state["counters"] | {"version": version}}
-                self._learner = self._make_learner(self.config, state, self._placement)
+                self._learner = self._make_learner(self.config, state, self._places.learner)
                 self._start_learner(self._meanwhile)
                 break
             except LearnerDied as e:
                 reason = str(e)
             except TrainingError as e:
                 if self._kept is not None:
-                    self._records.save(self._kept)
+                    self.records.save(self._kept)
                 raise TrainingError(str(e)) from None  # there is no learner whose state could be saved
-        self._records.rewind(self._counters.env_frames)
+        self.records.rewind(self.counters.env_frames)
         self._kept_at = time.monotonic()
-        self._records.event(
+        self.records.event(
             "learner_restarted",
             seconds=round(time.monotonic() - began, 2),
-            env_frames=self._counters.env_frames,
-            frames_lost=max(0, lost.env_frames - self._counters.env_frames),
+            env_frames=self.counters.env_frames,
+            frames_lost=max(0, lost.env_frames - self.counters.env_frames),
         )
 
     def _meanwhile(self) -> None:
@@ -353,16 +367,53 @@ class Trainer:
             raise TrainingError(f"{self.stop.name} while the learner was being replaced")
         self._fleet.look()
 
+    # -- populations -------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """The learner's, for a checkpoint or another member of a population."""
+        return self._state()
+
+    def adopt(self, config: Config, donor: dict[str, Any] | None) -> bool:
+        """Go on with the learner's settings of `config` and, where given, what another's learner has learnt.
+
+        The actors play on; what older weights played is discarded. A checkpoint is left. False where the run is to
+        stop and nothing was changed. Raises `TrainingError` where the learner does not hold what it was given.
+        """
+        if not self._drain():
+            return False
+        state = self._state()
+        if donor is not None:
+            mine, theirs = Counters(**state["counters"]), Counters(**donor["counters"])
+            ahead = theirs.agent_steps + theirs.schedule_ahead - mine.agent_steps
+            counters = asdict(replace(mine, version=mine.version + 1, schedule_ahead=ahead))
+            state |= {"agent": donor["agent"], "optimizer": donor["optimizer"], "counters": counters}
+            self._oldest = mine.version + 1
+            self.records.discarded += len(self._ready)
+            self._ready.clear()
+            self.records.scores.forget()
+        self.config, self._kept = config, state  # first: a learner that dies now is replaced with these
+        try:
+            self._take(self._learner.adopt(config, state))
+        except LearnerDied as e:
+            self._replace_learner(str(e))
+        held = self._state()
+        settings = ray.get(self._learner.settings(), timeout=config.learner.timeout_s)
+        if digest(held) != digest(state) or any(one != config.learner for one in settings):
+            raise TrainingError("the learner does not hold the weights and settings that it was given")
+        self._folder.save_config(config)
+        self.records.save(held)
+        return True
+
     # -- records -----------------------------------------------------------------------------
 
     def _log(self) -> None:
         self._poll()
         deaths = {"learner/restarts": self._learner_deaths.total}
-        self._records.log(self._counters, self._fleet.metrics() | deaths)
+        self.records.log(self.counters, self._fleet.metrics() | deaths)
 
     def _checkpoint(self) -> Path:
         state = self._state() if self._drain() or self._kept is None else self._kept
-        return self._records.save(state)
+        return self.records.save(state)
 
     def _keep(self) -> None:
         """Keep the learner's state in memory, from time to time."""
@@ -390,4 +441,4 @@ class Trainer:
         """End every process, the games first."""
         self._fleet.close()
         self._learner.kill()
-        self._records.close()
+        self.records.close()

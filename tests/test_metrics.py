@@ -24,6 +24,14 @@ def test_levels_are_averaged_over_a_window_and_scored_together():
     assert again.metrics() == scores.metrics()
 
 
+def test_windows_begin_anew_and_episodes_count_on():
+    scores = LevelScores(LEVELS, window=3)
+    scores.add([Episode(0, 1.0, 3), Episode(0, 3.0, 3), Episode(1, 5.0, 3)])
+    assert scores.mean_returns(least=2) == {"a": 2.0}
+    scores.forget()
+    assert (scores.mean_returns(), scores.score(), scores.episodes) == ({}, None, [2, 1])
+
+
 def test_means_begin_anew():
     means = Means()
     means.add({"lag_mean": 1.0, "lag_max": 1.0})

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from impala_mi.actors.inference import Batcher, Inference, InferenceLost, Reply, Request
@@ -16,7 +17,6 @@ from impala_mi.actors.rollout import Rollout
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
 from impala_mi.machine import default_threads, keep_freed_memory
-from impala_mi.placement import reserve
 from impala_mi.types import Fault, Transitions, UnrollInfo
 
 Weights = dict[str, np.ndarray]
@@ -126,14 +126,14 @@ class InferenceGroup:
     Args:
         config: the run's configuration.
         actors: number of actors.
+        placement: of the workers, from `place`.
     """
 
-    def __init__(self, config: Config, actors: int) -> None:
-        self._config = config
+    def __init__(self, config: Config, actors: int, placement: PlacementGroup) -> None:
+        self._config, self._placement = config, placement
         workers = config.inference.workers
         self._groups = [2 * len(range(i, actors, workers)) for i in range(workers)]
         self._starts = [0] * workers
-        self._placement = reserve(1, config.inference.num_gpus, workers, "SPREAD")
         self._workers = [self._start(i) for i in range(workers)]
 
     def worker_of(self, actor: int) -> Any:

@@ -13,8 +13,10 @@ from impala_mi.errors import TrainingError, UserError
 
 COMMANDS = {
     "train": "Train an agent.",
-    "resume": "Continue a run from its last checkpoint.",
+    "pbt": "Train a population whose members adapt their hyperparameters.",
+    "resume": "Continue a run or a population from its last checkpoints.",
     "eval": "Score a run's agent over complete episodes.",
+    "report": "Show who descends from whom in a population, and its schedules.",
     "tsne": "Draw the t-SNE of a run's generated weights.",
     "cache": "Compile the maps of DMLab-30 ahead of training.",
     "levels": "List the levels of a suite and their scores.",

@@ -1,5 +1,6 @@
 """`impala-mi resume`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -44,6 +45,12 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
     """
     from impala_mi import rundir
 
+    if rundir.is_population(Path(run).expanduser()):
+        from impala_mi.cli import pbt
+
+        if checkpoint != "last":
+            raise UserError(f"--checkpoint {checkpoint}: members of a population go on from their last ones")
+        return pbt.resume(rundir.RunFolder(Path(run).expanduser()), overrides)
     folder = rundir.open_run(run)
     new = configuration.build(run, folder.config.model_dump(), overrides)
     return resume(folder, new, checkpoint, overrides)

@@ -1,5 +1,6 @@
 """Checkpoints: a folder each, written aside and renamed, never unpickled."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -69,6 +70,18 @@ def save(
         if old.name not in kept:
             shutil.rmtree(old)
     return final
+
+
+def digest(learner: Mapping[str, Any]) -> str:
+    """Of the weights and the optimiser in a learner's state, equal where all their numbers are."""
+    found = hashlib.sha256()
+    optimizer = learner["optimizer"]
+    slots = {f"{name}.{i}": part for name, parts in optimizer["slots"].items() for i, part in enumerate(parts)}
+    for name, tensor in sorted((dict(learner["agent"]) | slots).items()):
+        found.update(f"{name}{list(tensor.shape)}".encode())
+        found.update(tensor.contiguous().numpy().tobytes())
+    found.update(str(optimizer["steps"]).encode())
+    return found.hexdigest()
 
 
 def forget_after(folder: Path, checkpoint: Checkpoint) -> list[str]:

@@ -147,14 +147,16 @@ class Optimizer:
         return [part.view(p.shape) for part, p in zip(parts, self.params, strict=True)]
 
 
+def make_rule(config: LearnerConfig) -> Rule:
+    """The configured rule."""
+    if config.optimizer == "adam":
+        return Adam(eps=config.epsilon)
+    return RMSPropTF(config.rmsprop_decay, config.rmsprop_momentum, config.epsilon)
+
+
 def make_optimizer(config: LearnerConfig, params: Iterable[nn.Parameter]) -> Optimizer:
     """The configured optimiser over the trained parameters."""
-    rule: Rule = (
-        Adam(eps=config.epsilon)
-        if config.optimizer == "adam"
-        else RMSPropTF(config.rmsprop_decay, config.rmsprop_momentum, config.epsilon)
-    )
-    return Optimizer(rule, [p for p in params if p.requires_grad])
+    return Optimizer(make_rule(config), [p for p in params if p.requires_grad])
 
 
 def learning_rate(config: LearnerConfig, env_frames: int, total_frames: int) -> float:

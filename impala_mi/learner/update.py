@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from impala_mi.config import Config
+from impala_mi.config import Config, LearnerConfig
 from impala_mi.errors import TrainingError
 from impala_mi.learner.distributed import GradientSum
 from impala_mi.learner.graphs import CudaRecorder, Graphs
-from impala_mi.learner.optim import Rate, learning_rate, make_optimizer
+from impala_mi.learner.optim import Rate, learning_rate, make_optimizer, make_rule
 from impala_mi.losses.actor_critic import Loss, actor_critic_loss
 from impala_mi.nn.agent import Agent, AgentOutput
 from impala_mi.nn.core import LSTMCore
@@ -35,6 +35,8 @@ class Counters:
     skipped: int = 0
     """Updates left out because the loss or a gradient was not finite."""
     skipped_in_a_row: int = 0
+    schedule_ahead: int = 0
+    """Agent steps by which schedules are ahead: those of the member of a population that the weights came from."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,18 @@ class Learner:
         )
         self.even = config.learner.cuda_graphs and device.type == "cuda"
         """Whether batches are to be `batching.even`."""
-        self._graphs: Graphs | None = None
-        if self.even:
-            self._graphs = Graphs(lambda *batch: self._compute(*batch)[0], device, CudaRecorder())
+        self._graphs = self._make_graphs()
         if isinstance(self.agent.core, LSTMCore):
             self.agent.core.even = self.even
+
+    def _make_graphs(self) -> Graphs | None:
+        return Graphs(lambda *batch: self._compute(*batch)[0], self.device, CudaRecorder()) if self.even else None
+
+    def change(self, settings: LearnerConfig) -> None:
+        """Go on with other rates, costs, clips and discounts, between updates."""
+        self.config = self.config.model_copy(update={"learner": settings})
+        self.optimizer.rule = make_rule(settings)
+        self._graphs = self._make_graphs()  # recorded updates hold the old ones
 
     def update(self, batch: Transitions) -> dict[str, float]:
         """Learn from a batch [T+1, B, ...] that `to_device` brought; returns metrics.
@@ -128,9 +137,8 @@ class Learner:
 
         Another update may begin before this one is finished; they finish in the order in which they began.
         """
-        rate = learning_rate(
-            self.config.learner, self._begun_steps * self.action_repeat, self.config.train.env_frames
-        )
+        steps = self._begun_steps + self.counters.schedule_ahead
+        rate = learning_rate(self.config.learner, steps * self.action_repeat, self.config.train.env_frames)
         if self._graphs is None:
             outcome, seconds = self._compute(batch, rate)
         else:

@@ -15,14 +15,13 @@ import torch
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from impala_mi.config import Config
+from impala_mi.config import Config, LearnerConfig
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
 from impala_mi.learner.distributed import join, listen
 from impala_mi.learner.transfer import HostCopy, Staged, Stager
 from impala_mi.learner.update import Began, Counters, Learner
 from impala_mi.machine import default_threads, keep_freed_memory
-from impala_mi.placement import reserve
 from impala_mi.types import Transitions
 
 Weights = dict[str, np.ndarray]
@@ -99,9 +98,24 @@ class _Learner:
         self._stager = Stager(device, threads, self._learner.even)
         self._staged, self._begun = dict[int, _Staged](), deque[_Begun]()
         self._done_at, self._cpu_before = 0.0, time.process_time()
+        return self._stand()
+
+    def adopt(self, state: dict[str, Any], settings: LearnerConfig) -> tuple[UpdateResult, Weights | None]:
+        """Go on from another state with other settings, when no update is under way; as `start`."""
+        self._learner.change(settings)
+        self._learner.load_state(state)
+        self._staged.clear()
+        return self._stand()
+
+    def _stand(self) -> tuple[UpdateResult, Weights | None]:
+        """Where it begins to learn from."""
         self._version_begun = self._learner.counters.version
         weights = None if self._rank else self._learner.weights()
         return UpdateResult(replace(self._learner.counters), {}, True), weights
+
+    def settings(self) -> LearnerConfig:
+        """In force."""
+        return self._learner.config.learner
 
     def stage(self, number: int, versions: list[int], *unrolls: Transitions) -> None:
         """Bring the unrolls of a batch, which weights of `versions` played, to the device."""
@@ -169,19 +183,13 @@ class UnrollsLost(Exception):
     """Unrolls of a batch went with their node; the learner is well."""
 
 
-def place_learner(config: Config) -> PlacementGroup:
-    """Room for all ranks on as few nodes as can be; kept when they are replaced."""
-    learner = config.learner
-    return reserve(learner.num_cpus, 1 if learner.num_gpus else 0, learner.size, "PACK")
-
-
 class LearnerGroup:
     """The learner: one process, or ranks that learn together, each from an equal part of every batch.
 
     Args:
         config: the run's configuration.
         state: to go on from, or None.
-        placement: of the ranks, from `place_learner`.
+        placement: of the ranks, from `place`.
         process: of a rank.
     """
 
@@ -235,6 +243,17 @@ class LearnerGroup:
             for rank, ref in zip(self._ranks, begun, strict=True)
         ]
         return Update(time.monotonic(), [result for result, _ in answers], answers[0][1])
+
+    def adopt(self, config: Config, state: dict[str, Any]) -> Update:
+        """Have all go on from another state with other settings of the learner, when no update is under way."""
+        self._config, there = config, ray.put(state)
+        learner = config.learner
+        answers = [rank.adopt.options(num_returns=2).remote(there, learner) for rank in self._ranks]
+        return Update(time.monotonic(), [result for result, _ in answers], answers[0][1])
+
+    def settings(self) -> list[ray.ObjectRef[LearnerConfig]]:
+        """References of what is in force at each rank."""
+        return [rank.settings.remote() for rank in self._ranks]
 
     def pending(self, update: Update) -> list[ray.ObjectRef[UpdateResult]]:
         """Of the ranks that are still at it."""

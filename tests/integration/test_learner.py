@@ -15,7 +15,8 @@ import ray
 
 from impala_mi.bench.parts import random_unrolls
 from impala_mi.envs.suites import make_suite
-from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost, place_learner
+from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost
+from impala_mi.placement import place
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
@@ -31,7 +32,7 @@ def group(request):
     config = tiny_config("learner.batch_size=10", "actors.envs=5", *request.param)
     suite = make_suite(config.env)
     with running_ray(config, suite):
-        made = LearnerGroup(config, None, place_learner(config))
+        made = LearnerGroup(config, None, place(config)[0].learner)
         while (start := made.started(1)) is None:
             pass
         assert made.result(start).counters.version == 0

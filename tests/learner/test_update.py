@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from impala_mi.bench.parts import random_unrolls
 from impala_mi.config import build
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
+from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.batching import stack, to_device
 from impala_mi.learner.update import Learner, final_values, next_values
 from impala_mi.types import AgentInput, CoreState, Finals, Spaces
@@ -204,3 +206,39 @@ def test_pytorchs_compiler_is_not_loaded():
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_learner_that_adopts_another_goes_on_as_that_one_would_with_the_new_settings():
+    schedule = ("learner.learning_rate_schedule=linear", "train.env_frames=10_000")
+    donor, rollout = setup("seed=1", "learner.max_grad_norm=null", *schedule)
+    member, _ = setup("seed=2", *schedule)
+    batches = [stack([rollout.unroll().data]) for _ in range(6)]
+    rollout.close()
+    for batch in batches[:4]:
+        donor.update(batch)
+    member.update(batches[4])
+    mine, theirs = member.counters, donor.counters
+    ahead = theirs.agent_steps - mine.agent_steps
+    assert ahead > 0
+    given = donor.state()
+    settings = member.config.learner.model_copy(
+        update={"learning_rate": 0.02, "entropy_cost": 0.5, "epsilon": 0.3, "discount": 0.5, "max_grad_norm": 1.0}
+    )
+    member.change(settings)
+    member.load_state(given | {"counters": dataclasses.asdict(mine) | {"schedule_ahead": ahead}})
+    donor.change(settings)
+    assert checkpoints.digest(member.state()) == checkpoints.digest(given)
+    rates = [one.update(batches[5])["learner/learning_rate"] for one in (donor, member)]
+    assert rates[0] == rates[1] == pytest.approx(0.02 * (1 - 4 * 35 / 10_000))
+    assert checkpoints.digest(member.state()) == checkpoints.digest(donor.state()) != checkpoints.digest(given)
+    assert member.counters.updates == 2  # its own count goes on
+
+
+def test_a_digest_tells_one_number_from_another():
+    learner, rollout = setup()
+    rollout.close()
+    state = learner.state()
+    before = checkpoints.digest(state)
+    slot = next(iter(state["optimizer"]["slots"].values()))[0]
+    slot.view(-1)[0] += 1
+    assert checkpoints.digest(state) != before

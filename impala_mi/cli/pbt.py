@@ -1,0 +1,162 @@
+"""`impala-mi pbt`."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from impala_mi import config as configuration
+from impala_mi.cli.console import make_console
+from impala_mi.cli.progress import duration
+from impala_mi.errors import UserError
+
+if TYPE_CHECKING:
+    from impala_mi.pbt.population import MemberReport, Report
+    from impala_mi.pbt.settings import PopulationConfig
+    from impala_mi.rundir import RunFolder
+
+
+@click.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--resume",
+    "again",
+    type=click.Choice(["never", "auto"]),
+    default="never",
+    show_default=True,
+    help="auto: go on with the population if its folder holds it, for jobs that are resubmitted.",
+)
+@click.option("--print-config", is_flag=True, help="Print the whole configuration and exit.")
+def command(config: str, overrides: tuple[str, ...], again: str, print_config: bool) -> int:
+    """Train a population as CONFIG says: a run's configuration with a section pbt.
+
+    Members copy each other and change their hyperparameters while they train (docs/pbt.md). For example:
+
+    \b
+        impala-mi pbt configs/cartpole_pbt.yaml pbt.members=6 run.name=first
+
+    The results are in the folder runs/NAME, each member's in runs/NAME/members/KEY. Ctrl-C writes checkpoints and
+    ends; `impala-mi resume` goes on; `impala-mi report` shows who descends from whom.
+    """
+    from impala_mi.pbt.settings import load
+
+    name, _ = configuration.find(config)
+    loaded = load(config, overrides)
+    if print_config:
+        click.echo(configuration.to_yaml(loaded), nl=False)
+        return 0
+    from impala_mi import rundir
+    from impala_mi.pbt.population import check_population
+
+    check_population(loaded)
+    if again == "auto":
+        if loaded.run.name is None:
+            raise UserError("--resume auto needs run.name, by which a job that is resubmitted finds its population")
+        path = Path(loaded.run.root).expanduser() / loaded.run.name
+        if rundir.is_population(path):
+            return resume(rundir.RunFolder(path), overrides)
+    folder = rundir.create(loaded, loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        with folder.locked():
+            return run_population(loaded, folder)
+    except (UserError, KeyboardInterrupt):
+        if not rundir.is_population(folder.path):  # nothing was done, for Ray had not started: the name stays free
+            shutil.rmtree(folder.path)
+        raise
+
+
+FIXED = ("run", "seed", "env", "agent", "pbt.members", "pbt.populations", "pbt.space")
+
+
+def resume(folder: "RunFolder", overrides: Sequence[str]) -> int:
+    """Continue a population; returns the exit code. Raises `UserError`."""
+    from impala_mi.pbt.population import check_population
+    from impala_mi.pbt.settings import of_folder
+
+    with folder.locked():
+        old, new = of_folder(folder), of_folder(folder, overrides)
+        for key in FIXED:
+            before, after = (_get(one, key) for one in (old, new))
+            if before != after:
+                raise UserError(f"{key} cannot change when a population is resumed")
+        if new.learner.optimizer != old.learner.optimizer:
+            raise UserError("learner.optimizer cannot change when a population is resumed: members hold its state")
+        check_population(new)
+        folder.save_config(new)
+        folder.event("resumed", overrides=list(overrides))
+        return run_population(new, folder)
+
+
+def run_population(config: "PopulationConfig", folder: "RunFolder") -> int:
+    """Train with progress, in a folder that the caller has locked; returns the exit code."""
+    from impala_mi.pbt import population
+
+    console, pbt = make_console(), config.pbt
+    members = pbt.members * pbt.populations
+    turns = "" if pbt.concurrent in (None, members) else f", {pbt.concurrent} at a time"
+    console.print(f"population {folder.path}: {pbt.populations} x {pbt.members} members{turns}, rule {pbt.rule}")
+    began = time.monotonic()
+    with _reporting(config, console) as report:
+        result = population.train(config, folder, report)
+    console.print(table(config, result.members))
+    took = duration(time.monotonic() - began)
+    frames = sum(member.status.env_frames for member in result.members)
+    console.print(f"{result.status} after {took}: {frames:,} frames, {result.copies} copies")
+    if result.status == "interrupted":
+        console.print(f"continue with: impala-mi resume {folder.path}", soft_wrap=True)
+        return 130
+    console.print(f"who descends from whom: impala-mi report {folder.path}", soft_wrap=True)
+    return 0
+
+
+@contextmanager
+def _reporting(config: "PopulationConfig", console: Console) -> Iterator["Report"]:
+    """A table on a terminal, a line a record elsewhere."""
+    if console.is_terminal:
+        with Live("starting members ...", console=console, refresh_per_second=4) as live:
+            yield lambda time_s, members, copies: live.update(table(config, members))
+        return
+
+    def plain(time_s: float, members: "Sequence[MemberReport]", copies: int) -> None:
+        known = [m.fitness for m in members if m.fitness is not None]
+        frames = sum(m.status.env_frames for m in members)
+        fps = sum(m.status.fps for m in members if m.state == "runs")
+        fitness = f"fitness best {max(known):.1f} mean {sum(known) / len(known):.1f}" if known else "no fitness yet"
+        running = sum(m.state == "runs" for m in members)
+        console.print(
+            f"{duration(time_s)}  {running} of {len(members)} members run  frames {frames:,}  "
+            f"{fps:,.0f} frames/s  {fitness}  copies {copies}",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+    yield plain
+
+
+def table(config: "PopulationConfig", members: "Sequence[MemberReport]") -> Table:
+    """The members as they stand."""
+    out = Table(box=None, pad_edge=False, header_style="dim")
+    keys = list(config.pbt.space)
+    for title in ("member", "", "frames", "fitness", "generation", *(key.removeprefix("learner.") for key in keys)):
+        out.add_column(title, justify="left" if title in ("member", "") else "right")
+    for m in members:
+        values = [m.status.parameters[key] for key in keys]
+        cells = [value if isinstance(value, str) else f"{value:.3g}" for value in values]
+        fitness = "-" if m.fitness is None else f"{m.fitness:.1f}"
+        out.add_row(m.key, m.state, f"{m.status.env_frames:,}", fitness, str(m.status.generation), *cells)
+    return out
+
+
+def _get(config: "PopulationConfig", key: str) -> object:
+    value: object = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value

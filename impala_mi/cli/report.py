@@ -1,0 +1,85 @@
+"""`impala-mi report`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from impala_mi.cli.console import make_console
+from impala_mi.errors import TrainingError, UserError
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def command(run: Path) -> None:
+    """Report on the population in the folder RUN: who descends from whom, the schedules, the best member.
+
+    Writes report/lineage.png, lineage.html, populations.png and report.json to it, and replays its journal.
+    """
+    from impala_mi import rundir
+    from impala_mi.pbt import journal, pictures
+    from impala_mi.pbt.lineage import ancestry, lives
+    from impala_mi.pbt.settings import of_folder
+
+    folder = rundir.RunFolder(run.expanduser())
+    if not rundir.is_population(folder.path):
+        raise UserError(f"{str(run)!r} is no population: it has no {rundir.JOURNAL}")
+    config, lines = of_folder(folder), journal.read(folder.path)
+    found, keys = lives(lines, folder.path), list(config.pbt.space)
+    out = folder.path / "report"
+    out.mkdir(exist_ok=True)
+    console, title = make_console(), str(folder.path)
+    table = Table(title=title, title_justify="left")
+    headings = ("population", "best member", "fitness", "mean fitness", "copies", "decisions", "descends from")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in headings[2:6] else "left")
+    summary = []
+    for population in range(config.pbt.populations):
+        mine = {name: life for name, life in found.items() if life.population == population}
+        if not mine:
+            continue
+        winner = pictures.best(mine)
+        fitness = [f for life in mine.values() if (f := life.last_fitness()) is not None]
+        turns = [turn for life in mine.values() for turn in life.turns[1:]]
+        descent = [stretch.member for stretch in ancestry(mine, winner)]
+        row: dict[str, Any] = {
+            "population": population,
+            "best": winner,
+            "fitness": mine[winner].last_fitness(),
+            "mean_fitness": sum(fitness) / len(fitness) if fitness else None,
+            "copies": sum(turn.donor is not None for turn in turns),
+            "decisions": len(turns),
+            "ancestry": descent,
+            "parameters": mine[winner].turns[-1].parameters,
+        }
+        summary.append(row)
+        cells = ["-" if row[k] is None else f"{row[k]:.1f}" for k in ("fitness", "mean_fitness")]
+        table.add_row(
+            str(population), winner, *cells, str(row["copies"]), str(row["decisions"]), " > ".join(descent)
+        )
+    console.print(table)
+    known = [row["fitness"] for row in summary if row["fitness"] is not None]
+    if len(known) > 1:
+        import numpy as np
+
+        mean, half = pictures.interval(np.array(known))
+        console.print(
+            f"best of each population: {mean:.1f} +- {half:.1f} (95 % interval, {len(known)} populations)"
+        )
+    wrong = journal.disagreements(lines)
+    decisions = sum(line["event"] == "decision" for line in lines)
+    console.print(f"journal: {decisions - len(wrong)} of {decisions} decisions reproduced by a replay")
+    pictures.draw(found, keys, title, out / "lineage.png")
+    pictures.page(found, keys, title, out / "lineage.html")
+    pictures.draw_populations(found, title, out / "populations.png")
+    rundir.write_atomically(out / "report.json", json.dumps({"populations": summary}, indent=1) + "\n")
+    for name in ("lineage.png", "lineage.html", "populations.png", "report.json"):
+        console.print(f"wrote {out / name}", soft_wrap=True)
+    if wrong:
+        first = wrong[0]
+        raise TrainingError(
+            f"{len(wrong)} decisions of {rundir.JOURNAL} are not what their inputs lead to, the first: member "
+            f"{first['member']}, generation {first['generation']}"
+        )

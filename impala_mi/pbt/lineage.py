@@ -1,0 +1,133 @@
+"""Who descends from whom: lives of members from the journal, and ancestries."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from impala_mi.pbt.journal import FITNESS, Line
+from impala_mi.pbt.settings import Parameters
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A point of a member's life: its birth, or a decision that was applied."""
+
+    env_frames: int
+    generation: int
+    parameters: Parameters
+    donor: str | None = None
+    donor_frames: int = 0
+
+
+@dataclass
+class Life:
+    """Of a member."""
+
+    member: str
+    population: int
+    turns: list[Turn]
+    frames: list[int] = field(default_factory=list)
+    """Where its fitness is known:"""
+    fitness: list[float] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """Frames at its last record or decision."""
+        return max(self.turns[-1].env_frames, self.frames[-1] if self.frames else 0)
+
+    def parameters_at(self, env_frames: int) -> Parameters:
+        """That it had."""
+        return [turn for turn in self.turns if turn.env_frames <= env_frames or turn is self.turns[0]][
+            -1
+        ].parameters
+
+    def last_fitness(self) -> float | None:
+        """None where it never had any."""
+        return self.fitness[-1] if self.fitness else None
+
+
+def lives(lines: Sequence[Line], folder: Path) -> dict[str, Life]:
+    """Of all members, from the journal and their records in the population's folder."""
+    found: dict[str, Life] = {}
+    decided: dict[str, Line] = {}
+    for line in lines:
+        event = line["event"]
+        if event == "born":
+            found[line["member"]] = Life(line["member"], line["population"], [Turn(0, 0, line["parameters"])])
+        elif event == "decision":
+            decided[line["member"]] = line
+            _take_fitness(found[line["member"]], line)
+        elif event == "applied":
+            turn = _turn(decided[line["member"]])
+            found[line["member"]].turns.append(turn)
+        elif event == "restored":  # what came later was lost
+            life = found[line["member"]]
+            life.turns = [t for t in life.turns if t.generation <= line["generation"]]
+    for life in found.values():
+        _read_fitness(life, folder / "members" / life.member / "metrics.jsonl")
+    return found
+
+
+def _turn(line: Line) -> Turn:
+    frames = {s["member"]: s["env_frames"] for s in line["standings"]}
+    donor = line["donor"]
+    return Turn(frames[line["member"]], line["generation"], line["after"], donor, frames.get(donor, 0))
+
+
+def _take_fitness(life: Life, line: Line) -> None:
+    """As it was before a decision."""
+    [me] = [s for s in line["standings"] if s["member"] == life.member]
+    if me["fitness"] is not None:
+        life.frames.append(me["env_frames"])
+        life.fitness.append(me["fitness"])
+
+
+def _read_fitness(life: Life, file: Path) -> None:
+    if not file.exists():
+        return
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(text)
+        except ValueError:
+            continue  # it is being written
+        if FITNESS in record:
+            life.frames.append(record["env_frames"])
+            life.fitness.append(record[FITNESS])
+    order = sorted(range(len(life.frames)), key=life.frames.__getitem__)
+    life.frames, life.fitness = [life.frames[i] for i in order], [life.fitness[i] for i in order]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a member's life that an ancestry goes through."""
+
+    member: str
+    begin: int
+    end: int
+
+
+def ancestry(lives: dict[str, Life], member: str) -> list[Stretch]:
+    """Whose weights a member's last ones were, the oldest first."""
+    stretches, end = list[Stretch](), lives[member].end
+    while True:
+        copies = [t for t in lives[member].turns if t.donor is not None and t.env_frames <= end]
+        stretches.insert(0, Stretch(member, copies[-1].env_frames if copies else 0, end))
+        # A member may copy one that copied it a moment before: no further back than there are copies.
+        if not copies or len(stretches) > sum(len(life.turns) for life in lives.values()):
+            return stretches
+        assert copies[-1].donor is not None
+        member, before = copies[-1].donor, copies[-1]
+        end = before.donor_frames
+
+
+def schedule(lives: dict[str, Life], path: Sequence[Stretch]) -> list[tuple[int, int, Parameters]]:
+    """Frames from, frames to and the parameters in force, along an ancestry."""
+    out = []
+    for stretch in path:
+        life = lives[stretch.member]
+        cuts = [t.env_frames for t in life.turns if stretch.begin < t.env_frames < stretch.end]
+        edges = [stretch.begin, *cuts, stretch.end]
+        out += [(a, b, life.parameters_at(a)) for a, b in itertools.pairwise(edges)]
+    return out

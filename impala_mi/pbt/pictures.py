@@ -1,0 +1,201 @@
+"""A population in pictures: the lineage tree, fitness, schedules; as PNG and as a page to move about in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from scipy import stats
+
+from impala_mi.pbt.lineage import Life, ancestry, schedule
+from impala_mi.pbt.settings import Parameters
+
+matplotlib.use("Agg")
+from matplotlib import colormaps
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
+
+COLOURS = "viridis"
+
+
+def best(lives: dict[str, Life]) -> str:
+    """The member with the best last fitness; the first where none has any."""
+    known = {name: fitness for name, life in lives.items() if (fitness := life.last_fitness()) is not None}
+    return max(known, key=lambda name: known[name]) if known else next(iter(lives))
+
+
+def _scale(lives: dict[str, Life]) -> Normalize:
+    values = [f for life in lives.values() for f in life.fitness] or [0.0, 1.0]
+    return Normalize(min(values), max(max(values), min(values) + 1e-9))
+
+
+def draw(lives: dict[str, Life], keys: Sequence[str], title: str, file: Path) -> None:
+    """The lineage, every member's fitness, and the schedule of each numeric parameter along the best's ancestry."""
+    winner = best(lives)
+    path = ancestry(lives, winner)
+    numeric = [key for key in keys if not any(isinstance(_first(life)[key], str) for life in lives.values())]
+    height = 1.6 + 0.22 * len(lives)
+    figure, all_axes = plt.subplots(
+        2 + len(numeric), 1, sharex=True, layout="constrained", figsize=(10, height + 2.2 * (1 + len(numeric))),
+        height_ratios=[height, *[2.2] * (1 + len(numeric))],
+    )  # fmt: skip
+    _draw_tree(all_axes[0], lives, winner)
+    all_axes[0].set_title(title, loc="left")
+    for life in lives.values():
+        chosen = life.member == winner
+        all_axes[1].plot(
+            life.frames, life.fitness, color="C3" if chosen else "0.7", lw=1.8 if chosen else 0.9, zorder=2 + chosen
+        )
+    all_axes[1].set_ylabel("fitness")
+    for axes, key in zip(all_axes[2:], numeric, strict=True):
+        for life in lives.values():
+            edges = [*(t.env_frames for t in life.turns), life.end]
+            values = [float(t.parameters[key]) for t in life.turns]
+            axes.stairs(values, edges, baseline=None, color="0.75", lw=0.8)
+        for begin, end, parameters in schedule(lives, path):
+            axes.plot([begin, end], [float(parameters[key])] * 2, color="C3", lw=2.2)
+        axes.set(yscale="log", ylabel=key.removeprefix("learner."))
+    all_axes[-1].set_xlabel(f"env frames of a member; red: {winner}, the best at the end, and its ancestry")
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
+def _first(life: Life) -> Parameters:
+    return life.turns[0].parameters
+
+
+def _draw_tree(axes: Axes, lives: dict[str, Life], winner: str) -> None:
+    rows, scale = {name: row for row, name in enumerate(lives)}, _scale(lives)
+    for life in lives.values():
+        row = rows[life.member]
+        axes.plot([0, life.end], [row, row], color="0.85", lw=4, solid_capstyle="butt", zorder=1)
+        if len(life.frames) > 1:
+            points = np.column_stack([life.frames, np.full(len(life.frames), row)])
+            lines = LineCollection(
+                list(np.stack([points[:-1], points[1:]], 1)),
+                cmap=COLOURS,
+                norm=scale,
+                lw=4,
+                capstyle="butt",
+                zorder=2,
+            )
+            lines.set_array(np.array(life.fitness[1:]))
+            axes.add_collection(lines)
+        for turn in life.turns:
+            if turn.donor is not None:
+                axes.annotate(
+                    "", (turn.env_frames, row), (turn.donor_frames, rows[turn.donor]),
+                    arrowprops={"arrowstyle": "-|>", "lw": 0.9, "color": "0.25"}, zorder=3,
+                )  # fmt: skip
+            elif turn.generation:
+                axes.plot(turn.env_frames, row, "|", color="0.25", ms=7, zorder=3)
+    for stretch in ancestry(lives, winner):
+        axes.plot([stretch.begin, stretch.end], [rows[stretch.member] - 0.3] * 2, color="C3", lw=1.8, zorder=4)
+    axes.set_yticks(list(rows.values()), list(rows))
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.figure.colorbar(matplotlib.cm.ScalarMappable(scale, COLOURS), ax=axes, label="fitness", pad=0.01)
+
+
+def page(lives: dict[str, Life], keys: Sequence[str], title: str, file: Path) -> None:
+    """The same tree with what each stretch had under the mouse; one file, nothing is fetched from elsewhere."""
+    rows, scale = {name: row for row, name in enumerate(lives)}, _scale(lives)
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.05, row_heights=[0.65, 0.35])
+    for life in lives.values():
+        edges = [*(t.env_frames for t in life.turns), max(life.end, life.turns[-1].env_frames)]
+        for turn, begin, end in zip(life.turns, edges, edges[1:], strict=False):
+            fitness = _fitness_between(life, begin, end)
+            colour = (
+                "lightgrey" if fitness is None else matplotlib.colors.to_hex(colormaps[COLOURS](scale(fitness)))
+            )
+            figure.add_trace(
+                _stretch(life, turn.generation, turn.parameters, begin, end, rows, colour, fitness), 1, 1
+            )
+            if turn.donor is not None:
+                figure.add_annotation(
+                    x=turn.env_frames, y=rows[life.member], ax=turn.donor_frames, ay=rows[turn.donor], axref="x",
+                    ayref="y", xref="x", yref="y", showarrow=True, arrowhead=2, arrowwidth=1, arrowcolor="dimgrey",
+                )  # fmt: skip
+        figure.add_trace(
+            go.Scatter(x=life.frames, y=life.fitness, mode="lines", name=life.member, showlegend=False), 2, 1
+        )
+    ticks = {"tickvals": list(rows.values()), "ticktext": list(rows)}
+    figure.update_yaxes(autorange="reversed", **ticks, row=1, col=1)
+    figure.update_yaxes(title="fitness", row=2, col=1)
+    figure.update_xaxes(title="env frames of a member", row=2, col=1)
+    figure.update_layout(title=title, template="plotly_white", height=420 + 24 * len(lives), hovermode="closest")
+    figure.write_html(file, include_plotlyjs=True, full_html=True)
+
+
+def _fitness_between(life: Life, begin: int, end: int) -> float | None:
+    within = [f for at, f in zip(life.frames, life.fitness, strict=True) if begin <= at <= end]
+    return within[-1] if within else None
+
+
+def _stretch(
+    life: Life,
+    generation: int,
+    parameters: Parameters,
+    begin: int,
+    end: int,
+    rows: dict[str, int],
+    colour: str,
+    fitness: float | None,
+) -> go.Scatter:
+    about = [
+        f"{key.removeprefix('learner.')} {v if isinstance(v, str) else f'{v:.3g}'}" for key, v in parameters.items()
+    ]
+    text = "<br>".join(
+        [
+            f"<b>{life.member}</b>, generation {generation}",
+            f"frames {begin:,} to {end:,}",
+            f"fitness {'-' if fitness is None else f'{fitness:.1f}'}",
+            *about,
+        ]
+    )
+    at = np.linspace(begin, end, 12)
+    return go.Scatter(
+        x=at, y=[rows[life.member]] * len(at), mode="lines", line={"color": colour, "width": 9},
+        text=[text] * len(at), hoverinfo="text", showlegend=False,
+    )  # fmt: skip
+
+
+def over_populations(lives: dict[str, Life], points: int = 100) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """[points] frames, and of each population the fitness of its best member there; NaN where none is known."""
+    frames = np.linspace(0, min((life.end for life in lives.values()), default=0), points)
+    found: dict[int, list[np.ndarray]] = {}
+    for life in lives.values():
+        if life.frames:
+            line = np.interp(frames, life.frames, life.fitness, left=np.nan, right=np.nan)
+            found.setdefault(life.population, []).append(line)
+    return frames, {p: np.fmax.reduce(lines) for p, lines in sorted(found.items())}
+
+
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and half of the 95 % interval (Student's t) over axis 0; NaN for one."""
+    count = len(values)
+    half = (
+        stats.t.ppf(0.975, count - 1) * values.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.nan * values[0]
+    )
+    return values.mean(0), half
+
+
+def draw_populations(lives: dict[str, Life], title: str, file: Path) -> None:
+    """The best member of each population over time, and their mean with its 95 % interval."""
+    frames, curves = over_populations(lives)
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for population, curve in curves.items():
+        axes.plot(frames, curve, lw=1, alpha=0.6, label=f"population {population}")
+    if len(curves) > 1:
+        mean, half = interval(np.stack(list(curves.values())))
+        axes.plot(frames, mean, color="C3", lw=2, label="mean")
+        axes.fill_between(frames, mean - half, mean + half, color="C3", alpha=0.2, lw=0, label="95 % interval")
+    axes.set(xlabel="env frames of a member", ylabel="fitness of the best member")
+    axes.set_title(title, loc="left")
+    if curves:
+        axes.legend(frameon=False)
+    figure.savefig(file, dpi=130)
+    plt.close(figure)

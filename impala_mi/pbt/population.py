@@ -1,0 +1,453 @@
+"""The controller of populations: members as Ray processes, their turns, their decisions, their deaths.
+
+It decides when a member is ready, from what is known of the others at that moment, and nobody waits: to copy, the
+donor's state goes from its learner to the member's through the object store while both keep their actors. A donor
+that waits for its turn is read from its checkpoint. The order is always: journal, copy, new parameters, read back,
+checkpoint, journal; whoever dies on the way leaves a member that is one or the other, never half of each.
+"""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from impala_mi.cluster import running_ray  # before Ray is imported
+
+# isort: split
+import numpy as np
+import ray
+
+from impala_mi.envs.base import Suite
+from impala_mi.errors import TrainingError, UserError
+from impala_mi.fleet import reason_of
+from impala_mi.learner import checkpoint as checkpoints
+from impala_mi.learner.checkpoint import digest
+from impala_mi.machine import cores
+from impala_mi.metrics import MetricsWriter
+from impala_mi.pbt.exploit import Decision, Rule, Standing, decide, fitnesses, make_rule
+from impala_mi.pbt.explore import sample
+from impala_mi.pbt.journal import Journal, decision_line
+from impala_mi.pbt.settings import PopulationConfig
+from impala_mi.pbt.worker import Birth, MemberProcess, Status, saved_status
+from impala_mi.placement import place
+from impala_mi.preflight import check, processors
+from impala_mi.rundir import RunFolder
+from impala_mi.stop import StopSignal
+
+ASK_EVERY_S = 1.0
+EXPLOIT_S = 300.0
+"""For a copy, from the decision to the answer; then the member is ended, and starts from its checkpoint."""
+STOP_S = 120.0
+"""For members that are told to stop."""
+PAUSE_S = 5.0
+"""Before a member that died starts again, or one whose copy failed decides again; doubled with deaths in a row."""
+
+
+@dataclass
+class _Exploit:
+    """A decision that is being carried out."""
+
+    decision: Decision
+    generation: int
+    donor: "_Seat | None"
+    since: float
+    state: Any
+    """Reference of the donor's; None where there is none."""
+    adopting: "ray.ObjectRef[str | None]"
+
+
+@dataclass
+class _Seat:
+    """A member's place: it runs, waits for its turn or is done."""
+
+    key: str
+    population: int
+    index: int
+    folder: RunFolder
+    birth: Birth
+    status: Status
+    process: MemberProcess | None = None
+    asked: "ray.ObjectRef[Status | None] | None" = None
+    asked_at: float = 0.0
+    began_at: float | None = None
+    """When it was first seen to train in this turn, with more frames than before:"""
+    frames_before: int = 0
+    stopping_since: float | None = None
+    exploit: _Exploit | None = None
+    done: bool = False
+    given_up: bool = False
+    deaths: int = 0
+    """In a row, without a checkpoint between."""
+    saved: str = ""
+    """Its newest checkpoint when it last started."""
+    not_before: float = 0.0
+
+    @property
+    def newest(self) -> str:
+        """Its newest checkpoint."""
+        steps = checkpoints.steps(self.folder.checkpoints)
+        return steps[-1].name if steps else ""
+
+
+@dataclass(frozen=True)
+class MemberReport:
+    """For people."""
+
+    key: str
+    state: Literal["runs", "waits", "done", "given up"]
+    status: Status
+    fitness: float | None
+
+
+Report = Callable[[float, Sequence[MemberReport], int], None]
+"""Takes the seconds of training, the members and the number of copies."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a population ended."""
+
+    status: Literal["done", "interrupted"]
+    members: list[MemberReport]
+    copies: int
+
+
+def train(config: PopulationConfig, folder: RunFolder, report: Report) -> Result:
+    """Train a population until every member has its `train.env_frames`, from the start or where it was left.
+
+    Raises `UserError` before any member starts, and `TrainingError` where it cannot go on.
+    """
+    suite, rule = check_population(config)
+    with StopSignal().installed() as stop, running_ray(config, suite, _at_a_time(config)):
+        stop.install()
+        there = ray.cluster_resources()
+        _check_room(config, suite, there.get("CPU", 0), there.get("GPU", 0), "the cluster")
+        controller = Population(config, suite, rule, folder, report, stop)
+        try:
+            return controller.run()
+        except (TrainingError, OSError) as e:
+            message = str(e) if isinstance(e, TrainingError) else f"cannot write to {folder.path}: {e}"
+            raise TrainingError(f"{message}; go on with: impala-mi resume {folder.path}") from None
+        finally:
+            controller.close()
+
+
+def check_population(config: PopulationConfig) -> tuple[Suite, Rule]:
+    """The suite and the rule, if this machine can run the population; raises `UserError`."""
+    suite, rule = check(config, _at_a_time(config)), make_rule(config.pbt)
+    if not os.environ.get("RAY_ADDRESS"):  # what a cluster has is known when we are connected
+        _check_room(config, suite, cores(), math.inf, "this machine")
+    return suite, rule
+
+
+def _at_a_time(config: PopulationConfig) -> int:
+    return config.pbt.concurrent or config.pbt.members * config.pbt.populations
+
+
+def _check_room(config: PopulationConfig, suite: Suite, cpus: float, gpus: float, where: str) -> None:
+    """Raise `UserError` where all members are to train at once and there is no room for them."""
+    pbt, one = config.pbt, processors(config, len(suite.levels))
+    fit = int(min(cpus / one.cpus, gpus / one.gpus if one.gpus else math.inf))
+    if pbt.concurrent is None and fit < pbt.members * pbt.populations:
+        each = f"{one.cpus:g} CPUs" + (f" and {one.gpus:g} GPUs" if one.gpus else "")
+        raise UserError(
+            f"pbt.members={pbt.members} x pbt.populations={pbt.populations}: {where} has room for {fit} at once, "
+            f"each with {each}; let them take turns: pbt.concurrent={max(1, fit)}"
+        )
+
+
+class Population:
+    """The controller's loop; see the module's docstring."""
+
+    def __init__(
+        self,
+        config: PopulationConfig,
+        suite: Suite,
+        rule: Rule,
+        folder: RunFolder,
+        report: Report,
+        stop: StopSignal,
+    ) -> None:
+        self._config, self._suite, self._rule = config, suite, rule
+        self._folder, self._report, self._stop = folder, report, stop
+        self._journal = Journal(folder.path)
+        self._journal.write("started", settings=config.pbt.model_dump())
+        # Ray keeps what a process has reserved until the whole job ends: turns take over each other's room.
+        self._free = place(config, _at_a_time(config))
+        self._seats = [
+            self._take_seat(population, index)
+            for population in range(config.pbt.populations)
+            for index in range(config.pbt.members)
+        ]
+        self._writer = MetricsWriter(folder.path, self._frames() or None)
+        self._began, self._told = time.monotonic(), time.monotonic()
+
+    def run(self) -> Result:
+        """Until all members are done or given up, or until stopped."""
+        while self._stop.name is None and not all(seat.done or seat.given_up for seat in self._seats):
+            self._turns()
+            self._look()
+            for seat in self._seats:
+                if seat.exploit is None:
+                    self._decide(seat)
+                else:
+                    self._carry_on(seat, seat.exploit)
+            if time.monotonic() - self._told >= self._config.train.log_every_s:
+                self._tell()
+            self._wait()
+        self._stop_all()
+        self._tell()
+        status: Literal["done", "interrupted"] = "done" if self._stop.name is None else "interrupted"
+        self._journal.write("ended", how=status, signal=self._stop.name)
+        return Result(status, self._reports(), self._copies())
+
+    def close(self) -> None:
+        """End every process."""
+        for seat in self._seats:
+            self._end(seat)
+        with contextlib.suppress(OSError):  # a full disk must not hide what came before it
+            self._journal.close()
+            self._writer.close()
+
+    # -- members ---------------------------------------------------------------------------
+
+    def _take_seat(self, population: int, index: int) -> _Seat:
+        """A member, new or as the journal and its last checkpoint left it."""
+        key, config = f"{population}-{index:02d}", self._config
+        if key not in self._journal.members:
+            rng = np.random.default_rng(np.random.SeedSequence([config.seed, population, index, 0]))
+            self._journal.write("born", member=key, population=population, parameters=sample(config.pbt.space, rng))
+        parameters = self._journal.members[key].parameters
+        folder = RunFolder(self._folder.path / "members" / key)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        seat = _Seat(
+            key, population, index, folder,
+            Birth(config.seed_of(population, index), parameters), Status(0, 0, {}, 0, parameters, 0.0, None),
+        )  # fmt: skip
+        self._settle(seat)
+        return seat
+
+    def _settle(self, seat: _Seat) -> None:
+        """Take a member's standing from its last checkpoint, and have the journal agree with it."""
+        history, generation, parameters = self._journal.members[seat.key], 0, seat.birth.parameters
+        if seat.newest:
+            found, config = checkpoints.load(seat.folder.checkpoints), self._config
+            seat.status = saved_status(config, self._suite.levels, found)
+            seat.done = seat.status.env_frames >= config.train.env_frames
+            generation, parameters = seat.status.generation, seat.status.parameters
+        if history.open is not None:
+            decided = history.open["generation"]
+            if generation == decided:
+                copied = history.open["donor"] is not None
+                self._journal.write("applied", member=seat.key, generation=decided, copied=copied, digest=None)
+            else:
+                self._journal.write("abandoned", member=seat.key, generation=decided, reason="its run ended")
+        seat.exploit = None
+        if generation != history.generation:
+            self._journal.write("restored", member=seat.key, generation=generation, parameters=parameters)
+
+    def _start(self, seat: _Seat) -> None:
+        seat.saved, seat.frames_before = seat.newest, seat.status.env_frames
+        seat.process = MemberProcess(self._config, seat.folder.path, seat.birth, self._free.pop())
+        seat.began_at, seat.stopping_since, seat.asked = None, None, None
+
+    def _end(self, seat: _Seat) -> None:
+        """End its process, and with it what it started."""
+        if seat.process is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                seat.process.kill()
+            self._free.append(seat.process.places)
+        seat.process, seat.asked, seat.stopping_since = None, None, None
+
+    def _take_ended(self, seat: _Seat, ended: "ray.ObjectRef[str]") -> None:
+        """A member's run is over: done, at the end of its turn, or dead."""
+        try:
+            how = ray.get(ended)
+        except ray.exceptions.RayError as e:
+            self._died(seat, reason_of(e))
+            return
+        seat.deaths = 0
+        self._end(seat)
+        self._settle(seat)
+        if how == "done":
+            seat.done = True
+            self._journal.write("done", member=seat.key, env_frames=seat.status.env_frames)
+
+    def _died(self, seat: _Seat, reason: str) -> None:
+        """It starts again from its last checkpoint, unless it has died too often."""
+        self._end(seat)
+        seat.deaths = seat.deaths + 1 if seat.newest == seat.saved else 1
+        seat.not_before = time.monotonic() + PAUSE_S * 2 ** (seat.deaths - 1)
+        self._journal.write("died", member=seat.key, error=reason, in_a_row=seat.deaths)
+        self._settle(seat)
+        if seat.deaths >= self._config.pbt.max_deaths_in_a_row:
+            seat.given_up = True
+            self._journal.write("given_up", member=seat.key)
+            if all(s.given_up for s in self._seats):
+                raise TrainingError(f"all members are given up; the last, {seat.key}: {reason}")
+
+    # -- turns -----------------------------------------------------------------------------
+
+    def _turns(self) -> None:
+        """Give turns to those who have come least far, and end turns that are over."""
+        now = time.monotonic()
+        running = [seat for seat in self._seats if seat.process is not None]
+        waiting = sorted(
+            (s for s in self._seats if self._state(s) == "waits" and now >= s.not_before),
+            key=lambda s: (s.status.env_frames, s.key),
+        )
+        free = len(self._free)
+        for seat in waiting[:free]:
+            self._start(seat)
+        waiting = waiting[free:]
+        wanted = len(waiting) - sum(seat.stopping_since is not None for seat in running)
+        for seat in sorted(running, key=lambda seat: -seat.status.env_frames):
+            over = seat.began_at is not None and now - seat.began_at > self._config.pbt.slice_s
+            free_to_go = over and seat.stopping_since is None and not self._engaged(seat)
+            if wanted > 0 and free_to_go and seat.status.env_frames >= waiting[0].status.env_frames:
+                self._pause(seat)
+                wanted -= 1
+
+    def _state(self, seat: _Seat) -> Literal["runs", "waits", "done", "given up"]:
+        if seat.process is not None:
+            return "runs"
+        return "done" if seat.done else "given up" if seat.given_up else "waits"
+
+    def _pause(self, seat: _Seat) -> None:
+        assert seat.process is not None
+        seat.process.stop()
+        seat.stopping_since = time.monotonic()
+
+    def _engaged(self, seat: _Seat) -> bool:
+        """Whether it copies or is copied."""
+        return seat.exploit is not None or any(
+            s.exploit is not None and s.exploit.donor is seat for s in self._seats
+        )
+
+    def _look(self) -> None:
+        """Take what members tell, and ask again; end those that do not stop."""
+        now = time.monotonic()
+        for seat in self._seats:
+            if seat.process is None:
+                continue
+            if ray.wait([seat.process.ended], timeout=0)[0]:
+                self._take_ended(seat, seat.process.ended)
+                continue
+            if seat.stopping_since is not None and now - seat.stopping_since > STOP_S:
+                self._died(seat, f"did not stop in {STOP_S:g} s")
+                continue
+            if seat.asked is not None and ray.wait([seat.asked], timeout=0)[0]:
+                with contextlib.suppress(ray.exceptions.RayError):  # its death is found out by its run
+                    seat.status = ray.get(seat.asked) or seat.status
+                seat.asked = None
+                if seat.began_at is None and seat.status.env_frames > seat.frames_before:
+                    seat.began_at = now
+            if seat.asked is None and now - seat.asked_at >= ASK_EVERY_S:
+                seat.asked, seat.asked_at = seat.process.status(), now
+
+    def _wait(self) -> None:
+        """Until something may have happened."""
+        running = [seat.process.ended for seat in self._seats if seat.process is not None]
+        if running:
+            ray.wait(running, timeout=0.25)
+        else:
+            time.sleep(0.25)
+
+    def _stop_all(self) -> None:
+        """Have all end with a checkpoint; what was being copied is one or the other."""
+        for seat in self._seats:
+            if seat.process is not None and seat.began_at is None and seat.exploit is None:
+                self._end(seat)  # while it starts it does not listen, and nothing is lost
+            elif seat.process is not None:
+                self._pause(seat)
+        while any(seat.process is not None for seat in self._seats):
+            self._look()
+            self._wait()
+
+    # -- decisions -------------------------------------------------------------------------
+
+    def _standings(self, population: int) -> list[Standing]:
+        """Of a population; members that were given up no longer count."""
+        seats = [s for s in self._seats if s.population == population and not s.given_up]
+        known = fitnesses(self._suite.levels, {s.key: s.status.returns for s in seats})
+        return [
+            Standing(s.key, s.status.env_frames, s.status.episodes, known[s.key], dict(s.status.parameters))
+            for s in seats
+        ]
+
+    def _decide(self, seat: _Seat) -> None:
+        """A member that is ready decides, and begins to carry it out."""
+        history = self._journal.members[seat.key]
+        stale = seat.status.generation != history.generation  # it has not told since its last decision
+        if seat.process is None or seat.stopping_since is not None or stale or time.monotonic() < seat.not_before:
+            return
+        standings = self._standings(seat.population)
+        [me] = [s for s in standings if s.member == seat.key]
+        if not self._rule.ready(me):
+            return
+        generation, pbt = history.latest + 1, self._config.pbt
+        seed = [self._config.seed, seat.population, seat.index, generation]
+        decision = decide(self._rule, me, [s for s in standings if s is not me], pbt.space, seed)
+        donor = next((s for s in self._seats if s.key == decision.donor), None)
+        if donor is not None and (donor.exploit is not None or donor.stopping_since is not None):
+            return  # in a moment it is another, or waits
+        self._journal.write("decision", **decision_line(me, generation, seed, standings, decision))
+        state: Any = None
+        if donor is not None and donor.process is not None:
+            state = donor.process.state(donor.status.generation)
+        elif donor is not None:
+            state = ray.put(checkpoints.load(donor.folder.checkpoints).learner)
+        adopting = seat.process.adopt(generation, decision.after, state)
+        seat.exploit = _Exploit(decision, generation, donor, time.monotonic(), state, adopting)
+
+    def _carry_on(self, seat: _Seat, exploit: _Exploit) -> None:
+        """Take a decision's outcome, when it is there."""
+        if not ray.wait([exploit.adopting], timeout=0)[0]:
+            if time.monotonic() - exploit.since > EXPLOIT_S:
+                self._died(seat, f"a copy was not done in {EXPLOIT_S:g} s")
+            return
+        try:
+            held = ray.get(exploit.adopting)
+            given = None if exploit.donor is None else digest(ray.get(exploit.state))
+        except ray.exceptions.RayActorError:
+            return  # it died, which `_look` finds out
+        except ray.exceptions.RayError as e:
+            self._journal.write("abandoned", member=seat.key, generation=exploit.generation, reason=reason_of(e))
+            seat.exploit, seat.not_before = None, time.monotonic() + PAUSE_S
+            return
+        if held != given:
+            raise TrainingError(f"member {seat.key} holds other weights than those of {exploit.decision.donor}")
+        copied = exploit.donor is not None
+        self._journal.write("applied", member=seat.key, generation=exploit.generation, copied=copied, digest=held)
+        seat.exploit = None
+
+    # -- records ---------------------------------------------------------------------------
+
+    def _frames(self) -> int:
+        return sum(seat.status.env_frames for seat in self._seats)
+
+    def _copies(self) -> int:
+        return sum(history.copies for history in self._journal.members.values())
+
+    def _reports(self) -> list[MemberReport]:
+        known = {s.member: s.fitness for p in range(self._config.pbt.populations) for s in self._standings(p)}
+        return [MemberReport(s.key, self._state(s), s.status, known.get(s.key)) for s in self._seats]
+
+    def _tell(self) -> None:
+        """One record, for people and programs."""
+        reports, self._told = self._reports(), time.monotonic()
+        for seat, report in zip(self._seats, reports, strict=True):
+            if seat.process is not None:
+                seat.process.fitness(report.fitness)
+        record = {"time_s": self._told - self._began, "env_frames": float(self._frames())}
+        record["fps"] = sum(r.status.fps for r in reports if r.state == "runs")
+        record["pbt/copies"] = self._copies()
+        for population in range(self._config.pbt.populations):
+            found = [r.fitness for s, r in zip(self._seats, reports, strict=True) if s.population == population]
+            if fit := [f for f in found if f is not None]:
+                record |= {f"pbt/{population}/best": max(fit), f"pbt/{population}/mean": sum(fit) / len(fit)}
+        self._writer.write(record)
+        self._report(record["time_s"], reports, self._copies())
