@@ -54,7 +54,7 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
         click.echo(configuration.to_yaml(loaded), nl=False)
         return 0
     from impala_mi import rundir
-    from impala_mi.pbt.population import check_population
+    from impala_mi.pbt.room import check_population
 
     check_population(loaded)
     if again == "auto":
@@ -78,7 +78,7 @@ FIXED = ("run", "seed", "env", "agent", "pbt.members", "pbt.populations", "pbt.s
 
 def resume(folder: "RunFolder", overrides: Sequence[str]) -> int:
     """Continue a population; returns the exit code. Raises `UserError`."""
-    from impala_mi.pbt.population import check_population
+    from impala_mi.pbt.room import check_population
     from impala_mi.pbt.settings import of_folder
 
     with folder.locked():

@@ -52,6 +52,8 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
             raise UserError(f"--checkpoint {checkpoint}: members of a population go on from their last ones")
         return pbt.resume(rundir.RunFolder(Path(run).expanduser()), overrides)
     folder = rundir.open_run(run)
+    if rundir.is_population(whole := folder.path.absolute().parent.parent):
+        raise UserError(f"{run!r} is a member of a population, which goes on as a whole: impala-mi resume {whole}")
     new = configuration.build(run, folder.config.model_dump(), overrides)
     return resume(folder, new, checkpoint, overrides)
 

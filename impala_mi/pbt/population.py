@@ -7,8 +7,6 @@ checkpoint, journal; whoever dies on the way leaves a member that is one or the 
 """
 
 import contextlib
-import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,15 +23,14 @@ from impala_mi.errors import TrainingError, UserError
 from impala_mi.fleet import reason_of
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.checkpoint import digest
-from impala_mi.machine import cores
 from impala_mi.metrics import MetricsWriter
-from impala_mi.pbt.exploit import Decision, Rule, Standing, decide, fitnesses, make_rule
+from impala_mi.pbt.exploit import Decision, Rule, Standing, decide, fitnesses
 from impala_mi.pbt.explore import sample
 from impala_mi.pbt.journal import Journal, decision_line
+from impala_mi.pbt.room import at_a_time, check_population, check_room
 from impala_mi.pbt.settings import PopulationConfig
 from impala_mi.pbt.worker import Birth, MemberProcess, Status, saved_status
 from impala_mi.placement import place
-from impala_mi.preflight import check, processors
 from impala_mi.rundir import RunFolder
 from impala_mi.stop import StopSignal
 
@@ -54,9 +51,12 @@ class _Exploit:
     generation: int
     donor: "_Seat | None"
     since: float
-    state: Any
-    """Reference of the donor's; None where there is none."""
-    adopting: "ray.ObjectRef[str | None]"
+    state: "ray.ObjectRef[dict[str, Any]] | None"
+    """The donor's; None where there is none."""
+    adopting: "ray.ObjectRef[str | None] | None" = None
+    """Once that is there, and"""
+    digest: str | None = None
+    """what it should then hold."""
 
 
 @dataclass
@@ -121,10 +121,10 @@ def train(config: PopulationConfig, folder: RunFolder, report: Report) -> Result
     Raises `UserError` before any member starts, and `TrainingError` where it cannot go on.
     """
     suite, rule = check_population(config)
-    with StopSignal().installed() as stop, running_ray(config, suite, _at_a_time(config)):
+    with StopSignal().installed() as stop, running_ray(config, suite, at_a_time(config)):
         stop.install()
         there = ray.cluster_resources()
-        _check_room(config, suite, there.get("CPU", 0), there.get("GPU", 0), "the cluster")
+        check_room(config, suite, there.get("CPU", 0), there.get("GPU", 0), "the cluster")
         controller = Population(config, suite, rule, folder, report, stop)
         try:
             return controller.run()
@@ -133,30 +133,6 @@ def train(config: PopulationConfig, folder: RunFolder, report: Report) -> Result
             raise TrainingError(f"{message}; go on with: impala-mi resume {folder.path}") from None
         finally:
             controller.close()
-
-
-def check_population(config: PopulationConfig) -> tuple[Suite, Rule]:
-    """The suite and the rule, if this machine can run the population; raises `UserError`."""
-    suite, rule = check(config, _at_a_time(config)), make_rule(config.pbt)
-    if not os.environ.get("RAY_ADDRESS"):  # what a cluster has is known when we are connected
-        _check_room(config, suite, cores(), math.inf, "this machine")
-    return suite, rule
-
-
-def _at_a_time(config: PopulationConfig) -> int:
-    return config.pbt.concurrent or config.pbt.members * config.pbt.populations
-
-
-def _check_room(config: PopulationConfig, suite: Suite, cpus: float, gpus: float, where: str) -> None:
-    """Raise `UserError` where all members are to train at once and there is no room for them."""
-    pbt, one = config.pbt, processors(config, len(suite.levels))
-    fit = int(min(cpus / one.cpus, gpus / one.gpus if one.gpus else math.inf))
-    if pbt.concurrent is None and fit < pbt.members * pbt.populations:
-        each = f"{one.cpus:g} CPUs" + (f" and {one.gpus:g} GPUs" if one.gpus else "")
-        raise UserError(
-            f"pbt.members={pbt.members} x pbt.populations={pbt.populations}: {where} has room for {fit} at once, "
-            f"each with {each}; let them take turns: pbt.concurrent={max(1, fit)}"
-        )
 
 
 class Population:
@@ -176,7 +152,7 @@ class Population:
         self._journal = Journal(folder.path)
         self._journal.write("started", settings=config.pbt.model_dump())
         # Ray keeps what a process has reserved until the whole job ends: turns take over each other's room.
-        self._free = place(config, _at_a_time(config))
+        self._free = place(config, at_a_time(config))
         self._seats = [
             self._take_seat(population, index)
             for population in range(config.pbt.populations)
@@ -395,30 +371,47 @@ class Population:
         if donor is not None and (donor.exploit is not None or donor.stopping_since is not None):
             return  # in a moment it is another, or waits
         self._journal.write("decision", **decision_line(me, generation, seed, standings, decision))
-        state: Any = None
-        if donor is not None and donor.process is not None:
-            state = donor.process.state(donor.status.generation)
-        elif donor is not None:
-            state = ray.put(checkpoints.load(donor.folder.checkpoints).learner)
-        adopting = seat.process.adopt(generation, decision.after, state)
-        seat.exploit = _Exploit(decision, generation, donor, time.monotonic(), state, adopting)
+        try:
+            state = None if donor is None else self._state_of(donor)
+        except UserError as e:
+            self._abandon(seat, generation, str(e))
+        else:
+            seat.exploit = _Exploit(decision, generation, donor, time.monotonic(), state)
+
+    def _state_of(self, donor: _Seat) -> "ray.ObjectRef[dict[str, Any]]":
+        """What its learner has learnt; of one that waits, from its checkpoint. Raises `UserError`."""
+        if donor.process is not None:
+            return donor.process.state(donor.status.generation)
+        return ray.put(checkpoints.load(donor.folder.checkpoints).learner)
+
+    def _abandon(self, seat: _Seat, generation: int, reason: str) -> None:
+        """It stays as it is, and may decide again in a moment."""
+        self._journal.write("abandoned", member=seat.key, generation=generation, reason=reason)
+        seat.exploit, seat.not_before = None, time.monotonic() + PAUSE_S
 
     def _carry_on(self, seat: _Seat, exploit: _Exploit) -> None:
-        """Take a decision's outcome, when it is there."""
-        if not ray.wait([exploit.adopting], timeout=0)[0]:
-            if time.monotonic() - exploit.since > EXPLOIT_S:
-                self._died(seat, f"a copy was not done in {EXPLOIT_S:g} s")
-            return
+        """Have the member adopt what its donor gave, then take the outcome."""
+        late = time.monotonic() - exploit.since > EXPLOIT_S
         try:
+            if exploit.adopting is None:
+                if exploit.state is not None and not ray.wait([exploit.state], timeout=0)[0]:
+                    if late:
+                        self._abandon(seat, exploit.generation, f"{exploit.decision.donor} gave nothing")
+                    return
+                given = None if exploit.state is None else ray.get(exploit.state)
+                exploit.digest = None if given is None else digest(given)
+                assert seat.process is not None
+                exploit.adopting = seat.process.adopt(exploit.generation, exploit.decision.after, exploit.state)
+            if not ray.wait([exploit.adopting], timeout=0)[0]:
+                if late:
+                    self._died(seat, f"a copy was not done in {EXPLOIT_S:g} s")
+                return
             held = ray.get(exploit.adopting)
-            given = None if exploit.donor is None else digest(ray.get(exploit.state))
-        except ray.exceptions.RayActorError:
-            return  # it died, which `_look` finds out
         except ray.exceptions.RayError as e:
-            self._journal.write("abandoned", member=seat.key, generation=exploit.generation, reason=reason_of(e))
-            seat.exploit, seat.not_before = None, time.monotonic() + PAUSE_S
-            return
-        if held != given:
+            if exploit.adopting is None or not isinstance(e, ray.exceptions.RayActorError):
+                self._abandon(seat, exploit.generation, reason_of(e))
+            return  # if it died, `_look` finds that out
+        if held != exploit.digest:
             raise TrainingError(f"member {seat.key} holds other weights than those of {exploit.decision.donor}")
         copied = exploit.donor is not None
         self._journal.write("applied", member=seat.key, generation=exploit.generation, copied=copied, digest=held)

@@ -1,0 +1,106 @@
+"""A population beside as many independent runs of the same budget, over seeds.
+
+python benchmarks/pbt.py FOLDER SEEDS [CONFIG] [KEY=VALUE]...
+
+Both arms have the same members: the same seeds, first hyperparameters, turns and frames. The independent ones never
+decide. Every member is then evaluated over complete episodes. Writes pbt.json and pbt.png to FOLDER.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from impala_mi.pbt.journal import read
+from impala_mi.pbt.lineage import Life, lives
+from impala_mi.pbt.pictures import interval
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ARMS = {"population": (), "independent": ("pbt.burn_in_frames=1e15",)}
+EPISODES = 100
+COLOURS = {"population": "C3", "independent": "C0"}
+
+
+def impala_mi(*arguments: str) -> None:
+    """A command that must succeed."""
+    subprocess.run([sys.executable, "-m", "impala_mi", *arguments], check=True)
+
+
+def scores(folder: Path) -> list[float]:
+    """Mean capped score of each member's last checkpoint."""
+    found = []
+    for member in sorted((folder / "members").iterdir()):
+        impala_mi("eval", str(member), "--episodes", str(EPISODES))
+        [file] = (member / "eval").glob("*.json")
+        found.append(json.loads(file.read_text())["capped_mean"])
+    return found
+
+
+def curves(found: dict[str, Life], frames: np.ndarray) -> np.ndarray:
+    """[members, points] fitness at so many frames."""
+    return np.stack(
+        [np.interp(frames, life.frames, life.fitness, left=np.nan) for life in found.values() if life.frames]
+    )
+
+
+def main() -> None:
+    """Train, evaluate, plot."""
+    folder, seeds = Path(sys.argv[1]), int(sys.argv[2])
+    config, *overrides = sys.argv[3:] or ["cartpole_pbt"]
+    folder.mkdir(parents=True, exist_ok=True)
+    result: dict[str, list[dict[str, object]]] = {arm: [] for arm in ARMS}
+    found: dict[str, list[dict[str, Life]]] = {arm: [] for arm in ARMS}
+    for seed in range(1, seeds + 1):
+        for arm, more in ARMS.items():
+            run = folder / f"{arm}-{seed}"
+            if not (run / "evaluated").exists():
+                impala_mi(
+                    "pbt", config, f"run.root={folder}", f"run.name={run.name}", f"seed={seed}", *overrides, *more
+                )
+                (run / "evaluated").write_text(json.dumps(scores(run)))
+            lines = read(run)
+            found[arm].append(lives(lines, run))
+            copies = sum(line["event"] == "applied" and line["copied"] for line in lines)
+            result[arm].append({"scores": json.loads((run / "evaluated").read_text()), "copies": copies})
+    (folder / "pbt.json").write_text(json.dumps(result, indent=1) + "\n")
+    for arm, runs in result.items():
+        best, mean = (np.array([f(run["scores"]) for run in runs]) for f in (max, np.mean))
+        for name, values in (("best", best), ("mean", mean)):
+            centre, half = interval(values) if seeds > 1 else (values[0], np.nan)
+            print(f"{arm}: {name} of the members {centre:.1f} +- {half:.1f} over {seeds} seeds: {values.round(1)}")
+        print(f"{arm}: copies {[run['copies'] for run in runs]}")
+    draw(found, result, folder / "pbt.png")
+
+
+def draw(found: dict[str, list[dict[str, Life]]], result: dict[str, list[dict[str, object]]], file: Path) -> None:
+    """Fitness over frames, best and mean of the members; final scores of all of them."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", width_ratios=[2, 2, 1])
+    end = min(life.end for runs in found.values() for run in runs for life in run.values())
+    frames = np.linspace(0, end, 60)
+    for arm, runs in found.items():
+        every = [curves(run, frames) for run in runs]
+        for ax, reduce in zip(axes[:2], (np.nanmax, np.nanmean), strict=True):
+            lines = np.stack([reduce(np.where(np.isnan(one).all(0), 0, one), 0) for one in every])
+            ax.plot(frames, lines.T, color=COLOURS[arm], lw=0.7, alpha=0.4)
+            ax.plot(frames, lines.mean(0), color=COLOURS[arm], lw=2.2, label=arm)
+    for ax, title in zip(axes, ("best of the members", "mean of the members", "evaluated"), strict=True):
+        ax.set_title(title, loc="left", fontsize=10)
+    axes[0].set(xlabel="env frames of a member", ylabel="fitness while training")
+    axes[1].set(xlabel="env frames of a member")
+    axes[0].legend(frameon=False)
+    for place, (arm, runs) in enumerate(result.items()):
+        for seed, run in enumerate(runs):
+            x = place + 0.12 * (seed - (len(runs) - 1) / 2)
+            axes[2].scatter([x] * len(run["scores"]), run["scores"], s=12, color=COLOURS[arm], alpha=0.7)
+    axes[2].set_xticks(range(len(result)), list(result))
+    axes[2].set_ylabel(f"score over {EPISODES} episodes")
+    figure.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Whether there is room for a population, found out before anything starts."""
+
+import math
+import os
+
+from impala_mi.envs.base import Suite
+from impala_mi.errors import UserError
+from impala_mi.machine import cores
+from impala_mi.pbt.exploit import Rule, make_rule
+from impala_mi.pbt.settings import PopulationConfig
+from impala_mi.preflight import check, processors
+
+
+def check_population(config: PopulationConfig) -> tuple[Suite, Rule]:
+    """The suite and the rule, if this machine can run the population; raises `UserError`."""
+    suite, rule = check(config, at_a_time(config)), make_rule(config.pbt)
+    if not os.environ.get("RAY_ADDRESS"):  # what a cluster has is known when we are connected
+        check_room(config, suite, cores(), math.inf, "this machine")
+    return suite, rule
+
+
+def at_a_time(config: PopulationConfig) -> int:
+    """Members that train at a time."""
+    return config.pbt.concurrent or config.pbt.members * config.pbt.populations
+
+
+def check_room(config: PopulationConfig, suite: Suite, cpus: float, gpus: float, where: str) -> None:
+    """Raise `UserError` where all members are to train at once and there is no room for them."""
+    pbt, one = config.pbt, processors(config, len(suite.levels))
+    fit = int(min(cpus / one.cpus, gpus / one.gpus if one.gpus else math.inf))
+    if pbt.concurrent is None and fit < pbt.members * pbt.populations:
+        each = f"{one.cpus:g} CPUs" + (f" and {one.gpus:g} GPUs" if one.gpus else "")
+        raise UserError(
+            f"pbt.members={pbt.members} x pbt.populations={pbt.populations}: {where} has room for {fit} at once, "
+            f"each with {each}; let them take turns: pbt.concurrent={max(1, fit)}"
+        )
