@@ -212,6 +212,25 @@ def test_a_missing_package_names_its_extra(suite, package):
     assert "MissingPackageError" in done.stderr
 
 
+def test_a_doom_process_is_renewed_and_episodes_stay_what_they_are(monkeypatch):
+    def episodes(renewed_after):
+        monkeypatch.setattr(doom, "RENEW_EPISODES", renewed_after)
+        game = make_suite(EnvConfig(suite="doom")).make_game("deadly_corridor")
+        seen, processes = [], set()
+        for seed in range(5):
+            seen.append([game.reset(seed).frame, *(game.step(action).reward for action in (8, 0, 8, 4))])
+            processes |= {p.pid for p in psutil.Process().children(recursive=True) if p.name() == "vizdoom"}
+        game.close()
+        return seen, len(processes)
+
+    once, one = episodes(10)
+    again, several = episodes(2)
+    assert (one, several) == (1, 3)
+    for a, b in zip(once, again, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        assert a[1:] == b[1:]
+
+
 def test_doom_leaves_no_names_in_shared_memory():
     """Of a killed process nobody would remove them."""
     game = make_suite(EnvConfig(suite="doom")).make_game("basic")
