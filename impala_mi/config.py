@@ -421,6 +421,14 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
             yield from keys(info.annotation, f"{prefix}{field}.")
 
 
+def get(config: Config, key: str) -> object:
+    """The value or section of a dotted key."""
+    value: object = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
 def to_yaml(config: Config) -> str:
     """The configuration as the YAML that loads it again."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -26,7 +26,8 @@ class LevelScores:
     """Returns and lengths of each level's newest episodes."""
 
     def __init__(self, levels: Sequence[Level], window: int) -> None:
-        self.levels = levels
+        self.levels, self.least = levels, 1
+        """Episodes of every level in the window for a score."""
         self._returns = [deque[float](maxlen=window) for _ in levels]
         self._lengths = [deque[int](maxlen=window) for _ in levels]
         self.episodes = [0] * len(levels)
@@ -54,7 +55,7 @@ class LevelScores:
 
     def score(self) -> float | None:
         """Mean capped normalised score over the window; None where it is not known or not a number."""
-        score = capped_mean(self.levels, self.mean_returns())
+        score = capped_mean(self.levels, self.mean_returns(self.least))
         return score if score is not None and math.isfinite(score) else None
 
     def metrics(self) -> dict[str, float]:

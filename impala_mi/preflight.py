@@ -71,7 +71,7 @@ def check(config: Config, runs: int = 1) -> Suite:
             raise UserError(
                 f"shared memory: {SHARED_MEMORY} has {free // MIB} MiB free, {needed // MIB} MiB are needed; in "
                 f"Docker start with --shm-size={needed // MIB + 64}m, or lower actors.count, actors.envs or "
-                "learner.unroll_length"
+                "learner.unroll_length" + (", or pbt.concurrent" if runs > 1 else "")
             )
     return suite
 

@@ -40,8 +40,8 @@ class Records:
         self._counts = LevelCounts(suite.levels)
         self.means = Means()
         self._time_before, self.discarded, self.starts = 0.0, 0, 0
-        self.state: dict[str, Any] = {}
-        """Of a member of a population: goes into checkpoints."""
+        self.member: dict[str, Any] = {}
+        """What it is in a population: goes into checkpoints."""
         self.more: dict[str, float] = {}
         """And into each record."""
         if resumed is not None:
@@ -140,7 +140,7 @@ class Records:
             "time_s": self.time_s(),
             "discarded": self.discarded,
             "starts": self.starts,
-            **self.state,
+            "member": self.member,
         }
         meta = {"env_frames": counters.env_frames, "updates": counters.updates, "score": self.score()}
         path = checkpoints.save(self._folder.checkpoints, state, run, meta, self._config.train.keep_checkpoints)

@@ -73,8 +73,12 @@ class RunFolder:
 
     def save_config(self, config: Config) -> None:
         """Write config.yaml and versions.json, each whole or not at all."""
-        write_atomically(self.path / "config.yaml", to_yaml(config))
+        self.write_config(config)
         write_atomically(self.path / "versions.json", json.dumps(versions(), indent=1) + "\n")
+
+    def write_config(self, config: Config) -> None:
+        """Write config.yaml, whole or not at all."""
+        write_atomically(self.path / "config.yaml", to_yaml(config))
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -124,8 +128,8 @@ def open_run(path: str) -> RunFolder:
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{path!r} is not a run: it has no config.yaml")
     if is_population(folder):
-        members = sorted(str(p) for p in (folder / "members").iterdir())
-        raise UserError(f"{path!r} is a population; name one of its members: {members[0]} ... {members[-1]}")
+        members = sorted(str(p) for p in (folder / "members").glob("*"))
+        raise UserError(f"{path!r} is a population; name one of its members: {', '.join(members) or 'none yet'}")
     return RunFolder(folder)
 
 

@@ -21,7 +21,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 
 from impala_mi.actors.worker import ActorProcess
-from impala_mi.config import Config
+from impala_mi.config import Config, LearnerConfig
 from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
 from impala_mi.fleet import Budget, Fleet, HandIn, MakeActor, Slot, reason_of
@@ -369,40 +369,46 @@ class Trainer:
 
     # -- populations -------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """The learner's, for a checkpoint or another member of a population."""
-        return self._state()
+    def adopt(self, config: Config, member: dict[str, Any], donor: dict[str, Any] | None) -> bool:
+        """Become another member of a population, between two updates.
 
-    def adopt(self, config: Config, donor: dict[str, Any] | None) -> bool:
-        """Go on with the learner's settings of `config` and, where given, what another's learner has learnt.
-
-        The actors play on; what older weights played is discarded. A checkpoint is left. False where the run is to
-        stop and nothing was changed. Raises `TrainingError` where the learner does not hold what it was given.
+        With the learner's settings of `config` and, where given, what another's learner has learnt; checkpoints say
+        what it is from then on (`member`), and one is left. The actors play on; what older weights played is
+        discarded. False where the run is to stop and nothing was changed. Raises `TrainingError` where the learner
+        does not hold what it was given.
         """
         if not self._drain():
             return False
-        state = self._state()
+        state = self.state()
         if donor is not None:
             mine, theirs = Counters(**state["counters"]), Counters(**donor["counters"])
             ahead = theirs.agent_steps + theirs.schedule_ahead - mine.agent_steps
             counters = asdict(replace(mine, version=mine.version + 1, schedule_ahead=ahead))
-            state |= {"agent": donor["agent"], "optimizer": donor["optimizer"], "counters": counters}
+            state = state | {"agent": donor["agent"], "optimizer": donor["optimizer"], "counters": counters}
             self._oldest = mine.version + 1
             self.records.discarded += len(self._ready)
             self._ready.clear()
             self.records.scores.forget()
-        self.config, self._kept = config, state  # first: a learner that dies now is replaced with these
+        # All at once, and first: a learner that dies now is replaced with these, and saved as these.
+        self.config, self._kept, self.records.member = config, state, member
         try:
             self._take(self._learner.adopt(config, state))
         except LearnerDied as e:
             self._replace_learner(str(e))
-        held = self._state()
-        settings = ray.get(self._learner.settings(), timeout=config.learner.timeout_s)
-        if digest(held) != digest(state) or any(one != config.learner for one in settings):
+        held = self.state()
+        if digest(held) != digest(state) or any(one != config.learner for one in self._settings()):
             raise TrainingError("the learner does not hold the weights and settings that it was given")
-        self._folder.save_config(config)
+        self._folder.write_config(config)
         self.records.save(held)
         return True
+
+    def _settings(self) -> list[LearnerConfig]:
+        """In force at each rank."""
+        while True:
+            try:
+                return ray.get(self._learner.settings(), timeout=self.config.learner.timeout_s)
+            except ray.exceptions.RayError as e:
+                self._replace_learner(reason_of(e))
 
     # -- records -----------------------------------------------------------------------------
 
@@ -412,7 +418,7 @@ class Trainer:
         self.records.log(self.counters, self._fleet.metrics() | deaths)
 
     def _checkpoint(self) -> Path:
-        state = self._state() if self._drain() or self._kept is None else self._kept
+        state = self.state() if self._drain() or self._kept is None else self._kept
         return self.records.save(state)
 
     def _keep(self) -> None:
@@ -427,7 +433,7 @@ class Trainer:
         elif time.monotonic() - self._kept_at >= KEEP_EVERY_S:
             self._keeping, self._kept_at = self._learner.state(), time.monotonic()
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """The learner's, which is replaced where it died."""
         self._keeping = None
         while True:

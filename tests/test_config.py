@@ -120,6 +120,6 @@ def test_shipped_configurations(name, tmp_path, monkeypatch):
 def test_no_configuration():
     with pytest.raises(
         UserError,
-        match="neither a file nor one of the shipped babyai, bench, cartpole, dmlab30, ",
+        match="neither a file nor one of the shipped babyai, bench, cartpole, cartpole_pbt, dmlab30, ",
     ):
         load("doom.yml")

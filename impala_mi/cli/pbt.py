@@ -60,9 +60,14 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
     if again == "auto":
         if loaded.run.name is None:
             raise UserError("--resume auto needs run.name, by which a job that is resubmitted finds its population")
-        path = Path(loaded.run.root).expanduser() / loaded.run.name
-        if rundir.is_population(path):
-            return resume(rundir.RunFolder(path), overrides)
+        before = rundir.RunFolder(Path(loaded.run.root).expanduser() / loaded.run.name)
+        if rundir.is_population(before.path):
+            return resume(before, loaded, overrides)
+        if before.path.exists():  # it was killed before anything was done
+            with before.locked():
+                before.path.rename(
+                    before.path.with_name(f"{before.path.name}-aside-{time.strftime('%Y%m%d-%H%M%S')}")
+                )
     folder = rundir.create(loaded, loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     try:
         with folder.locked():
@@ -73,20 +78,25 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
         raise
 
 
-FIXED = ("run", "seed", "env", "agent", "pbt.members", "pbt.populations", "pbt.space")
+FIXED = ("run.root", "run.name", "seed", "env", "agent", "pbt.members", "pbt.populations", "pbt.space")
 
 
-def resume(folder: "RunFolder", overrides: Sequence[str]) -> int:
-    """Continue a population; returns the exit code. Raises `UserError`."""
+def resume(folder: "RunFolder", new: "PopulationConfig", overrides: Sequence[str]) -> int:
+    """Continue a population with a configuration that may differ from its own; returns the exit code.
+
+    Raises `UserError` where it may not differ so.
+    """
     from impala_mi.pbt.room import check_population
     from impala_mi.pbt.settings import of_folder
 
     with folder.locked():
-        old, new = of_folder(folder), of_folder(folder, overrides)
+        old = of_folder(folder)
         for key in FIXED:
-            before, after = (_get(one, key) for one in (old, new))
+            before, after = configuration.get(old, key), configuration.get(new, key)
             if before != after:
-                raise UserError(f"{key} cannot change when a population is resumed")
+                raise UserError(
+                    f"{key} cannot change when a population is resumed: it is {before!r}, not {after!r}"
+                )
         if new.learner.optimizer != old.learner.optimizer:
             raise UserError("learner.optimizer cannot change when a population is resumed: members hold its state")
         check_population(new)
@@ -153,10 +163,3 @@ def table(config: "PopulationConfig", members: "Sequence[MemberReport]") -> Tabl
         fitness = "-" if m.fitness is None else f"{m.fitness:.1f}"
         out.add_row(m.key, m.state, f"{m.status.env_frames:,}", fitness, str(m.status.generation), *cells)
     return out
-
-
-def _get(config: "PopulationConfig", key: str) -> object:
-    value: object = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value

@@ -19,6 +19,8 @@ def command(run: Path) -> None:
     Writes report/lineage.png, lineage.html, populations.png and report.json to it, and replays its journal.
     """
     from impala_mi import rundir
+    from impala_mi.envs.scores import has_references
+    from impala_mi.envs.suites import make_suite
     from impala_mi.pbt import journal, pictures
     from impala_mi.pbt.lineage import ancestry, lives
     from impala_mi.pbt.settings import of_folder
@@ -28,6 +30,9 @@ def command(run: Path) -> None:
         raise UserError(f"{str(run)!r} is no population: it has no {rundir.JOURNAL}")
     config, lines = of_folder(folder), journal.read(folder.path)
     found, keys = lives(lines, folder.path), list(config.pbt.space)
+    if not found:
+        raise UserError(f"{str(run)!r}: no member has been born yet")
+    ranked = not has_references(make_suite(config.env).levels)
     out = folder.path / "report"
     out.mkdir(exist_ok=True)
     console, title = make_console(), str(folder.path)
@@ -61,7 +66,7 @@ def command(run: Path) -> None:
         )
     console.print(table)
     known = [row["fitness"] for row in summary if row["fitness"] is not None]
-    if len(known) > 1:
+    if len(known) > 1 and not ranked:
         import numpy as np
 
         mean, half = pictures.interval(np.array(known))
@@ -69,17 +74,17 @@ def command(run: Path) -> None:
             f"best of each population: {mean:.1f} +- {half:.1f} (95 % interval, {len(known)} populations)"
         )
     wrong = journal.disagreements(lines)
-    decisions = sum(line["event"] == "decision" for line in lines)
-    console.print(f"journal: {decisions - len(wrong)} of {decisions} decisions reproduced by a replay")
+    replayed = sum(line["event"] in ("born", "decision") for line in lines)
+    console.print(f"journal: {replayed - len(wrong)} of {replayed} births and decisions reproduced by a replay")
     pictures.draw(found, keys, title, out / "lineage.png")
     pictures.page(found, keys, title, out / "lineage.html")
-    pictures.draw_populations(found, title, out / "populations.png")
+    pictures.draw_populations(found, ranked, title, out / "populations.png")
     rundir.write_atomically(out / "report.json", json.dumps({"populations": summary}, indent=1) + "\n")
     for name in ("lineage.png", "lineage.html", "populations.png", "report.json"):
         console.print(f"wrote {out / name}", soft_wrap=True)
     if wrong:
         first = wrong[0]
         raise TrainingError(
-            f"{len(wrong)} decisions of {rundir.JOURNAL} are not what their inputs lead to, the first: member "
-            f"{first['member']}, generation {first['generation']}"
+            f"{len(wrong)} births or decisions of {rundir.JOURNAL} are not what their inputs lead to, the first: "
+            f"{first['event']} of {first['member']} at {first['time']}"
         )

@@ -47,10 +47,12 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
 
     if rundir.is_population(Path(run).expanduser()):
         from impala_mi.cli import pbt
+        from impala_mi.pbt.settings import of_folder
 
         if checkpoint != "last":
             raise UserError(f"--checkpoint {checkpoint}: members of a population go on from their last ones")
-        return pbt.resume(rundir.RunFolder(Path(run).expanduser()), overrides)
+        population = rundir.RunFolder(Path(run).expanduser())
+        return pbt.resume(population, of_folder(population, overrides), overrides)
     folder = rundir.open_run(run)
     if rundir.is_population(whole := folder.path.absolute().parent.parent):
         raise UserError(f"{run!r} is a member of a population, which goes on as a whole: impala-mi resume {whole}")
@@ -84,7 +86,7 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
 
     old, run = folder.config, folder.path
     for key in (*FIXED, *(FIXED_IF_DETERMINISTIC if old.train.deterministic else ())):
-        before, after = _get(old, key), _get(new, key)
+        before, after = configuration.get(old, key), configuration.get(new, key)
         if before != after:
             raise UserError(f"{key} cannot change when a run is resumed: it is {before!r}, not {after!r}")
     suite = preflight.check(new)
@@ -110,10 +112,3 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
         )
     rundir.check_disk(folder.path)
     return found
-
-
-def _get(config: configuration.Config, key: str) -> object:
-    value: object = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value

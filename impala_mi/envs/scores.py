@@ -17,6 +17,11 @@ def normalised(level: Level, mean_return: Number) -> Number | None:
     return 100 * (mean_return - level.random_score) / (level.reference_score - level.random_score)
 
 
+def has_references(levels: Sequence[Level]) -> bool:
+    """Whether all levels have random and reference scores."""
+    return all(level.random_score is not None and level.reference_score is not None for level in levels)
+
+
 def capped_mean(levels: Sequence[Level], mean_returns: Mapping[str, float]) -> float | None:
     """Mean over levels of min(normalised, 100): averaged over episodes first, capped second, no floor.
 

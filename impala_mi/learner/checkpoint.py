@@ -72,7 +72,7 @@ def save(
     return final
 
 
-def digest(learner: Mapping[str, Any]) -> str:
+def digest(learner: dict[str, Any]) -> str:
     """Of the weights and the optimiser in a learner's state, equal where all their numbers are."""
     found = hashlib.sha256()
     optimizer = learner["optimizer"]

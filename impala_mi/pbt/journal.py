@@ -10,15 +10,18 @@ Others tell of deaths and ends.
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from impala_mi.errors import UserError
 from impala_mi.pbt.exploit import Decision, Standing, decide, make_rule
+from impala_mi.pbt.explore import sample
 from impala_mi.pbt.settings import Parameters, PbtConfig
-from impala_mi.rundir import JOURNAL, write_atomically
+from impala_mi.rundir import JOURNAL
 
 Line = dict[str, Any]
 FITNESS = "pbt/fitness"
@@ -87,13 +90,14 @@ class Journal:
         """As the lines so far tell of them."""
         for line in lines:
             take(self.members, line)
-        write_atomically(folder / JOURNAL, "".join(json.dumps(line) + "\n" for line in lines))
-        self._file = open(folder / JOURNAL, "a", encoding="utf-8")  # noqa: SIM115
+        self._file = open(folder / JOURNAL, "a+b")  # noqa: SIM115
+        self._file.seek(0)
+        self._file.truncate(self._file.read().rfind(b"\n") + 1)
 
     def write(self, event: str, **details: Any) -> None:
         """Append a line."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **details}
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         take(self.members, line)
@@ -101,6 +105,11 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def birth(settings: PbtConfig, seed: Sequence[int]) -> Parameters:
+    """A member's first parameters."""
+    return sample(settings.space, np.random.default_rng(np.random.SeedSequence(list(seed))))
 
 
 def decision_line(
@@ -116,23 +125,25 @@ def decision_line(
     }
 
 
-def replay(lines: Sequence[Line]) -> Iterator[tuple[Line, Decision]]:
-    """Every decision's line, and the decision that its inputs lead to now: the same, if nothing is amiss."""
+def disagreements(lines: Sequence[Line]) -> list[Line]:
+    """Births and decisions that do not follow from what came before them, with the settings in force."""
+    found, members, settings, rule = list[Line](), dict[str, History](), None, None
     for line in lines:
         if line["event"] == "started":
             settings = PbtConfig.model_validate(line["settings"])
             rule = make_rule(settings)
+        elif line["event"] == "born":
+            assert settings is not None
+            if birth(settings, line["seed"]) != line["parameters"]:
+                found.append(line)
         elif line["event"] == "decision":
+            assert settings is not None
+            assert rule is not None
             standings = [Standing(**s) for s in line["standings"]]
             [me] = [s for s in standings if s.member == line["member"]]
-            others = [s for s in standings if s is not me]
-            yield line, decide(rule, me, others, settings.space, line["seed"])
-
-
-def disagreements(lines: Sequence[Line]) -> list[Line]:
-    """Decisions that a replay does not reproduce."""
-    return [
-        line
-        for line, again in replay(lines)
-        if (again.donor, again.before, again.after) != (line["donor"], line["before"], line["after"])
-    ]
+            again = decide(rule, me, [s for s in standings if s is not me], settings.space, line["seed"])
+            same = (again.donor, again.before, again.after) == (line["donor"], line["before"], line["after"])
+            if not (same and rule.ready(me) and me.parameters == members[me.member].parameters):
+                found.append(line)
+        take(members, line)
+    return found

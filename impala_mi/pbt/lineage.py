@@ -19,6 +19,7 @@ class Turn:
     parameters: Parameters
     donor: str | None = None
     donor_frames: int = 0
+    donor_generation: int = 0
 
 
 @dataclass
@@ -51,29 +52,33 @@ class Life:
 def lives(lines: Sequence[Line], folder: Path) -> dict[str, Life]:
     """Of all members, from the journal and their records in the population's folder."""
     found: dict[str, Life] = {}
-    decided: dict[str, Line] = {}
+    decided: dict[str, Turn] = {}
     for line in lines:
         event = line["event"]
         if event == "born":
             found[line["member"]] = Life(line["member"], line["population"], [Turn(0, 0, line["parameters"])])
         elif event == "decision":
-            decided[line["member"]] = line
+            donor = found.get(line["donor"])
+            decided[line["member"]] = _turn(line, 0 if donor is None else donor.turns[-1].generation)
             _take_fitness(found[line["member"]], line)
         elif event == "applied":
-            turn = _turn(decided[line["member"]])
-            found[line["member"]].turns.append(turn)
-        elif event == "restored":  # what came later was lost
-            life = found[line["member"]]
+            found[line["member"]].turns.append(decided.pop(line["member"]))
+        elif event == "restored":  # what came later was lost, or was not known to have come
+            life, last = found[line["member"]], decided.get(line["member"])
             life.turns = [t for t in life.turns if t.generation <= line["generation"]]
+            if last is not None and last.generation == line["generation"]:
+                life.turns.append(last)
     for life in found.values():
         _read_fitness(life, folder / "members" / life.member / "metrics.jsonl")
     return found
 
 
-def _turn(line: Line) -> Turn:
+def _turn(line: Line, donor_generation: int) -> Turn:
     frames = {s["member"]: s["env_frames"] for s in line["standings"]}
     donor = line["donor"]
-    return Turn(frames[line["member"]], line["generation"], line["after"], donor, frames.get(donor, 0))
+    return Turn(
+        frames[line["member"]], line["generation"], line["after"], donor, frames.get(donor, 0), donor_generation
+    )
 
 
 def _take_fitness(life: Life, line: Line) -> None:
@@ -87,12 +92,14 @@ def _take_fitness(life: Life, line: Line) -> None:
 def _read_fitness(life: Life, file: Path) -> None:
     if not file.exists():
         return
-    for text in file.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(text)
-        except ValueError:
-            continue  # it is being written
-        if FITNESS in record:
+    with open(file, encoding="utf-8") as lines:
+        for text in lines:
+            if FITNESS not in text:
+                continue
+            try:
+                record = json.loads(text)
+            except ValueError:
+                continue  # it is being written
             life.frames.append(record["env_frames"])
             life.fitness.append(record[FITNESS])
     order = sorted(range(len(life.frames)), key=life.frames.__getitem__)
@@ -110,16 +117,16 @@ class Stretch:
 
 def ancestry(lives: dict[str, Life], member: str) -> list[Stretch]:
     """Whose weights a member's last ones were, the oldest first."""
-    stretches, end = list[Stretch](), lives[member].end
+    stretches, end, generation = list[Stretch](), lives[member].end, lives[member].turns[-1].generation
     while True:
-        copies = [t for t in lives[member].turns if t.donor is not None and t.env_frames <= end]
+        # By generation: frames may stand still between what a member copied and what others copied from it.
+        copies = [t for t in lives[member].turns if t.donor is not None and t.generation <= generation]
         stretches.insert(0, Stretch(member, copies[-1].env_frames if copies else 0, end))
-        # A member may copy one that copied it a moment before: no further back than there are copies.
-        if not copies or len(stretches) > sum(len(life.turns) for life in lives.values()):
+        if not copies:
             return stretches
-        assert copies[-1].donor is not None
-        member, before = copies[-1].donor, copies[-1]
-        end = before.donor_frames
+        copy = copies[-1]
+        assert copy.donor is not None
+        member, end, generation = copy.donor, copy.donor_frames, copy.donor_generation
 
 
 def schedule(lives: dict[str, Life], path: Sequence[Stretch]) -> list[tuple[int, int, Parameters]]:

@@ -1,5 +1,7 @@
 """A population in pictures: the lineage tree, fitness, schedules; as PNG and as a page to move about in."""
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +12,6 @@ from plotly.subplots import make_subplots
 from scipy import stats
 
 from impala_mi.pbt.lineage import Life, ancestry, schedule
-from impala_mi.pbt.settings import Parameters
 
 matplotlib.use("Agg")
 from matplotlib import colormaps
@@ -37,7 +38,8 @@ def draw(lives: dict[str, Life], keys: Sequence[str], title: str, file: Path) ->
     """The lineage, every member's fitness, and the schedule of each numeric parameter along the best's ancestry."""
     winner = best(lives)
     path = ancestry(lives, winner)
-    numeric = [key for key in keys if not any(isinstance(_first(life)[key], str) for life in lives.values())]
+    first = next(iter(lives.values())).turns[0].parameters
+    numeric = [key for key in keys if not isinstance(first[key], str)]
     height = 1.6 + 0.22 * len(lives)
     figure, all_axes = plt.subplots(
         2 + len(numeric), 1, sharex=True, layout="constrained", figsize=(10, height + 2.2 * (1 + len(numeric))),
@@ -62,10 +64,6 @@ def draw(lives: dict[str, Life], keys: Sequence[str], title: str, file: Path) ->
     all_axes[-1].set_xlabel(f"env frames of a member; red: {winner}, the best at the end, and its ancestry")
     figure.savefig(file, dpi=130)
     plt.close(figure)
-
-
-def _first(life: Life) -> Parameters:
-    return life.turns[0].parameters
 
 
 def _draw_tree(axes: Axes, lives: dict[str, Life], winner: str) -> None:
@@ -105,67 +103,65 @@ def page(lives: dict[str, Life], keys: Sequence[str], title: str, file: Path) ->
     rows, scale = {name: row for row, name in enumerate(lives)}, _scale(lives)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.05, row_heights=[0.65, 0.35])
     for life in lives.values():
-        edges = [*(t.env_frames for t in life.turns), max(life.end, life.turns[-1].env_frames)]
-        for turn, begin, end in zip(life.turns, edges, edges[1:], strict=False):
-            fitness = _fitness_between(life, begin, end)
-            colour = (
-                "lightgrey" if fitness is None else matplotlib.colors.to_hex(colormaps[COLOURS](scale(fitness)))
-            )
-            figure.add_trace(
-                _stretch(life, turn.generation, turn.parameters, begin, end, rows, colour, fitness), 1, 1
-            )
+        edges = [*(t.env_frames for t in life.turns), life.end]
+        fitness = [_fitness_between(life, begin, end) for begin, end in itertools.pairwise(edges)]
+        figure.add_trace(
+            go.Bar(
+                y=[rows[life.member]] * len(fitness), base=edges[:-1], x=np.diff(edges), orientation="h",
+                width=0.45,
+                hovertext=[_about(life, i, edges, f) for i, f in enumerate(fitness)], hoverinfo="text",
+                marker={"color": [_colour(f, scale) for f in fitness], "line": {"width": 0.5, "color": "white"}},
+                showlegend=False,
+            ), 1, 1,
+        )  # fmt: skip
+        for turn in life.turns:
             if turn.donor is not None:
                 figure.add_annotation(
                     x=turn.env_frames, y=rows[life.member], ax=turn.donor_frames, ay=rows[turn.donor], axref="x",
                     ayref="y", xref="x", yref="y", showarrow=True, arrowhead=2, arrowwidth=1, arrowcolor="dimgrey",
                 )  # fmt: skip
-        figure.add_trace(
-            go.Scatter(x=life.frames, y=life.fitness, mode="lines", name=life.member, showlegend=False), 2, 1
-        )
+        line = go.Scatter(x=life.frames, y=life.fitness, mode="lines", name=life.member, showlegend=False)
+        figure.add_trace(line, 2, 1)
     ticks = {"tickvals": list(rows.values()), "ticktext": list(rows)}
     figure.update_yaxes(autorange="reversed", **ticks, row=1, col=1)
     figure.update_yaxes(title="fitness", row=2, col=1)
     figure.update_xaxes(title="env frames of a member", row=2, col=1)
-    figure.update_layout(title=title, template="plotly_white", height=420 + 24 * len(lives), hovermode="closest")
+    figure.update_layout(
+        title=title, template="plotly_white", height=420 + 24 * len(lives), hovermode="closest", barmode="overlay"
+    )
     figure.write_html(file, include_plotlyjs=True, full_html=True)
 
 
+def _colour(fitness: float | None, scale: Normalize) -> str:
+    return "lightgrey" if fitness is None else matplotlib.colors.to_hex(colormaps[COLOURS](scale(fitness)))
+
+
 def _fitness_between(life: Life, begin: int, end: int) -> float | None:
-    within = [f for at, f in zip(life.frames, life.fitness, strict=True) if begin <= at <= end]
-    return within[-1] if within else None
+    """The last there."""
+    at = bisect.bisect_right(life.frames, end) - 1
+    return life.fitness[at] if at >= 0 and life.frames[at] >= begin else None
 
 
-def _stretch(
-    life: Life,
-    generation: int,
-    parameters: Parameters,
-    begin: int,
-    end: int,
-    rows: dict[str, int],
-    colour: str,
-    fitness: float | None,
-) -> go.Scatter:
-    about = [
-        f"{key.removeprefix('learner.')} {v if isinstance(v, str) else f'{v:.3g}'}" for key, v in parameters.items()
-    ]
-    text = "<br>".join(
+def _about(life: Life, index: int, edges: Sequence[int], fitness: float | None) -> str:
+    """What is shown of a stretch."""
+    turn = life.turns[index]
+    values = [(key.removeprefix("learner."), v) for key, v in turn.parameters.items()]
+    return "<br>".join(
         [
-            f"<b>{life.member}</b>, generation {generation}",
-            f"frames {begin:,} to {end:,}",
+            f"<b>{life.member}</b>, generation {turn.generation}",
+            f"frames {edges[index]:,} to {edges[index + 1]:,}",
             f"fitness {'-' if fitness is None else f'{fitness:.1f}'}",
-            *about,
+            *(f"{name} {v if isinstance(v, str) else f'{v:.3g}'}" for name, v in values),
         ]
     )
-    at = np.linspace(begin, end, 12)
-    return go.Scatter(
-        x=at, y=[rows[life.member]] * len(at), mode="lines", line={"color": colour, "width": 9},
-        text=[text] * len(at), hoverinfo="text", showlegend=False,
-    )  # fmt: skip
 
 
 def over_populations(lives: dict[str, Life], points: int = 100) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """[points] frames, and of each population the fitness of its best member there; NaN where none is known."""
-    frames = np.linspace(0, min((life.end for life in lives.values()), default=0), points)
+    ends: dict[int, int] = {}
+    for life in lives.values():
+        ends[life.population] = max(ends.get(life.population, 0), life.end)
+    frames = np.linspace(0, min(ends.values(), default=0), points)
     found: dict[int, list[np.ndarray]] = {}
     for life in lives.values():
         if life.frames:
@@ -183,17 +179,21 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.mean(0), half
 
 
-def draw_populations(lives: dict[str, Life], title: str, file: Path) -> None:
-    """The best member of each population over time, and their mean with its 95 % interval."""
+def draw_populations(lives: dict[str, Life], ranked: bool, title: str, file: Path) -> None:
+    """The best member of each population over time, and their mean with its 95 % interval.
+
+    Where fitness is `ranked` within each population, populations cannot be compared and there is no mean.
+    """
     frames, curves = over_populations(lives)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for population, curve in curves.items():
         axes.plot(frames, curve, lw=1, alpha=0.6, label=f"population {population}")
-    if len(curves) > 1:
+    if len(curves) > 1 and not ranked:
         mean, half = interval(np.stack(list(curves.values())))
         axes.plot(frames, mean, color="C3", lw=2, label="mean")
         axes.fill_between(frames, mean - half, mean + half, color="C3", alpha=0.2, lw=0, label="95 % interval")
-    axes.set(xlabel="env frames of a member", ylabel="fitness of the best member")
+    what = "others that the best member beats, %" if ranked else "fitness of the best member"
+    axes.set(xlabel="env frames of a member", ylabel=what)
     axes.set_title(title, loc="left")
     if curves:
         axes.legend(frameon=False)

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from impala_mi.cluster import running_ray  # before Ray is imported
 
 # isort: split
-import numpy as np
 import ray
 
 from impala_mi.envs.base import Suite
@@ -24,12 +23,12 @@ from impala_mi.fleet import reason_of
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.checkpoint import digest
 from impala_mi.metrics import MetricsWriter
-from impala_mi.pbt.exploit import Decision, Rule, Standing, decide, fitnesses
-from impala_mi.pbt.explore import sample
-from impala_mi.pbt.journal import Journal, decision_line
+from impala_mi.pbt.exploit import Rule, Standing, decide, fitnesses
+from impala_mi.pbt.journal import Journal, birth, decision_line
 from impala_mi.pbt.room import at_a_time, check_population, check_room
+from impala_mi.pbt.seat import Exploit, Seat
 from impala_mi.pbt.settings import PopulationConfig
-from impala_mi.pbt.worker import Birth, MemberProcess, Status, saved_status
+from impala_mi.pbt.worker import Birth, MemberProcess, RunFailed, Status, saved_status
 from impala_mi.placement import place
 from impala_mi.rundir import RunFolder
 from impala_mi.stop import StopSignal
@@ -41,55 +40,6 @@ STOP_S = 120.0
 """For members that are told to stop."""
 PAUSE_S = 5.0
 """Before a member that died starts again, or one whose copy failed decides again; doubled with deaths in a row."""
-
-
-@dataclass
-class _Exploit:
-    """A decision that is being carried out."""
-
-    decision: Decision
-    generation: int
-    donor: "_Seat | None"
-    since: float
-    state: "ray.ObjectRef[dict[str, Any]] | None"
-    """The donor's; None where there is none."""
-    adopting: "ray.ObjectRef[str | None] | None" = None
-    """Once that is there, and"""
-    digest: str | None = None
-    """what it should then hold."""
-
-
-@dataclass
-class _Seat:
-    """A member's place: it runs, waits for its turn or is done."""
-
-    key: str
-    population: int
-    index: int
-    folder: RunFolder
-    birth: Birth
-    status: Status
-    process: MemberProcess | None = None
-    asked: "ray.ObjectRef[Status | None] | None" = None
-    asked_at: float = 0.0
-    began_at: float | None = None
-    """When it was first seen to train in this turn, with more frames than before:"""
-    frames_before: int = 0
-    stopping_since: float | None = None
-    exploit: _Exploit | None = None
-    done: bool = False
-    given_up: bool = False
-    deaths: int = 0
-    """In a row, without a checkpoint between."""
-    saved: str = ""
-    """Its newest checkpoint when it last started."""
-    not_before: float = 0.0
-
-    @property
-    def newest(self) -> str:
-        """Its newest checkpoint."""
-        steps = checkpoints.steps(self.folder.checkpoints)
-        return steps[-1].name if steps else ""
 
 
 @dataclass(frozen=True)
@@ -125,14 +75,14 @@ def train(config: PopulationConfig, folder: RunFolder, report: Report) -> Result
         stop.install()
         there = ray.cluster_resources()
         check_room(config, suite, there.get("CPU", 0), there.get("GPU", 0), "the cluster")
-        controller = Population(config, suite, rule, folder, report, stop)
-        try:
-            return controller.run()
-        except (TrainingError, OSError) as e:
-            message = str(e) if isinstance(e, TrainingError) else f"cannot write to {folder.path}: {e}"
-            raise TrainingError(f"{message}; go on with: impala-mi resume {folder.path}") from None
-        finally:
-            controller.close()
+        with contextlib.ExitStack() as stack:
+            try:
+                controller = Population(config, suite, rule, folder, report, stop)
+                stack.callback(controller.close)
+                return controller.run()
+            except (TrainingError, OSError) as e:
+                message = str(e) if isinstance(e, TrainingError) else f"cannot write to {folder.path}: {e}"
+                raise TrainingError(f"{message}; go on with: impala-mi resume {folder.path}") from None
 
 
 class Population:
@@ -160,17 +110,20 @@ class Population:
         ]
         self._writer = MetricsWriter(folder.path, self._frames() or None)
         self._began, self._told = time.monotonic(), time.monotonic()
+        self._fitness: dict[str, float | None] = {}
 
     def run(self) -> Result:
         """Until all members are done or given up, or until stopped."""
         while self._stop.name is None and not all(seat.done or seat.given_up for seat in self._seats):
             self._turns()
             self._look()
-            for seat in self._seats:
-                if seat.exploit is None:
-                    self._decide(seat)
-                else:
-                    self._carry_on(seat, seat.exploit)
+            for population in range(self._config.pbt.populations):
+                standings = self._standings(population)
+                for seat in [s for s in self._seats if s.population == population and s.process is not None]:
+                    if seat.exploit is None:
+                        self._decide(seat, standings)
+                    else:
+                        self._carry_on(seat, seat.exploit)
             if time.monotonic() - self._told >= self._config.train.log_every_s:
                 self._tell()
             self._wait()
@@ -190,29 +143,34 @@ class Population:
 
     # -- members ---------------------------------------------------------------------------
 
-    def _take_seat(self, population: int, index: int) -> _Seat:
+    def _take_seat(self, population: int, index: int) -> Seat:
         """A member, new or as the journal and its last checkpoint left it."""
         key, config = f"{population}-{index:02d}", self._config
         if key not in self._journal.members:
-            rng = np.random.default_rng(np.random.SeedSequence([config.seed, population, index, 0]))
-            self._journal.write("born", member=key, population=population, parameters=sample(config.pbt.space, rng))
+            drawn = [config.seed, population, index, 0]
+            first = birth(config.pbt, drawn)
+            self._journal.write("born", member=key, population=population, seed=drawn, parameters=first)
         parameters = self._journal.members[key].parameters
         folder = RunFolder(self._folder.path / "members" / key)
         folder.path.mkdir(parents=True, exist_ok=True)
-        seat = _Seat(
+        seat = Seat(
             key, population, index, folder,
             Birth(config.seed_of(population, index), parameters), Status(0, 0, {}, 0, parameters, 0.0, None),
         )  # fmt: skip
         self._settle(seat)
         return seat
 
-    def _settle(self, seat: _Seat) -> None:
+    def _settle(self, seat: Seat) -> None:
         """Take a member's standing from its last checkpoint, and have the journal agree with it."""
         history, generation, parameters = self._journal.members[seat.key], 0, seat.birth.parameters
         if seat.newest:
-            found, config = checkpoints.load(seat.folder.checkpoints), self._config
-            seat.status = saved_status(config, self._suite.levels, found)
-            seat.done = seat.status.env_frames >= config.train.env_frames
+            try:
+                found = checkpoints.load(seat.folder.checkpoints)
+            except UserError as e:
+                self._give_up(seat, str(e))
+                return
+            seat.status = saved_status(self._config, self._suite.levels, found)
+            seat.done = seat.status.env_frames >= self._config.train.env_frames
             generation, parameters = seat.status.generation, seat.status.parameters
         if history.open is not None:
             decided = history.open["generation"]
@@ -225,12 +183,22 @@ class Population:
         if generation != history.generation:
             self._journal.write("restored", member=seat.key, generation=generation, parameters=parameters)
 
-    def _start(self, seat: _Seat) -> None:
+    def _give_up(self, seat: Seat, reason: str) -> None:
+        seat.given_up, seat.exploit = True, None
+        self._journal.write("given_up", member=seat.key, reason=reason)
+        if all(s.given_up for s in self._seats):
+            raise TrainingError(f"all members are given up; the last, {seat.key}: {reason}")
+
+    def _start(self, seat: Seat) -> None:
+        if seat.deaths:
+            self._settle(seat)  # again: what died may have had a last word
+            if seat.given_up:
+                return
         seat.saved, seat.frames_before = seat.newest, seat.status.env_frames
         seat.process = MemberProcess(self._config, seat.folder.path, seat.birth, self._free.pop())
         seat.began_at, seat.stopping_since, seat.asked = None, None, None
 
-    def _end(self, seat: _Seat) -> None:
+    def _end(self, seat: Seat) -> None:
         """End its process, and with it what it started."""
         if seat.process is not None:
             with contextlib.suppress(ray.exceptions.RayError):
@@ -238,7 +206,7 @@ class Population:
             self._free.append(seat.process.places)
         seat.process, seat.asked, seat.stopping_since = None, None, None
 
-    def _take_ended(self, seat: _Seat, ended: "ray.ObjectRef[str]") -> None:
+    def _take_ended(self, seat: Seat, ended: "ray.ObjectRef[str]") -> None:
         """A member's run is over: done, at the end of its turn, or dead."""
         try:
             how = ray.get(ended)
@@ -252,18 +220,15 @@ class Population:
             seat.done = True
             self._journal.write("done", member=seat.key, env_frames=seat.status.env_frames)
 
-    def _died(self, seat: _Seat, reason: str) -> None:
+    def _died(self, seat: Seat, reason: str) -> None:
         """It starts again from its last checkpoint, unless it has died too often."""
         self._end(seat)
         seat.deaths = seat.deaths + 1 if seat.newest == seat.saved else 1
         seat.not_before = time.monotonic() + PAUSE_S * 2 ** (seat.deaths - 1)
         self._journal.write("died", member=seat.key, error=reason, in_a_row=seat.deaths)
         self._settle(seat)
-        if seat.deaths >= self._config.pbt.max_deaths_in_a_row:
-            seat.given_up = True
-            self._journal.write("given_up", member=seat.key)
-            if all(s.given_up for s in self._seats):
-                raise TrainingError(f"all members are given up; the last, {seat.key}: {reason}")
+        if seat.deaths >= self._config.pbt.max_deaths_in_a_row and not seat.given_up:
+            self._give_up(seat, reason)
 
     # -- turns -----------------------------------------------------------------------------
 
@@ -279,25 +244,26 @@ class Population:
         for seat in waiting[:free]:
             self._start(seat)
         waiting = waiting[free:]
-        wanted = len(waiting) - sum(seat.stopping_since is not None for seat in running)
+        # Each that stops makes room for the next of those that wait.
+        next_up = waiting[sum(seat.stopping_since is not None for seat in running) :]
         for seat in sorted(running, key=lambda seat: -seat.status.env_frames):
             over = seat.began_at is not None and now - seat.began_at > self._config.pbt.slice_s
             free_to_go = over and seat.stopping_since is None and not self._engaged(seat)
-            if wanted > 0 and free_to_go and seat.status.env_frames >= waiting[0].status.env_frames:
+            if next_up and free_to_go and seat.status.env_frames >= next_up[0].status.env_frames:
                 self._pause(seat)
-                wanted -= 1
+                next_up.pop(0)
 
-    def _state(self, seat: _Seat) -> Literal["runs", "waits", "done", "given up"]:
+    def _state(self, seat: Seat) -> Literal["runs", "waits", "done", "given up"]:
         if seat.process is not None:
             return "runs"
         return "done" if seat.done else "given up" if seat.given_up else "waits"
 
-    def _pause(self, seat: _Seat) -> None:
+    def _pause(self, seat: Seat) -> None:
         assert seat.process is not None
         seat.process.stop()
         seat.stopping_since = time.monotonic()
 
-    def _engaged(self, seat: _Seat) -> bool:
+    def _engaged(self, seat: Seat) -> bool:
         """Whether it copies or is copied."""
         return seat.exploit is not None or any(
             s.exploit is not None and s.exploit.donor is seat for s in self._seats
@@ -322,7 +288,7 @@ class Population:
                 if seat.began_at is None and seat.status.env_frames > seat.frames_before:
                     seat.began_at = now
             if seat.asked is None and now - seat.asked_at >= ASK_EVERY_S:
-                seat.asked, seat.asked_at = seat.process.status(), now
+                seat.asked, seat.asked_at = seat.process.status(self._fitness.get(seat.key)), now
 
     def _wait(self) -> None:
         """Until something may have happened."""
@@ -354,13 +320,13 @@ class Population:
             for s in seats
         ]
 
-    def _decide(self, seat: _Seat) -> None:
+    def _decide(self, seat: Seat, standings: Sequence[Standing]) -> None:
         """A member that is ready decides, and begins to carry it out."""
         history = self._journal.members[seat.key]
         stale = seat.status.generation != history.generation  # it has not told since its last decision
-        if seat.process is None or seat.stopping_since is not None or stale or time.monotonic() < seat.not_before:
+        trains = seat.began_at is not None and seat.stopping_since is None
+        if not trains or stale or time.monotonic() < seat.not_before:
             return
-        standings = self._standings(seat.population)
         [me] = [s for s in standings if s.member == seat.key]
         if not self._rule.ready(me):
             return
@@ -376,44 +342,49 @@ class Population:
         except UserError as e:
             self._abandon(seat, generation, str(e))
         else:
-            seat.exploit = _Exploit(decision, generation, donor, time.monotonic(), state)
+            seat.exploit = Exploit(decision, generation, donor, time.monotonic(), state)
 
-    def _state_of(self, donor: _Seat) -> "ray.ObjectRef[dict[str, Any]]":
+    def _state_of(self, donor: Seat) -> "ray.ObjectRef[dict[str, Any]]":
         """What its learner has learnt; of one that waits, from its checkpoint. Raises `UserError`."""
         if donor.process is not None:
             return donor.process.state(donor.status.generation)
         return ray.put(checkpoints.load(donor.folder.checkpoints).learner)
 
-    def _abandon(self, seat: _Seat, generation: int, reason: str) -> None:
+    def _abandon(self, seat: Seat, generation: int, reason: str) -> None:
         """It stays as it is, and may decide again in a moment."""
         self._journal.write("abandoned", member=seat.key, generation=generation, reason=reason)
         seat.exploit, seat.not_before = None, time.monotonic() + PAUSE_S
 
-    def _carry_on(self, seat: _Seat, exploit: _Exploit) -> None:
+    def _carry_on(self, seat: Seat, exploit: Exploit) -> None:
         """Have the member adopt what its donor gave, then take the outcome."""
-        late = time.monotonic() - exploit.since > EXPLOIT_S
+        now, process = time.monotonic(), seat.process
+        late = now - exploit.since > EXPLOIT_S
+        if process is None:
+            return
         try:
             if exploit.adopting is None:
-                if exploit.state is not None and not ray.wait([exploit.state], timeout=0)[0]:
-                    if late:
-                        self._abandon(seat, exploit.generation, f"{exploit.decision.donor} gave nothing")
-                    return
-                given = None if exploit.state is None else ray.get(exploit.state)
-                exploit.digest = None if given is None else digest(given)
-                assert seat.process is not None
-                exploit.adopting = seat.process.adopt(exploit.generation, exploit.decision.after, exploit.state)
+                if exploit.state is not None:
+                    if not ray.wait([exploit.state], timeout=0)[0]:
+                        if late:
+                            self._abandon(seat, exploit.generation, f"{exploit.decision.donor} gave nothing")
+                        return
+                    exploit.digest = digest(ray.get(exploit.state))
+                after = exploit.decision.after
+                exploit.adopting = process.adopt(exploit.generation, after, exploit.state, exploit.digest)
+                exploit.since = now
+                return
             if not ray.wait([exploit.adopting], timeout=0)[0]:
                 if late:
                     self._died(seat, f"a copy was not done in {EXPLOIT_S:g} s")
                 return
-            held = ray.get(exploit.adopting)
+            ray.get(exploit.adopting)
         except ray.exceptions.RayError as e:
-            if exploit.adopting is None or not isinstance(e, ray.exceptions.RayActorError):
+            # If its run is over, `_look` finds that out, and its checkpoint tells whether it copied.
+            over = isinstance(e, ray.exceptions.RayActorError) or isinstance(getattr(e, "cause", None), RunFailed)
+            if exploit.adopting is None or not over:
                 self._abandon(seat, exploit.generation, reason_of(e))
-            return  # if it died, `_look` finds that out
-        if held != exploit.digest:
-            raise TrainingError(f"member {seat.key} holds other weights than those of {exploit.decision.donor}")
-        copied = exploit.donor is not None
+            return
+        copied, held = exploit.donor is not None, exploit.digest
         self._journal.write("applied", member=seat.key, generation=exploit.generation, copied=copied, digest=held)
         seat.exploit = None
 
@@ -432,9 +403,7 @@ class Population:
     def _tell(self) -> None:
         """One record, for people and programs."""
         reports, self._told = self._reports(), time.monotonic()
-        for seat, report in zip(self._seats, reports, strict=True):
-            if seat.process is not None:
-                seat.process.fitness(report.fitness)
+        self._fitness = {report.key: report.fitness for report in reports}
         record = {"time_s": self._told - self._began, "env_frames": float(self._frames())}
         record["fps"] = sum(r.status.fps for r in reports if r.state == "runs")
         record["pbt/copies"] = self._copies()

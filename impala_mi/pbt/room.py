@@ -3,7 +3,10 @@
 import math
 import os
 
+import torch
+
 from impala_mi.envs.base import Suite
+from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 from impala_mi.machine import cores
 from impala_mi.pbt.exploit import Rule, make_rule
@@ -13,10 +16,10 @@ from impala_mi.preflight import check, processors
 
 def check_population(config: PopulationConfig) -> tuple[Suite, Rule]:
     """The suite and the rule, if this machine can run the population; raises `UserError`."""
-    suite, rule = check(config, at_a_time(config)), make_rule(config.pbt)
+    rule = make_rule(config.pbt)
     if not os.environ.get("RAY_ADDRESS"):  # what a cluster has is known when we are connected
-        check_room(config, suite, cores(), math.inf, "this machine")
-    return suite, rule
+        check_room(config, make_suite(config.env), cores(), torch.cuda.device_count(), "this machine")
+    return check(config, at_a_time(config)), rule
 
 
 def at_a_time(config: PopulationConfig) -> int:
@@ -28,6 +31,8 @@ def check_room(config: PopulationConfig, suite: Suite, cpus: float, gpus: float,
     """Raise `UserError` where all members are to train at once and there is no room for them."""
     pbt, one = config.pbt, processors(config, len(suite.levels))
     fit = int(min(cpus / one.cpus, gpus / one.gpus if one.gpus else math.inf))
+    if one.gpus > gpus:
+        return  # not even one: for that there is another error
     if pbt.concurrent is None and fit < pbt.members * pbt.populations:
         each = f"{one.cpus:g} CPUs" + (f" and {one.gpus:g} GPUs" if one.gpus else "")
         raise UserError(

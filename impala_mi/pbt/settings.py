@@ -1,7 +1,8 @@
 """The configuration of a population: that of a run, and a section `pbt`."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -24,7 +25,7 @@ CHANGEABLE = tuple(
     )
 )  # fmt: skip
 """What a learner can change while it runs."""
-_MOST_CORNERS = 64
+_MOST_CORNERS = 4096
 
 
 class Parameter(Section):
@@ -81,8 +82,9 @@ class PbtConfig(Section):
     """Frames of a member before its first decision."""
     ready_episodes: Count = 5_000
     """Episodes of a member from one decision to the next, all levels together."""
-    least_episodes: Count = 1
-    """Of every level, in the window of `train.score_episodes`, for a member to have a fitness."""
+    least_episodes: Count = 10
+    """Of every level, in the window of `train.score_episodes`, for a member to have a fitness. The window is empty
+    after a copy, and the first episodes to end were begun by other weights: more than a level has environments."""
     threshold: NonNegative = 5.0
     """`impala`: points of the score by which another must be better to be copied."""
     fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.2
@@ -135,15 +137,25 @@ class PopulationConfig(Config):
 
     def _try_corners(self) -> None:
         """Raise `ValueError` where the space holds what no learner can have."""
-        extremes = [(key, parameter.extremes) for key, parameter in self.pbt.space.items()]
-        for corner in itertools.islice(itertools.product(*(values for _, values in extremes)), _MOST_CORNERS):
-            parameters = dict(zip((key for key, _ in extremes), corner, strict=True))
+        extremes = {key: parameter.extremes for key, parameter in self.pbt.space.items()}
+        if math.prod(map(len, extremes.values())) <= _MOST_CORNERS:
+            corners: Iterable[Parameters] = (
+                dict(zip(extremes, values, strict=True)) for values in itertools.product(*extremes.values())
+            )
+        else:  # what two parameters make of each other; no rule is about three
+            first = {key: values[0] for key, values in extremes.items()}
+            corners = (
+                first | {a: x, b: y}
+                for a, b in itertools.combinations(extremes, 2)
+                for x, y in itertools.product(extremes[a], extremes[b])
+            )
+        for parameters in corners:
             try:
                 self.member(parameters)
             except ValidationError as e:
-                first = e.errors()[0]
-                key = ".".join(["learner", *(str(p) for p in first["loc"])])
-                reason = first["msg"].removeprefix("Value error, ")
+                error = e.errors()[0]
+                key = ".".join(["learner", *(str(p) for p in error["loc"])])
+                reason = error["msg"].removeprefix("Value error, ")
                 at = f"{key}={parameters[key]!r}: {reason}" if key in parameters else f"{parameters}: {reason}"
                 raise ValueError(f"pbt.space: {at}") from None
 

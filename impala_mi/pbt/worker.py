@@ -6,6 +6,7 @@ so that nothing is copied while an update is under way.
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -31,8 +32,15 @@ from impala_mi.system import Trainer
 T = TypeVar("T")
 
 
+STATUS_EVERY_S = 0.5
+
+
 class Busy(Exception):
-    """A member that stops, or has stopped, takes no orders."""
+    """A member that stops, has stopped or has become another does not do it; it is as it was."""
+
+
+class RunFailed(Exception):
+    """A member's run ended with the order; its checkpoint tells how far it came."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def saved_status(config: PopulationConfig, levels: Sequence[Level], found: Check
     """Of a member that waits."""
     scores = LevelScores(levels, config.train.score_episodes)
     scores.load_state(found.run["scores"])
-    state, frames = found.run["population"], found.meta["env_frames"]
+    state, frames = found.run["member"], found.meta["env_frames"]
     return status_of(state, frames, scores, config.pbt.least_episodes, 0.0)
 
 
@@ -87,14 +95,16 @@ class _Member:
         self._lock, self._open = threading.Lock(), True
         found = checkpoints.load(self._folder.checkpoints) if checkpoints.steps(self._folder.checkpoints) else None
         self._resumed = found
-        # Of the population, as it goes into checkpoints: the episodes are those before the last decision.
+        # As it goes into checkpoints; the episodes are those before its last decision.
         self._state: dict[str, Any] = (
             {"generation": 0, "parameters": birth.parameters, "episodes": 0}
             if found is None
-            else found.run["population"]
+            else found.run["member"]
         )
         self._mine = config.member(self._state["parameters"], birth.seed)
-        self._trainer: Trainer | None = None
+        self._status: Status | None = None
+        self._fitness: float | None = None
+        self._told_at = 0.0
 
     def run(self) -> Literal["done", "interrupted"]:
         """Train until the end or until told to stop, and leave a checkpoint."""
@@ -105,11 +115,12 @@ class _Member:
                     self._mine, make_suite(self._mine.env), self._folder, self._resumed, lambda _: None, self._stop,
                     between=self._serve, places=self._places,
                 )  # fmt: skip
+                trainer.records.member = self._state
+                trainer.records.scores.least = self._config.pbt.least_episodes
+                if self._resumed is None:  # TensorBoard shows the first row there is
+                    trainer.records.hparams(self._state["parameters"], FITNESS)
                 self._resumed = None
-                trainer.records.hparams(self._state["parameters"], FITNESS)
-                self._tell(trainer)
                 try:
-                    self._trainer = trainer
                     result = trainer.run()
                 finally:
                     trainer.close()
@@ -122,9 +133,10 @@ class _Member:
         return result.status
 
     @ray.method(concurrency_group="look")
-    def status(self) -> Status | None:
-        """How far it has come; None before it has begun."""
-        return None if self._trainer is None else self._status(self._trainer)
+    def status(self, fitness: float | None) -> Status | None:
+        """How far it has come, None before it has begun; `fitness` as the controller sees it, for the records."""
+        self._fitness = fitness
+        return self._status
 
     @ray.method(concurrency_group="order")
     def state(self, generation: int) -> dict[str, Any]:
@@ -138,50 +150,44 @@ class _Member:
         return self._ask(give)
 
     @ray.method(concurrency_group="order")
-    def adopt(self, generation: int, parameters: Parameters, donor: dict[str, Any] | None) -> str | None:
+    def adopt(
+        self, generation: int, parameters: Parameters, donor: dict[str, Any] | None, expected: str | None
+    ) -> None:
         """Become another generation, with other parameters and, where given, what another's learner has learnt.
 
-        Returns the digest of the weights copied, None where there are none. Raises `Busy`.
+        `expected` is the digest of that. Raises `Busy` where nothing was changed, and `RunFailed`.
         """
         config = self._config.member(parameters, self._mine.seed)
 
-        def become(trainer: Trainer) -> str | None:
-            before = dict(trainer.records.state)
+        def become(trainer: Trainer) -> None:
+            if donor is not None and digest(donor) != expected:
+                raise Busy("other weights arrived than were sent")
             episodes = sum(trainer.records.scores.episodes)
-            self._state = {"generation": generation, "parameters": parameters, "episodes": episodes}
-            self._tell(trainer)
-            if not trainer.adopt(config, donor):
-                self._state = before["population"]
-                self._tell(trainer)
+            member = {"generation": generation, "parameters": parameters, "episodes": episodes}
+            if not trainer.adopt(config, member, donor):
                 raise Busy("it stops, and its learner does not answer")
+            self._state = member
+            if donor is not None:
+                self._fitness = None
+            self._tell(trainer)
             trainer.records.event("adopted", generation=generation, copied=donor is not None, **parameters)
-            return None if donor is None else digest(donor)
 
-        return self._ask(become)
-
-    @ray.method(concurrency_group="look")
-    def fitness(self, value: float | None) -> None:
-        """As the controller sees it, for the records."""
-        if self._trainer is not None:
-            more = self._trainer.records.more
-            self._trainer.records.more = {k: v for k, v in more.items() if k != FITNESS} | (
-                {} if value is None else {FITNESS: value}
-            )
+        self._ask(become)
 
     @ray.method(concurrency_group="look")
     def stop(self) -> None:
         """End soon, with a checkpoint."""
         self._stop.name = "pause"
 
-    def _status(self, trainer: Trainer) -> Status:
-        frames, records = trainer.counters.env_frames, trainer.records
-        return status_of(self._state, frames, records.scores, self._config.pbt.least_episodes, records.fps)
-
     def _tell(self, trainer: Trainer) -> None:
-        """What checkpoints and records hold of the population."""
-        trainer.records.state = {"population": dict(self._state)}
-        numbers = {f"pbt/{k}": float(v) for k, v in self._state["parameters"].items() if not isinstance(v, str)}
-        trainer.records.more = {"pbt/generation": float(self._state["generation"]), **numbers}
+        """To the controller and the records: what is told is whole, whoever asks when."""
+        records, least = trainer.records, self._config.pbt.least_episodes
+        self._status = status_of(self._state, trainer.counters.env_frames, records.scores, least, records.fps)
+        self._told_at = time.monotonic()
+        numbers = {f"pbt/{k}": v for k, v in self._state["parameters"].items() if not isinstance(v, str)}
+        records.more = {"pbt/generation": float(self._state["generation"]), **numbers}
+        if self._fitness is not None:
+            records.more[FITNESS] = self._fitness
 
     def _ask(self, do: Callable[[Trainer], T]) -> T:
         """Have the loop do something between two steps."""
@@ -194,7 +200,9 @@ class _Member:
         return answer
 
     def _serve(self, trainer: Trainer) -> None:
-        """Follow the orders there are."""
+        """Between two steps of the loop: follow the orders there are."""
+        if time.monotonic() - self._told_at > STATUS_EVERY_S:
+            self._tell(trainer)
         while True:
             try:
                 order = self._orders.get_nowait()
@@ -205,7 +213,7 @@ class _Member:
             except Busy as e:
                 order.done.set_exception(e)
             except BaseException as e:
-                order.done.set_exception(Busy(f"its run failed: {e}"))
+                order.done.set_exception(RunFailed(str(e)))
                 raise
 
     def _refuse(self) -> None:
@@ -227,21 +235,23 @@ class MemberProcess:
         self._handle = made.options(num_cpus=0, scheduling_strategy=here).remote(config, str(folder), birth, places)
         self.ended: ray.ObjectRef[str] = self._handle.run.remote()
 
-    def status(self) -> "ray.ObjectRef[Status | None]":
+    def status(self, fitness: float | None) -> "ray.ObjectRef[Status | None]":
         """See `_Member.status`."""
-        return self._handle.status.remote()
+        return self._handle.status.remote(fitness)
 
     def state(self, generation: int) -> "ray.ObjectRef[dict[str, Any]]":
         """See `_Member.state`."""
         return self._handle.state.remote(generation)
 
-    def adopt(self, generation: int, parameters: Parameters, donor: Any) -> "ray.ObjectRef[str | None]":
-        """See `_Member.adopt`; `donor` may be a reference."""
-        return self._handle.adopt.remote(generation, parameters, donor)
-
-    def fitness(self, value: float | None) -> None:
-        """See `_Member.fitness`."""
-        self._handle.fitness.remote(value)
+    def adopt(
+        self,
+        generation: int,
+        parameters: Parameters,
+        donor: "ray.ObjectRef[dict[str, Any]] | None",
+        expected: str | None,
+    ) -> "ray.ObjectRef[None]":
+        """See `_Member.adopt`."""
+        return self._handle.adopt.remote(generation, parameters, donor, expected)
 
     def stop(self) -> None:
         """See `_Member.stop`."""

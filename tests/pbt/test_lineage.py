@@ -83,7 +83,9 @@ def test_two_that_copied_each_other_have_an_end(folder):
         decision("a", 1, both, "b", 1.0), applied("a", 1),
         decision("b", 1, both, "a", 1.0), applied("b", 1),
     ]  # fmt: skip
-    assert ancestry(lives(lines, folder), "a")[-1].member == "a"
+    found = lives(lines, folder)
+    assert [s.member for s in ancestry(found, "a")] == ["b", "a"]  # b as it was before it copied a
+    assert [s.member for s in ancestry(found, "b")] == ["b", "a", "b"]
 
 
 def test_the_best_of_each_population_and_their_interval(lines, folder):
@@ -101,7 +103,7 @@ def test_pictures_of_a_population_and_of_one_that_has_just_begun(lines, folder, 
     for name, some in (("whole", lines), ("new", lines[:3])):
         found = lives(some, folder if name == "whole" else tmp_path / "nowhere")
         draw(found, [KEY], name, tmp_path / f"{name}.png")
-        draw_populations(found, name, tmp_path / f"{name}-p.png")
+        draw_populations(found, name == "new", name, tmp_path / f"{name}-p.png")
         page(found, [KEY], name, tmp_path / f"{name}.html")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
     text = (tmp_path / "whole.html").read_text()

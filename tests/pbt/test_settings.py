@@ -44,6 +44,17 @@ def test_a_member_has_its_parameters_and_a_seed_of_its_own(tmp_path):
         ({"space": RATE | {"learner.discount": {"log_uniform": [0.9, 1.5]}}}, "pbt.space: learner.discount=1.5"),
         ({"space": RATE | {"learner.reward_clipping": {"choice": ["none", "hard"]}}}, "reward_clipping='hard'"),
         ({"space": RATE | {"learner.rho_clip": {"log_uniform": [0.5, 2.0]}}}, "must be at least c_clip"),
+        (
+            {
+                "space": RATE
+                | {
+                    f"learner.{k}": {"choice": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]}
+                    for k in ("epsilon", "value_cost", "trace_lambda", "entropy_cost")
+                }
+                | {"learner.reward_clipping": {"choice": ["none", "typo"]}}
+            },
+            "reward_clipping='typo'",
+        ),
         ({"members": 1}, "pbt.members=1"),
         ({"rule": "truncation", "members": 2, "fraction": 0.2}, "fraction=0.2 of members=2 is nobody"),
         ({"concurrent": 5}, "concurrent=5: more than the 4 members"),
