@@ -323,9 +323,8 @@ class Population:
     def _decide(self, seat: Seat, standings: Sequence[Standing]) -> None:
         """A member that is ready decides, and begins to carry it out."""
         history = self._journal.members[seat.key]
-        stale = seat.status.generation != history.generation  # it has not told since its last decision
         trains = seat.began_at is not None and seat.stopping_since is None
-        if not trains or stale or time.monotonic() < seat.not_before:
+        if not trains or self._stale(seat) or time.monotonic() < seat.not_before:
             return
         [me] = [s for s in standings if s.member == seat.key]
         if not self._rule.ready(me):
@@ -334,7 +333,9 @@ class Population:
         seed = [self._config.seed, seat.population, seat.index, generation]
         decision = decide(self._rule, me, [s for s in standings if s is not me], pbt.space, seed)
         donor = next((s for s in self._seats if s.key == decision.donor), None)
-        if donor is not None and (donor.exploit is not None or donor.stopping_since is not None):
+        if donor is not None and (
+            donor.exploit is not None or donor.stopping_since is not None or self._stale(donor)
+        ):
             return  # in a moment it is another, or waits
         self._journal.write("decision", **decision_line(me, generation, seed, standings, decision))
         try:
@@ -343,6 +344,10 @@ class Population:
             self._abandon(seat, generation, str(e))
         else:
             seat.exploit = Exploit(decision, generation, donor, time.monotonic(), state)
+
+    def _stale(self, seat: Seat) -> bool:
+        """Whether it has not told anything since its last decision."""
+        return seat.status.generation != self._journal.members[seat.key].generation
 
     def _state_of(self, donor: Seat) -> "ray.ObjectRef[dict[str, Any]]":
         """What its learner has learnt; of one that waits, from its checkpoint. Raises `UserError`."""
