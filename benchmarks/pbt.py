@@ -3,7 +3,8 @@
 python benchmarks/pbt.py FOLDER SEEDS [CONFIG] [KEY=VALUE]...
 
 Both arms have the same members: the same seeds, first hyperparameters, turns and frames. The independent ones never
-decide. Every member is then evaluated over complete episodes. Writes pbt.json and pbt.png to FOLDER.
+copy or change anything. Every member is then evaluated over complete episodes. Writes pbt.json and pbt.png to
+FOLDER.
 """
 
 import json
@@ -21,7 +22,7 @@ from impala_mi.pbt.pictures import interval
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-ARMS = {"population": (), "independent": ("pbt.burn_in_frames=1e15",)}
+ARMS = {"population": (), "independent": ("pbt.threshold=1e9", "pbt.probability=0")}
 EPISODES = 100
 COLOURS = {"population": "C3", "independent": "C0"}
 
@@ -57,11 +58,13 @@ def main() -> None:
     found: dict[str, list[dict[str, Life]]] = {arm: [] for arm in ARMS}
     for seed in range(1, seeds + 1):
         for arm, more in ARMS.items():
+            named = (f"run.root={folder}", f"run.name={arm}-{seed}", f"seed={seed}")
+            if not (folder / f"{arm}-{seed}").exists():  # of an earlier call
+                impala_mi("pbt", config, *named, *overrides, *more)
+    for seed in range(1, seeds + 1):
+        for arm in ARMS:
             run = folder / f"{arm}-{seed}"
             if not (run / "evaluated").exists():
-                impala_mi(
-                    "pbt", config, f"run.root={folder}", f"run.name={run.name}", f"seed={seed}", *overrides, *more
-                )
                 (run / "evaluated").write_text(json.dumps(scores(run)))
             lines = read(run)
             found[arm].append(lives(lines, run))

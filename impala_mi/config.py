@@ -399,6 +399,10 @@ def _explain(name: str, error: ValidationError, valid: Sequence[str]) -> Iterato
         key = ".".join(path)
         if e["type"] == "extra_forbidden" and key == "pbt":
             yield f"{name}: the section pbt is of a population, which is trained by: impala-mi pbt"
+        elif e["type"] == "missing" and key == "pbt":
+            yield f"{name}: a population needs the section pbt (docs/pbt.md); a run is trained by: impala-mi train"
+        elif e["type"] == "extra_forbidden" and key.startswith("pbt.space."):
+            yield f"{name}: unknown key {key!r}; overrides give the whole space: 'pbt.space={{KEY: {{...}}}}'"
         elif e["type"] == "extra_forbidden":
             close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
                 path[-1], [k.rpartition(".")[2] for k in valid], n=1

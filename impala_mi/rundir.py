@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import time
@@ -57,8 +58,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one that writes to it; raises `UserError` where another does."""
-        with open(self.path / ".lock", "w", encoding="utf-8") as file:
+        """Be the only one that writes to it; raises `UserError` where another does, or nobody may."""
+        try:
+            file = open(self.path / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+        except OSError as e:
+            raise UserError(f"{str(self.path)!r}: cannot be written to: {e.strerror}") from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -93,7 +98,8 @@ def create(config: Config, name: str) -> RunFolder:
     path = Path(config.run.root).expanduser() / name
     if path.exists():
         raise UserError(
-            f"the run {str(path)!r} exists; continue it with: impala-mi resume {path}, or choose another run.name"
+            f"the run {str(path)!r} exists; continue it with: impala-mi resume {shlex.quote(str(path))}, "
+            "or choose another run.name"
         )
     try:
         path.mkdir(parents=True)

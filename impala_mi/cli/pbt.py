@@ -1,5 +1,6 @@
 """`impala-mi pbt`."""
 
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -63,22 +64,18 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
         before = rundir.RunFolder(Path(loaded.run.root).expanduser() / loaded.run.name)
         if rundir.is_population(before.path):
             return resume(before, loaded, overrides)
-        if before.path.exists():  # it was killed before anything was done
-            with before.locked():
-                before.path.rename(
-                    before.path.with_name(f"{before.path.name}-aside-{time.strftime('%Y%m%d-%H%M%S')}")
-                )
     folder = rundir.create(loaded, loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    (folder.path / rundir.JOURNAL).touch()  # from here on it can be resumed
     try:
         with folder.locked():
             return run_population(loaded, folder)
     except (UserError, KeyboardInterrupt):
-        if not rundir.is_population(folder.path):  # nothing was done, for Ray had not started: the name stays free
+        if not (folder.path / "members").exists():  # nothing was done, for Ray had not started: the name stays free
             shutil.rmtree(folder.path)
         raise
 
 
-FIXED = ("run.root", "run.name", "seed", "env", "agent", "pbt.members", "pbt.populations", "pbt.space")
+FIXED = ("seed", "env", "agent", "pbt.members", "pbt.populations", "pbt.space")
 
 
 def resume(folder: "RunFolder", new: "PopulationConfig", overrides: Sequence[str]) -> int:
@@ -86,9 +83,11 @@ def resume(folder: "RunFolder", new: "PopulationConfig", overrides: Sequence[str
 
     Raises `UserError` where it may not differ so.
     """
+    from impala_mi.pbt.journal import read
     from impala_mi.pbt.room import check_population
     from impala_mi.pbt.settings import of_folder
 
+    read(folder.path)  # raises where it is damaged
     with folder.locked():
         old = of_folder(folder)
         for key in FIXED:
@@ -121,9 +120,9 @@ def run_population(config: "PopulationConfig", folder: "RunFolder") -> int:
     frames = sum(member.status.env_frames for member in result.members)
     console.print(f"{result.status} after {took}: {frames:,} frames, {result.copies} copies")
     if result.status == "interrupted":
-        console.print(f"continue with: impala-mi resume {folder.path}", soft_wrap=True)
+        console.print(f"continue with: impala-mi resume {shlex.quote(str(folder.path))}", soft_wrap=True)
         return 130
-    console.print(f"who descends from whom: impala-mi report {folder.path}", soft_wrap=True)
+    console.print(f"who descends from whom: impala-mi report {shlex.quote(str(folder.path))}", soft_wrap=True)
     return 0
 
 

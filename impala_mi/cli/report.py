@@ -13,10 +13,11 @@ from impala_mi.errors import TrainingError, UserError
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-def command(run: Path) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for what is written, RUN/report by default.")
+def command(run: Path, out: Path | None) -> None:
     """Report on the population in the folder RUN: who descends from whom, the schedules, the best member.
 
-    Writes report/lineage.png, lineage.html, populations.png and report.json to it, and replays its journal.
+    Writes lineage.png, lineage.html, populations.png and report.json, and replays the journal.
     """
     from impala_mi import rundir
     from impala_mi.envs.scores import has_references
@@ -26,6 +27,8 @@ def command(run: Path) -> None:
     from impala_mi.pbt.settings import of_folder
 
     folder = rundir.RunFolder(run.expanduser())
+    if not folder.path.is_dir():
+        raise UserError(f"no population {str(run)!r}: there is no such folder")
     if not rundir.is_population(folder.path):
         raise UserError(f"{str(run)!r} is no population: it has no {rundir.JOURNAL}")
     config, lines = of_folder(folder), journal.read(folder.path)
@@ -33,8 +36,14 @@ def command(run: Path) -> None:
     if not found:
         raise UserError(f"{str(run)!r}: no member has been born yet")
     ranked = not has_references(make_suite(config.env).levels)
-    out = folder.path / "report"
-    out.mkdir(exist_ok=True)
+    out = folder.path / "report" if out is None else out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.json").touch()
+    except OSError as e:
+        raise UserError(
+            f"{str(out)!r}: cannot be written to: {e.strerror}; name another folder with --out"
+        ) from None
     console, title = make_console(), str(folder.path)
     table = Table(title=title, title_justify="left")
     headings = ("population", "best member", "fitness", "mean fitness", "copies", "decisions", "descends from")

@@ -68,12 +68,14 @@ def _before(config: configuration.Config) -> "RunFolder | None":
     """
     from impala_mi.learner import checkpoint as checkpoints
     from impala_mi.mirror import Mirror
-    from impala_mi.rundir import RunFolder
+    from impala_mi.rundir import RunFolder, is_population
 
     if config.run.name is None:
         raise UserError("--resume auto needs run.name, by which a job that is resubmitted finds its run")
     path = Path(config.run.root).expanduser() / config.run.name
     folder = RunFolder(path)
+    if is_population(path):
+        raise UserError(f"--resume auto: {str(path)!r} is a population, which goes on with: impala-mi pbt")
     here = checkpoints.steps(folder.checkpoints)
     mirror = None if config.run.mirror is None else Mirror(config.run.mirror, path)
     there = None if mirror is None else mirror.newest()

@@ -1,5 +1,6 @@
 """What `train` and `resume` share: progress around the system, and its end in words."""
 
+import shlex
 import time
 
 from impala_mi import system
@@ -33,6 +34,6 @@ def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) 
     console.print(f"{result.status} after {took}: {result.counters.env_frames:,} frames{score}")
     console.print(f"checkpoint {result.checkpoint}", soft_wrap=True)
     if result.status == "interrupted":
-        console.print(f"continue with: impala-mi resume {folder.path}", soft_wrap=True)
+        console.print(f"continue with: impala-mi resume {shlex.quote(str(folder.path))}", soft_wrap=True)
         return 130
     return 0

@@ -39,9 +39,13 @@ def read(folder: Path) -> list[Line]:
     for number, line in enumerate(lines, 1):
         try:
             found.append(json.loads(line))
+            if not isinstance(found[-1], dict) or "event" not in found[-1]:
+                raise UserError(f"{file}, line {number}: tells of no event")
         except ValueError:
             if number < len(lines):
                 raise UserError(f"{file}, line {number}: not valid JSON") from None
+    if found and found[0]["event"] != "started":
+        raise UserError(f"{file}: its first line, with the settings, is missing")
     return found
 
 

@@ -45,8 +45,9 @@ class Life:
         ].parameters
 
     def last_fitness(self) -> float | None:
-        """None where it never had any."""
-        return self.fitness[-1] if self.fitness else None
+        """Of the weights that it has: None where it is not known since its last copy."""
+        copied_at = max((turn.env_frames for turn in self.turns if turn.donor is not None), default=-1)
+        return self.fitness[-1] if self.fitness and self.frames[-1] > copied_at else None
 
 
 def lives(lines: Sequence[Line], folder: Path) -> dict[str, Life]:
@@ -61,6 +62,9 @@ def lives(lines: Sequence[Line], folder: Path) -> dict[str, Life]:
             donor = found.get(line["donor"])
             decided[line["member"]] = _turn(line, 0 if donor is None else donor.turns[-1].generation)
             _take_fitness(found[line["member"]], line)
+        elif event == "ended":
+            for life in found.values():
+                _take_fitness(life, line)
         elif event == "applied":
             found[line["member"]].turns.append(decided.pop(line["member"]))
         elif event == "restored":  # what came later was lost, or was not known to have come
@@ -82,11 +86,11 @@ def _turn(line: Line, donor_generation: int) -> Turn:
 
 
 def _take_fitness(life: Life, line: Line) -> None:
-    """As it was before a decision."""
-    [me] = [s for s in line["standings"] if s["member"] == life.member]
-    if me["fitness"] is not None:
-        life.frames.append(me["env_frames"])
-        life.fitness.append(me["fitness"])
+    """As it was before a decision, or at the end."""
+    for s in line["standings"]:
+        if s["member"] == life.member and s["fitness"] is not None:
+            life.frames.append(s["env_frames"])
+            life.fitness.append(s["fitness"])
 
 
 def _read_fitness(life: Life, file: Path) -> None:

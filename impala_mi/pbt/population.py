@@ -9,7 +9,7 @@ checkpoint, journal; whoever dies on the way leaves a member that is one or the 
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from impala_mi.cluster import running_ray  # before Ray is imported
@@ -99,6 +99,7 @@ class Population:
     ) -> None:
         self._config, self._suite, self._rule = config, suite, rule
         self._folder, self._report, self._stop = folder, report, stop
+        self._last_reason = ""
         self._journal = Journal(folder.path)
         self._journal.write("started", settings=config.pbt.model_dump())
         # Ray keeps what a process has reserved until the whole job ends: turns take over each other's room.
@@ -119,6 +120,7 @@ class Population:
             self._look()
             for population in range(self._config.pbt.populations):
                 standings = self._standings(population)
+                self._fitness |= {s.member: s.fitness for s in standings}
                 for seat in [s for s in self._seats if s.population == population and s.process is not None]:
                     if seat.exploit is None:
                         self._decide(seat, standings)
@@ -129,8 +131,11 @@ class Population:
             self._wait()
         self._stop_all()
         self._tell()
+        if all(seat.given_up for seat in self._seats):
+            raise TrainingError(f"all members are given up; the last, {self._last_reason}")
         status: Literal["done", "interrupted"] = "done" if self._stop.name is None else "interrupted"
-        self._journal.write("ended", how=status, signal=self._stop.name)
+        ended = [asdict(s) for p in range(self._config.pbt.populations) for s in self._standings(p)]
+        self._journal.write("ended", how=status, signal=self._stop.name, standings=ended)
         return Result(status, self._reports(), self._copies())
 
     def close(self) -> None:
@@ -186,8 +191,7 @@ class Population:
     def _give_up(self, seat: Seat, reason: str) -> None:
         seat.given_up, seat.exploit = True, None
         self._journal.write("given_up", member=seat.key, reason=reason)
-        if all(s.given_up for s in self._seats):
-            raise TrainingError(f"all members are given up; the last, {seat.key}: {reason}")
+        self._last_reason = f"{seat.key}: {reason}"
 
     def _start(self, seat: Seat) -> None:
         if seat.deaths:
@@ -408,7 +412,6 @@ class Population:
     def _tell(self) -> None:
         """One record, for people and programs."""
         reports, self._told = self._reports(), time.monotonic()
-        self._fitness = {report.key: report.fitness for report in reports}
         record = {"time_s": self._told - self._began, "env_frames": float(self._frames())}
         record["fps"] = sum(r.status.fps for r in reports if r.state == "runs")
         record["pbt/copies"] = self._copies()

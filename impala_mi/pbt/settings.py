@@ -105,7 +105,7 @@ class PbtConfig(Section):
                 raise ValueError(
                     f"space: {key!r} is not a parameter that a running learner can change: {', '.join(CHANGEABLE)}"
                 )
-        if all(p.fixed is not None or len(p.choice or (0, 0)) == 1 for p in self.space.values()):
+        if not any(p.bounds or p.log_uniform or len(p.choice or ()) > 1 for p in self.space.values()):
             raise ValueError("space: every parameter has one value only, so that there is nothing to adapt")
         if self.rule == "truncation" and round(self.fraction * self.members) < 1:
             raise ValueError(f"fraction={self.fraction} of members={self.members} is nobody")
@@ -127,6 +127,13 @@ class PopulationConfig(Config):
             raise ValueError("train.deterministic=true: members of a population wait for nobody")
         if self.run.mirror is not None:
             raise ValueError("run.mirror: populations are not copied yet; put run.root on a shared file system")
+        if self.pbt.burn_in_frames >= self.train.env_frames:
+            raise ValueError(
+                f"pbt.burn_in_frames={self.pbt.burn_in_frames}: nobody would ever decide, a member's frames are "
+                f"train.env_frames={self.train.env_frames}"
+            )
+        if self.learner.optimizer == "adam" and "learner.rmsprop_decay" in self.pbt.space:
+            raise ValueError("pbt.space: learner.rmsprop_decay is none of learner.optimizer=adam")
         if self.pbt.least_episodes > self.train.score_episodes:
             raise ValueError(
                 f"pbt.least_episodes={self.pbt.least_episodes}: more than train.score_episodes="

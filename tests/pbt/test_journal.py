@@ -59,6 +59,13 @@ def test_a_line_that_was_cut_off_is_dropped(journal, tmp_path):
     assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == ["started", "born"]
 
 
+@pytest.mark.parametrize("text", ["[1]\n", '{"a": 1}\n', '{"event": "born"}\n'])
+def test_what_is_no_journal_is_refused(tmp_path, text):
+    (tmp_path / "pbt.jsonl").write_text(text)
+    with pytest.raises(UserError):
+        read(tmp_path)
+
+
 def test_damage_in_the_middle_is_not_passed_over(journal, tmp_path):
     file = tmp_path / "pbt.jsonl"
     file.write_text("nonsense\n" + file.read_text())

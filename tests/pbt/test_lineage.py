@@ -76,6 +76,21 @@ def test_what_was_lost_or_abandoned_is_no_ancestor(lines, folder):
     assert [turn.generation for turn in lives(lines, folder)["c"].turns] == [0, 1]
 
 
+def test_a_fitness_from_before_a_copy_is_not_the_members(lines, tmp_path):
+    found = lives(lines, tmp_path)  # no records: only what the journal tells
+    assert found["a"].last_fitness() == 9.0
+    assert found["b"].last_fitness() is None  # 1.0 was before it copied a
+    assert best(found) == "a"
+    standings = [{"member": m, "env_frames": 500, "fitness": f} for m, f in (("a", 5.0), ("b", 6.0), ("c", None))]
+    found = lives([*lines, {"event": "ended", "standings": standings}], tmp_path)
+    assert [life.last_fitness() for life in found.values()] == [
+        5.0,
+        6.0,
+        2.0,
+    ]  # c told it last at 420, after its copy
+    assert best(found) == "b"
+
+
 def test_two_that_copied_each_other_have_an_end(folder):
     both = {"a": (100, 1.0), "b": (100, 1.0)}
     lines = [

@@ -60,6 +60,8 @@ def test_a_member_has_its_parameters_and_a_seed_of_its_own(tmp_path):
         ({"concurrent": 5}, "concurrent=5: more than the 4 members"),
         ({"least_episodes": 51}, "more than train.score_episodes=50"),
         ({"factor": 1.0}, "pbt.factor=1.0"),
+        ({"burn_in_frames": 10**10}, "nobody would ever decide"),
+        ({"space": {"learner.learning_rate": {"log_unifrom": [1e-4, 1e-2]}}}, "overrides give the whole space"),
         ({"membres": 4}, "did you mean 'pbt.members'"),
     ],
 )
@@ -81,10 +83,15 @@ def test_what_a_population_cannot_do_is_refused(tmp_path, values, message):
         load(write(tmp_path, values))
 
 
+def test_one_first_value_that_is_scaled_later_is_a_space(tmp_path):
+    space = {"learner.learning_rate": {"choice": [1e-3], "bounds": [1e-4, 1e-2]}}
+    assert load(write(tmp_path, space=space)).pbt.space["learner.learning_rate"].bounds == [1e-4, 1e-2]
+
+
 def test_a_population_without_a_space_and_a_run_with_one_are_refused(tmp_path):
     file = tmp_path / "none.yaml"
     file.write_text("env: {suite: tiny}\n")
-    with pytest.raises(UserError, match="pbt"):
+    with pytest.raises(UserError, match="impala-mi train"):
         load(str(file))
     with pytest.raises(UserError, match="impala-mi pbt"):
         config.load(write(tmp_path))
