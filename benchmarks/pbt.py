@@ -82,19 +82,19 @@ def main() -> None:
 
 def draw(found: dict[str, list[dict[str, Life]]], result: dict[str, list[dict[str, object]]], file: Path) -> None:
     """Fitness over frames, best and mean of the members; final scores of all of them."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", width_ratios=[2, 2, 1])
+    figure, axes = plt.subplots(1, 3, figsize=(12.5, 4), layout="constrained", width_ratios=[2, 2, 1.3])
     end = min(life.end for runs in found.values() for run in runs for life in run.values())
     frames = np.linspace(0, end, 60)
     for arm, runs in found.items():
         every = [curves(run, frames) for run in runs]
         for ax, reduce in zip(axes[:2], (np.nanmax, np.nanmean), strict=True):
             lines = np.stack([reduce(np.where(np.isnan(one).all(0), 0, one), 0) for one in every])
-            ax.plot(frames, lines.T, color=COLOURS[arm], lw=0.7, alpha=0.4)
-            ax.plot(frames, lines.mean(0), color=COLOURS[arm], lw=2.2, label=arm)
+            ax.plot(frames / 1e3, lines.T, color=COLOURS[arm], lw=0.7, alpha=0.4)
+            ax.plot(frames / 1e3, lines.mean(0), color=COLOURS[arm], lw=2.2, label=arm)
     for ax, title in zip(axes, ("best of the members", "mean of the members", "evaluated"), strict=True):
         ax.set_title(title, loc="left", fontsize=10)
-    axes[0].set(xlabel="env frames of a member", ylabel="fitness while training")
-    axes[1].set(xlabel="env frames of a member")
+    axes[0].set(xlabel="thousand env frames of a member", ylabel="fitness while training")
+    axes[1].set(xlabel="thousand env frames of a member")
     axes[0].legend(frameon=False)
     for place, (arm, runs) in enumerate(result.items()):
         for seed, run in enumerate(runs):

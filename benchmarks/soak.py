@@ -2,9 +2,9 @@
 
 python benchmarks/soak.py MINUTES FOLDER [CONFIG] [KEY=VALUE]...
 
-Every ten seconds: memory of the whole process tree (proportional set size), the object store, open files,
-threads, processes, frames a second. Writes soak.csv and soak.png to FOLDER and prints each one's growth an hour,
-by a straight line through all but the first fifth.
+Every ten seconds: memory of the whole process tree that nobody else uses (unique set size: other programs that
+share libraries come and go), the object store, open files, threads, processes, frames a second. Writes soak.csv and
+soak.png to FOLDER and prints each one's growth an hour, by a straight line through all but the first fifth.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 
 from impala_mi.bench.measure import tree
-from impala_mi.bench.training import Run, memory_mb, running
+from impala_mi.bench.training import Run, running
 from impala_mi.config import load
 
 matplotlib.use("Agg")
@@ -31,17 +31,18 @@ WARM_UP = 0.2
 def sample(run: Run, before: dict[str, float]) -> dict[str, float]:
     """What there is now."""
     processes, record = tree(run.process.pid), run.records()[-1]
-    files, threads, store = 0, 0, 0
+    files, threads, store, memory = 0, 0, 0, 0.0
     for p in processes:
         with contextlib.suppress(psutil.Error):  # it may have ended
             files, threads = files + p.num_fds(), threads + p.num_threads()
+            memory += p.memory_full_info().uss / 1e6
             if p.name() == "raylet":
                 store += p.memory_info().shared
     seconds = record["time_s"] - before.get("time_s", 0.0)
     return {
         "time_s": record["time_s"],
         "frames/s": (record["env_frames"] - before.get("env_frames", 0)) / max(seconds, 1e-9),
-        "memory MB": memory_mb(processes),
+        "memory MB": memory,
         "object store MB": store / 2**20,
         "open files": files,
         "threads": threads,

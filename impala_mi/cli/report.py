@@ -44,7 +44,7 @@ def command(run: Path, out: Path | None) -> None:
         raise UserError(
             f"{str(out)!r}: cannot be written to: {e.strerror}; name another folder with --out"
         ) from None
-    console, title = make_console(), str(folder.path)
+    console, title = make_console(), folder.path.resolve().name
     table = Table(title=title, title_justify="left")
     headings = ("population", "best member", "fitness", "mean fitness", "copies", "decisions", "descends from")
     for heading in headings:

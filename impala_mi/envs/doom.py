@@ -21,7 +21,7 @@ from impala_mi.errors import MissingPackageError
 from impala_mi.types import Spaces
 
 WIDTH, HEIGHT = 96, 72
-RENEW_EPISODES = 5_000
+RENEW_EPISODES = 1_000
 """After which a game's process is started anew: it keeps some 0.7 kB of every episode."""
 ACTIONS = {
     "forward": ("MOVE_FORWARD",),
