@@ -60,7 +60,7 @@ def consistent(session):
     for key, history in histories.items():
         run = RunFolder(folder / "members" / key)
         saved = checkpoints.load(run.checkpoints)
-        state = saved.run["population"]
+        state = saved.run["member"]
         assert history.open is None
         assert (state["generation"], state["parameters"]) == (history.generation, history.parameters)
         learner = run.config.learner
