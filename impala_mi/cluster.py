@@ -24,6 +24,7 @@ from impala_mi.envs.base import Suite
 from impala_mi.envs.scratch import sweep
 from impala_mi.errors import UserError
 from impala_mi.preflight import object_store_bytes, processors
+from impala_mi.stop import Interrupted
 
 _UNNEEDED = ("ray/dashboard/dashboard.py", "ray/autoscaler/_private/monitor.py")
 
@@ -60,7 +61,7 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
                 )
                 _end_unneeded()
         except SystemExit:  # what Ray's own handler makes of SIGTERM while it starts
-            raise KeyboardInterrupt from None
+            raise Interrupted from None
         except Exception as e:  # Ray raises anything here
             where = f"RAY_ADDRESS={address}" if address else "this machine"
             raise UserError(f"Ray does not start on {where}: {str(e).strip().splitlines()[0]}") from None

@@ -10,12 +10,12 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from impala_mi.config import Config, build, to_yaml
+from impala_mi.config import C, Config, build_as, to_yaml
 from impala_mi.errors import UserError
 from impala_mi.yaml_text import parse_yaml
 
@@ -49,12 +49,16 @@ class RunFolder:
     @property
     def config(self) -> Config:
         """As the run was started or last resumed; raises `UserError`."""
+        return self.config_as(Config)
+
+    def config_as(self, model: type[C], overrides: Sequence[str] = ()) -> C:
+        """`config`, of a kind of configuration, with overrides."""
         file = self.path / "config.yaml"
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as e:
             raise UserError(f"{file}: cannot be read: {e}") from None
-        return build(str(file), parse_yaml(text, str(file)))
+        return build_as(model, str(file), parse_yaml(text, str(file)), overrides)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -3,6 +3,16 @@
 import contextlib
 import signal
 from collections.abc import Iterator
+from typing import NoReturn
+
+
+class Interrupted(KeyboardInterrupt):
+    """Its own type: a plain one that meets `exec`, as dataclasses call it, makes Python end by SIGINT, not 130."""
+
+
+def interrupt(number: int, frame: object) -> NoReturn:
+    """Handle a signal as Python does Ctrl-C."""
+    raise Interrupted
 
 
 class StopSignal:
@@ -32,5 +42,5 @@ class StopSignal:
 
     def _handle(self, number: int, _: object) -> None:
         if self.name is not None:
-            raise KeyboardInterrupt
+            raise Interrupted
         self.name = signal.Signals(number).name

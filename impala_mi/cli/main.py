@@ -10,6 +10,7 @@ import click
 
 from impala_mi import __version__
 from impala_mi.errors import TrainingError, UserError
+from impala_mi.stop import StopSignal, interrupt
 
 COMMANDS = {
     "train": "Train an agent.",
@@ -55,9 +56,9 @@ def cli() -> None:
 def main() -> None:
     """Run a command and exit."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    for number in (signal.SIGTERM, signal.SIGHUP):  # end as by Ctrl-C: games are closed on the way out
+    for number in StopSignal.SIGNALS:  # SIGTERM ends as Ctrl-C does: games are closed on the way out
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, interrupt)
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from impala_mi import config as configuration
 from impala_mi.cli.console import make_console
+from impala_mi.cli.options import starting
 from impala_mi.cli.progress import duration
 from impala_mi.errors import UserError
 
@@ -25,17 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option(
-    "--resume",
-    "again",
-    type=click.Choice(["never", "auto"]),
-    default="never",
-    show_default=True,
-    help="auto: go on with the population if its folder holds it, for jobs that are resubmitted.",
-)
-@click.option("--print-config", is_flag=True, help="Print the whole configuration and exit.")
+@starting("go on with the population if its folder holds it")
 def command(config: str, overrides: tuple[str, ...], again: str, print_config: bool) -> int:
     """Train a population as CONFIG says: a run's configuration with a section pbt.
 
@@ -85,17 +76,17 @@ def resume(folder: "RunFolder", new: "PopulationConfig", overrides: Sequence[str
     """
     from impala_mi.pbt.journal import read
     from impala_mi.pbt.room import check_population
-    from impala_mi.pbt.settings import of_folder
+    from impala_mi.pbt.settings import PopulationConfig
 
     read(folder.path)  # raises where it is damaged
     with folder.locked():
-        old = of_folder(folder)
+        old = folder.config_as(PopulationConfig)
         for key in FIXED:
             before, after = configuration.get(old, key), configuration.get(new, key)
             if before != after:
-                raise UserError(
-                    f"{key} cannot change when a population is resumed: it is {before!r}, not {after!r}"
-                )
+                plain = isinstance(before, int)  # a whole section would be shown as Python has it
+                values = f": it is {before!r}, not {after!r}" if plain else ""
+                raise UserError(f"{key} cannot change when a population is resumed{values}")
         if new.learner.optimizer != old.learner.optimizer:
             raise UserError("learner.optimizer cannot change when a population is resumed: members hold its state")
         check_population(new)

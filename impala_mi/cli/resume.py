@@ -47,12 +47,12 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
 
     if rundir.is_population(Path(run).expanduser()):
         from impala_mi.cli import pbt
-        from impala_mi.pbt.settings import of_folder
+        from impala_mi.pbt.settings import PopulationConfig
 
         if checkpoint != "last":
             raise UserError(f"--checkpoint {checkpoint}: members of a population go on from their last ones")
         population = rundir.RunFolder(Path(run).expanduser())
-        return pbt.resume(population, of_folder(population, overrides), overrides)
+        return pbt.resume(population, population.config_as(PopulationConfig, overrides), overrides)
     folder = rundir.open_run(run)
     if rundir.is_population(whole := folder.path.absolute().parent.parent):
         raise UserError(f"{run!r} is a member of a population, which goes on as a whole: impala-mi resume {whole}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from impala_mi import config as configuration
+from impala_mi.cli.options import starting
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,17 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("config")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option(
-    "--resume",
-    "again",
-    type=click.Choice(["never", "auto"]),
-    default="never",
-    show_default=True,
-    help="auto: go on with the run if its folder (or run.mirror) holds it, for jobs that are resubmitted.",
-)
-@click.option("--print-config", is_flag=True, help="Print the whole configuration and exit.")
+@starting("go on with the run if its folder (or run.mirror) holds it")
 def command(config: str, overrides: tuple[str, ...], again: str, print_config: bool) -> int:
     """Train an agent as CONFIG says: a YAML file, or a shipped one by name.
 

@@ -98,7 +98,7 @@ def _draw_tree(axes: Axes, lives: dict[str, Life], winner: str) -> None:
     axes.figure.colorbar(matplotlib.cm.ScalarMappable(scale, COLOURS), ax=axes, label="fitness", pad=0.01)
 
 
-def page(lives: dict[str, Life], keys: Sequence[str], title: str, file: Path) -> None:
+def page(lives: dict[str, Life], title: str, file: Path) -> None:
     """The same tree with what each stretch had under the mouse; one file, nothing is fetched from elsewhere."""
     rows, scale = {name: row for row, name in enumerate(lives)}, _scale(lives)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.05, row_heights=[0.65, 0.35])

@@ -160,7 +160,7 @@ class Population:
         folder.path.mkdir(parents=True, exist_ok=True)
         seat = Seat(
             key, population, index, folder,
-            Birth(config.seed_of(population, index), parameters), Status(0, 0, {}, 0, parameters, 0.0, None),
+            Birth(config.seed_of(population, index), parameters), Status(0, 0, {}, 0, parameters, 0.0),
         )  # fmt: skip
         self._settle(seat)
         return seat

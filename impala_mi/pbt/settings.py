@@ -3,15 +3,12 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from impala_mi.config import Config, Count, LearnerConfig, NonNegative, Seconds, Section, Whole, build_as, load_as
-from impala_mi.errors import UserError
-from impala_mi.rundir import RunFolder
-from impala_mi.yaml_text import parse_yaml
+from impala_mi.config import Config, Count, LearnerConfig, NonNegative, Seconds, Section, Whole, load_as
 
 Value = float | str
 Parameters = dict[str, Value]
@@ -181,13 +178,3 @@ class PopulationConfig(Config):
 def load(path: str, overrides: Sequence[str] = ()) -> PopulationConfig:
     """See `config.load`."""
     return load_as(PopulationConfig, path, overrides)
-
-
-def of_folder(folder: RunFolder, overrides: Sequence[str] = ()) -> PopulationConfig:
-    """As a population was started or last resumed, with overrides; raises `UserError`."""
-    file = folder.path / "config.yaml"
-    try:
-        values: Any = parse_yaml(file.read_text(encoding="utf-8"), str(file))
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{file}: cannot be read: {e}") from None
-    return build_as(PopulationConfig, str(file), values, overrides)

@@ -63,8 +63,6 @@ class Status:
     generation: int
     parameters: Parameters
     fps: float
-    score: float | None
-    """For people, over the episodes there are."""
 
 
 @dataclass
@@ -77,7 +75,7 @@ def status_of(state: Mapping[str, Any], env_frames: int, scores: LevelScores, le
     """Of a member, from what checkpoints hold of the population and its episodes."""
     episodes = sum(scores.episodes) - state["episodes"]
     returns = scores.mean_returns(least)
-    return Status(env_frames, episodes, returns, state["generation"], state["parameters"], fps, scores.score())
+    return Status(env_frames, episodes, returns, state["generation"], state["parameters"], fps)
 
 
 def saved_status(config: PopulationConfig, levels: Sequence[Level], found: Checkpoint) -> Status:

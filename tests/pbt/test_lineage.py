@@ -119,7 +119,7 @@ def test_pictures_of_a_population_and_of_one_that_has_just_begun(lines, folder, 
         found = lives(some, folder if name == "whole" else tmp_path / "nowhere")
         draw(found, [KEY], name, tmp_path / f"{name}.png")
         draw_populations(found, name == "new", name, tmp_path / f"{name}-p.png")
-        page(found, [KEY], name, tmp_path / f"{name}.html")
+        page(found, name, tmp_path / f"{name}.html")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
     text = (tmp_path / "whole.html").read_text()
     assert "\\u003cb\\u003ec\\u003c\\u002fb\\u003e, generation 1" in text
