@@ -160,9 +160,16 @@ class Fleet:
         if self._inference is not None:
             self._inference.load(weights, version)
 
-    def waiting(self) -> list[ray.ObjectRef[Any]]:
-        """References for `take`, as soon as one is ready."""
-        return [*self._playing, *self._placing]
+    def wait(self, others: Sequence[ray.ObjectRef[Any]], timeout: float) -> list[ray.ObjectRef[Any]]:
+        """References for `take`, and of `others`: those that are done, or the first that is within `timeout` s."""
+        waiting = [*self._playing, *self._placing, *others]
+        if not waiting:
+            time.sleep(min(timeout, 0.1))  # until an actor may be started again
+            return []
+        done = ray.wait(waiting, num_returns=len(waiting), timeout=0)[
+            0
+        ]  # looking costs by the actor, so once for all
+        return done or ray.wait(waiting, timeout=timeout)[0]
 
     def take(self, ref: ray.ObjectRef[Any]) -> HandIn | None:
         """What an actor handed in; None where it came to life, or died and is replaced.
@@ -245,18 +252,18 @@ class Fleet:
         self._bury(now)
         self._count_quorum(now)
 
-    def poll(self, timeout: float = 0) -> Iterator[tuple[int, list[tuple[int, Fault]]]]:
-        """Ask every actor for faults of unrolls that are not done; the answers there are by now, by actor."""
+    def poll(self, since_s: float, timeout: float = 0) -> Iterator[tuple[int, list[tuple[int, Fault]]]]:
+        """Ask those that have played for so long for their faults; the answers there are by now, by actor."""
         asked = list(self._polls)
         for ref in ray.wait(asked, num_returns=len(asked), timeout=timeout)[0] if asked else []:
             slot = self._polls.pop(ref)
             with contextlib.suppress(ray.exceptions.RayError):  # a death is found out by the unroll
                 yield slot.index, ray.get(ref)
-        waiting = {id(slot) for slot in self._polls.values()}
+        waiting, now = {id(slot) for slot in self._polls.values()}, time.monotonic()
         self._polls |= {
-            slot.process.take_faults(): slot
-            for slot in self.slots
-            if slot.process is not None and slot.node and id(slot) not in waiting
+            process.take_faults(): slot
+            for slot, process, _ in self._playing.values()
+            if process is slot.process and now - slot.since >= since_s and id(slot) not in waiting
         }
 
     def start_anew(self, segment: tuple[int, int]) -> None:

@@ -42,6 +42,8 @@ CATCH_UP = 50
 """Hand-ins of an actor that a level makes up for which was not played for a while, when frames are balanced."""
 STOP_S = 20.0
 """For which a run that is to stop waits for updates under way; then what was kept is saved."""
+POLL_S = 5.0
+"""For which an unroll has been played when its faults are asked for before it is handed in."""
 RESCUE_S = 10.0
 """For which ranks that live are asked for theirs, which is newer."""
 
@@ -148,7 +150,7 @@ class Trainer:
             raise
         path = self._checkpoint()  # first: whoever stopped the run may not wait long
         for _ in range(2):  # the answers to the last question, and to one more
-            self._poll(timeout=1)
+            self._poll(since_s=0, timeout=1)
         self._log()
         status: Literal["done", "interrupted"] = "done" if self.stop.name is None else "interrupted"
         self.records.event(status, env_frames=self.counters.env_frames, signal=self.stop.name)
@@ -183,12 +185,9 @@ class Trainer:
                 self._play(slot)
         update = self._updating[0].update if self._updating else None
         pending = [] if update is None else self._learner.pending(update)
-        waiting = [*self._fleet.waiting(), *pending]
-        done = ray.wait(waiting, timeout=0.5 if pending or update is None else 0)[0]
-        if not waiting and update is None:
-            time.sleep(0.1)  # until an actor may be started again
-        for ref in set(done) - set(pending):
-            if (hand_in := self._fleet.take(ref)) is not None:
+        done = self._fleet.wait(pending, 0.5 if pending or update is None else 0)
+        for ref in done:
+            if ref not in pending and (hand_in := self._fleet.take(ref)) is not None:
                 self._take_hand_in(hand_in)
         # Some rank answered, perhaps that it failed; others may still be at it.
         if update is not None and (
@@ -206,7 +205,7 @@ class Trainer:
                 for slot in self._fleet.idle():
                     if slot.index not in handed_in:
                         self._play(slot)
-                for ref in ray.wait(self._fleet.waiting(), timeout=0.5)[0] if self._fleet.waiting() else []:
+                for ref in self._fleet.wait([], timeout=0.5):
                     if (hand_in := self._fleet.take(ref)) is not None:
                         handed_in[hand_in.info.actor] = hand_in
             for actor in sorted(handed_in):
@@ -257,9 +256,9 @@ class Trainer:
         else:
             self.records.discarded += 1
 
-    def _poll(self, timeout: float = 0) -> None:
-        """Take the faults of unrolls that are not done."""
-        for actor, faults in self._fleet.poll(timeout):
+    def _poll(self, since_s: float = POLL_S, timeout: float = 0) -> None:
+        """Take the faults of unrolls that have been played for so long and are not done."""
+        for actor, faults in self._fleet.poll(since_s, timeout):
             self.records.take_faults(actor, faults)
 
     # -- learner -----------------------------------------------------------------------------
