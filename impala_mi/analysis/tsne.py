@@ -1,57 +1,112 @@
 """The paper's figure 4(a): a t-SNE of generated weights, coloured by level, transparent by time step."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from impala_mi.analysis.generated import GeneratedWeights
+from impala_mi.analysis.clusters import Apartness, reduce
+from impala_mi.analysis.colours import MARKERS, palette
+from impala_mi.analysis.recording import Recording
 
 matplotlib.use("Agg")
-from matplotlib import colormaps
-from matplotlib import pyplot as plt
 
 FEWEST = 10
+WHAT = {
+    "policy": "generated weights of the policy",
+    "value": "generated weights of the value",
+    "context": "context",
+    "core": "state of the core",
+}
 
 
-def embed(weights: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
-    """[N, 2] coordinates of [N, D] weights and the name of the method.
+@dataclass(frozen=True)
+class Panel:
+    """One of the maps that are drawn side by side."""
 
-    PCA to 50 dimensions, then t-SNE; PCA alone where there are too few distinct weights for neighbourhoods (an
+    title: str
+    recording: Recording
+    kind: str
+    """Of vectors."""
+    points: np.ndarray
+    """[N, 2]."""
+    method: str
+
+
+def embed(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
+    """[N, 2] coordinates of [N, D] vectors and the name of the method.
+
+    PCA to 50 dimensions, then t-SNE; PCA alone where there are too few distinct vectors for neighbourhoods (an
     `mi_task` head generates one matrix a level).
     """
     # Rounded: the same weights differ in their last bits from batch to batch.
-    distinct, inverse = np.unique(weights.round(5), axis=0, return_inverse=True)
+    distinct, inverse = np.unique(vectors.round(5), axis=0, return_inverse=True)
     if len(distinct) < FEWEST:
         if len(distinct) == 1:
-            return np.zeros((len(weights), 2)), "PCA"
+            return np.zeros((len(vectors), 2)), "PCA"
         width = min(2, *distinct.shape)
         flat = PCA(width, random_state=seed).fit_transform(distinct)
         return np.pad(flat, ((0, 0), (0, 2 - width)))[inverse.ravel()], "PCA"
-    reduced = PCA(min(50, *weights.shape), random_state=seed).fit_transform(weights)
-    perplexity = min(30.0, (len(weights) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced), "t-SNE"
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduce(vectors, seed)), "t-SNE"
 
 
-def draw(data: GeneratedWeights, names: Sequence[str], seed: int, file: Path) -> None:
-    """Embed and draw to a PNG; later steps of an episode are more opaque."""
-    points, method = embed(data.weights, seed)
-    figure, axes = plt.subplots(figsize=(9, 7), layout="constrained")
-    colours = colormaps["tab10" if len(names) <= 10 else "gist_ncar"]
-    for k, name in enumerate(names):
-        mine = data.level == k
-        if not mine.any():
-            continue
-        time = data.time[mine]
-        alpha = np.clip(0.1 + 0.9 * time / max(int(time.max()), 1), 0, 1)
-        colour = colours(k) if len(names) <= 10 else colours(k / len(names))
-        x, y = points[mine].T
-        axes.scatter(x, y, s=12, color=colour, alpha=alpha, linewidths=0)
-        axes.scatter([], [], s=30, color=colour, label=name)
-    axes.set(xticks=[], yticks=[], title=f"{method} of generated weights (faint: early in the episode)")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+def panel(title: str, recording: Recording, kind: str, seed: int) -> Panel:
+    """Embed one kind of a recording's vectors."""
+    return Panel(title, recording, kind, *embed(recording.vectors[kind], seed))
+
+
+def opacity(time: np.ndarray) -> np.ndarray:
+    """[N] in [0.15, 1]: later steps of an episode are more opaque, by octaves as they were sampled."""
+    longest = np.log2(max(int(time.max()), 1) + 1)
+    return np.asarray(0.15 + 0.85 * np.log2(time + 1) / longest)
+
+
+def draw(panels: Sequence[Panel], files: Sequence[Path]) -> None:
+    """The maps side by side, to files of several formats."""
+    names = panels[0].recording.names
+    rows = -(-len(names) // 36)
+    figure = Figure(figsize=(6.5 * len(panels) + 2.4 * rows, 7), layout="constrained")
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    looks = palette(names)
+    for axes, one in zip(every, panels, strict=True):
+        alpha = opacity(one.recording.time)
+        for k, (colour, marker) in enumerate(looks):
+            mine = one.recording.level == k
+            x, y = one.points[mine].T
+            axes.scatter(x, y, s=13, color=colour, alpha=alpha[mine], linewidths=0, marker=MARKERS[marker])
+        axes.set(xticks=[], yticks=[], title=f"{one.title}\n{one.method} of the {WHAT[one.kind]}")
+    for name, (colour, marker) in zip(names, looks, strict=True):
+        every[-1].scatter([], [], s=30, color=colour, marker=MARKERS[marker], label=name)
+    every[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8, ncols=rows)
+    figure.supxlabel("faint: early in the episode", fontsize=9)
+    for file in files:
+        figure.savefig(file, dpi=150)
+
+
+def draw_apartness(found: dict[str, list[Apartness]], file: Path) -> None:
+    """Purity and silhouette over time, a line for each name."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, rows in found.items():
+        steps = [row.first + 1 for row in rows]
+        left.plot(steps, [row.purity for row in rows], marker="o", markersize=4, label=name)
+        right.plot(steps, [row.silhouette for row in rows], marker="o", markersize=4)
+    if longest := max(found.values(), key=len, default=[]):
+        chance = [row.chance for row in longest]
+        left.plot([row.first + 1 for row in longest], chance, color="0.5", linestyle="--", label="chance")
+    _finish(left, "neighbours of the same level", (0, 1.02))
+    _finish(right, "silhouette", (-1.02, 1.02))
+    left.legend(frameon=False, fontsize=8)
     figure.savefig(file, dpi=150)
-    plt.close(figure)
+
+
+def _finish(axes: Axes, title: str, limits: tuple[float, float]) -> None:
+    axes.set(xscale="log", ylim=limits, title=title, xlabel="agent step of the episode")
+    axes.grid(alpha=0.3)

@@ -1,48 +1,116 @@
 """`impala-mi tsne`."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
+from rich.table import Table
 
 from impala_mi.cli.console import make_console
+from impala_mi.errors import UserError
+
+if TYPE_CHECKING:
+    from impala_mi.analysis.clusters import Apartness
+    from impala_mi.cli.trained import Trained
 
 
 @click.command()
 @click.argument("run")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--of",
+    "kind",
+    type=click.Choice(["policy", "value", "context", "core"]),
+    help="Generated weights of the policy or of the value, the context, or the core's state.  [default: the first "
+    "of policy, value, core that the head has]",
+)
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    default=("last",),
+    show_default=True,
+    help="last, best, or the name of one; several are drawn side by side.",
+)
+@click.option("--beside", multiple=True, metavar="RUN", help="Another run of the same levels, beside it.")
 @click.option("--episodes", type=click.IntRange(min=1), default=8, show_default=True, help="Played of each level.")
 @click.option(
     "--points", type=click.IntRange(min=1), default=400, show_default=True, help="Steps kept of each level."
 )
-@click.option("--checkpoint", default="last", show_default=True, help="last, best, or the name of one.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-def command(run: str, overrides: tuple[str, ...], episodes: int, points: int, checkpoint: str, seed: int) -> None:
+def command(
+    run: str,
+    overrides: tuple[str, ...],
+    kind: str | None,
+    checkpoints: tuple[str, ...],
+    beside: tuple[str, ...],
+    episodes: int,
+    points: int,
+    seed: int,
+) -> None:
     """Draw the paper's figure 4(a) for RUN (a folder): a t-SNE of the weights that its head generates.
 
-    Plays the levels, records the generated weights at each step, and writes tsne/CHECKPOINT.png (coloured by level,
-    transparent by time step) with the recorded data beside it in an .npz file. Dotted
-    KEY=VALUE arguments set env.dmlab.*, for another machine's folders.
+    Plays the levels, keeps steps of each evenly over the octaves of an episode (0, 1, 2-3, 4-7, ...), and writes
+    to RUN/tsne the picture, coloured by level, transparent by time (.png, .svg; .html shows what was seen), how far
+    levels lie apart as time goes on (-levels.png, .json), and what was recorded (.npz). TensorBoard's projector
+    gets it too. Dotted KEY=VALUE arguments set env.dmlab.*, for another machine's folders.
     """
-    import numpy as np
-
-    from impala_mi.analysis.generated import record
-    from impala_mi.analysis.tsne import draw
+    from impala_mi.analysis.maps import write_maps
+    from impala_mi.analysis.projector import project
+    from impala_mi.analysis.recording import record
     from impala_mi.cli.trained import load_trained, playing, use_cores
 
     use_cores()
-    trained = load_trained(run, checkpoint, overrides)
     console = make_console()
-    with playing("playing", episodes * len(trained.suite.levels), console) as count:
-        data = record(trained.agent, trained.suite, episodes, points, seed, count)
-    folder = trained.folder.path / "tsne"
-    folder.mkdir(exist_ok=True)
-    file = folder / f"{trained.checkpoint}.png"
-    names = trained.suite.level_names
-    np.savez_compressed(
-        file.with_suffix(".npz"),
-        weights=data.weights,
-        level=data.level,
-        time=data.time,
-        names=np.array(names),
-    )
+    mine = [load_trained(run, which, overrides) for which in dict.fromkeys(checkpoints)]
+    every = mine + [load_trained(other, "last", overrides) for other in beside]
+    _check(every, kind)
+    titles = [f"{one.folder.path.resolve().name}, {one.checkpoint}" for one in every]
+    recordings = []
+    for one, title in zip(every, titles, strict=True):
+        with playing(f"playing {title}", episodes * len(one.suite.levels), console) as count:
+            recordings.append(record(one.agent, one.suite, episodes, points, seed, count))
+    others = [one.folder.path.resolve().name for one in every[len(mine) :]]
+    stem = "-".join([*(one.checkpoint for one in mine), *others, *([kind] if kind else [])])
+    folder = mine[0].folder.path
     with console.status("embedding"):
-        draw(data, names, seed, file)
-    console.print(f"wrote {file} ({len(data.level)} steps)", soft_wrap=True)
+        found, files = write_maps(titles, recordings, kind, seed, folder / "tsne", stem)
+        for one, recording in zip(mine, recordings, strict=False):
+            recording.save(folder / "tsne" / f"{one.checkpoint}.npz")
+            project(recording, kind or recording.default, folder / "tensorboard", one.checkpoint, seed)
+    console.print(_table(found))
+    for file in files:
+        console.print(f"wrote {file}", soft_wrap=True)
+
+
+def _check(sources: "Sequence[Trained]", kind: str | None) -> None:
+    """Raise `UserError` where they cannot be drawn side by side."""
+    levels = sources[0].suite.level_names
+    for one in sources:
+        if one.suite.level_names != levels:
+            raise UserError(
+                f"{one.folder.path} plays {', '.join(one.suite.level_names)}; beside {sources[0].folder.path} it "
+                f"must play {', '.join(levels)}"
+            )
+        generated = one.config.agent.head in ("mi_task", "mi_context")
+        has = {"policy": one.config.agent.conditioned != "value", "value": one.config.agent.conditioned != "policy"}
+        if kind not in (None, "core") and not (generated and has.get(kind or "", True)):
+            raise UserError(
+                f"--of {kind}: {one.folder.path} has none with agent.head={one.config.agent.head} and "
+                f"agent.conditioned={one.config.agent.conditioned}; --of core draws any run"
+            )
+
+
+def _table(found: "dict[str, list[Apartness]]") -> Table:
+    """At the first step of an episode and at the last octave."""
+    table = Table(title="neighbours of the same level, silhouette", title_justify="left")
+    for heading in ("", "at step 0", "silhouette", "later", "silhouette", "from step", "chance"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, rows in found.items():
+        if rows:
+            first, last = rows[0], rows[-1]
+            table.add_row(
+                name, f"{100 * first.purity:.0f} %", f"{first.silhouette:.2f}", f"{100 * last.purity:.0f} %",
+                f"{last.silhouette:.2f}", str(last.first), f"{100 * last.chance:.0f} %",
+            )  # fmt: skip
+    return table

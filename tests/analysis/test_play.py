@@ -6,11 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from impala_mi.analysis.evaluation import draw_scores, evaluate, summarise
-from impala_mi.analysis.generated import record
 from impala_mi.analysis.play import play, waves
-from impala_mi.analysis.tsne import draw, embed
 from impala_mi.envs.base import Level, Suite
-from impala_mi.errors import UserError
 from impala_mi.nn.agent import Agent
 from impala_mi.types import Episode
 from tests.conftest import tiny_config
@@ -100,41 +97,6 @@ def test_clearly_better_means_intervals_apart():
     assert not result([1.0, 10.0, 11.0], [0.0, 1.0, 2.0]).levels[0].clearly_better
     assert result([20.0, 20.0], [0.0, 1.0]).capped_mean == 100.0
     assert evaluate(levels, [[Episode(0, 1.0, 1)]], None).levels[0].clearly_better is None
-
-
-def test_recorded_weights_are_those_that_acted(config, suite):
-    agent = Agent(config.agent, suite.spaces).eval()
-    data = record(agent, suite, episodes=3, points=10, seed=1)
-    assert data.weights.shape[1] == 3 * config.agent.core_width
-    assert set(data.level) == set(range(5))
-    assert all((data.level == k).sum() <= 10 for k in range(5))
-    assert data.time[data.level == suite.level_names.index("memory")].max() == 4
-    assert (data.time[data.level == suite.level_names.index("language")] == 0).all()
-    with pytest.raises(UserError, match="generates no weights"):
-        record(Agent(tiny_config("agent.head=shared").agent, suite.spaces).eval(), suite, 1, 1, 1)
-
-
-def test_mi_task_generates_one_matrix_a_level(suite, tmp_path):
-    agent = Agent(tiny_config("agent.head=mi_task").agent, suite.spaces).eval()
-    data = record(agent, suite, 2, 10, 1)
-    assert len(np.unique(data.weights.round(5), axis=0)) == 5
-    points, method = embed(data.weights, 0)
-    assert method == "PCA"
-    assert points.shape == (len(data.weights), 2)
-    draw(data, suite.level_names, 0, tmp_path / "x.png")
-    assert (tmp_path / "x.png").stat().st_size > 5000
-
-
-def test_embedding_keeps_clusters_apart():
-    rng = np.random.default_rng(0)
-    weights = np.concatenate([rng.normal(c, 0.1, (40, 64)) for c in (-1, 1)]).astype(np.float32)
-    points, method = embed(weights, 0)
-    assert method == "t-SNE"
-    assert np.linalg.norm(points[:40].mean(0) - points[40:].mean(0)) > 2 * points[:40].std()
-
-
-def test_one_point_can_be_drawn():
-    assert embed(np.zeros((3, 4), np.float32), 0)[0].shape == (3, 2)
 
 
 def episodes(returns):

@@ -145,9 +145,11 @@ def test_eval_and_tsne(run):
     assert done.returncode == 0, done.stderr
     assert "memory" in done.stdout
     assert list((run / "eval").glob("*.json"))
-    done = impala("tsne", "runs/x", "--episodes", "3", cwd=cwd)
+    done = impala("tsne", "runs/x", "--episodes", "3", "--beside", "runs/x", "--of", "core", cwd=cwd)
     assert done.returncode == 0, done.stderr
-    assert list((run / "tsne").glob("*.png"))
+    assert "state of the core" in done.stdout
+    assert {file.suffix for file in (run / "tsne").iterdir()} == {".png", ".svg", ".html", ".json", ".npz"}
+    assert (run / "tensorboard" / "projector_config.pbtxt").exists()
 
 
 def test_what_a_head_cannot_do(tmp_path, monkeypatch):
@@ -156,7 +158,7 @@ def test_what_a_head_cannot_do(tmp_path, monkeypatch):
     refused(impala("eval", "runs/x", "--no-task-ids", cwd=tmp_path), "cannot act without it")
     (tmp_path / "runs").rename(tmp_path / "first")
     make_run("agent.head=shared")
-    refused(impala("tsne", "runs/x", cwd=tmp_path), "generates no weights")
+    refused(impala("tsne", "runs/x", "--of", "policy", cwd=tmp_path), "has none with agent.head=shared")
 
 
 def test_one_episode_is_valid_json(run):

@@ -1,0 +1,63 @@
+"""How far levels lie apart."""
+
+import numpy as np
+import pytest
+
+from impala_mi.analysis.clusters import apartness
+from impala_mi.analysis.recording import Recording
+
+
+def recording(vectors, level, episode, time):
+    return Recording(
+        [f"level{k}" for k in range(max(level) + 1)], np.array(level), np.array(episode), np.array(time),
+        np.array([""] * len(level)), None, {"core": np.asarray(vectors, np.float32)},
+    )  # fmt: skip
+
+
+def steps(rng, apart, time, levels=3, episodes=12):
+    """A step of each episode, levels `apart` from each other."""
+    centres = apart * np.eye(levels)
+    return [
+        (centres[k] + rng.normal(0, 1, levels), k, 100 * k + e, time)
+        for k in range(levels)
+        for e in range(episodes)
+    ]
+
+
+def test_levels_that_come_apart_are_seen_to():
+    rng = np.random.default_rng(0)
+    found = apartness(
+        recording(*zip(*(steps(rng, 0, 0) + steps(rng, 4, 1) + steps(rng, 50, 5)), strict=True)), "core", 0
+    )
+    assert [(row.first, row.last) for row in found] == [(0, 0), (1, 1), (4, 7)]
+    assert [row.levels for row in found] == [3, 3, 3]
+    assert found[0].chance == pytest.approx(11 / 35)
+    assert abs(found[0].purity - found[0].chance) < 0.12
+    assert found[0].purity < found[1].purity < found[2].purity == 1
+    assert abs(found[0].silhouette) < 0.1
+    assert found[2].silhouette > 0.9
+
+
+def test_neighbours_of_the_same_episode_do_not_count():
+    """Each episode is a heap of its own, whatever its level: without this the purity would be 1."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for episode in range(40):
+        centre = rng.normal(0, 100, 8)
+        rows += [(centre + rng.normal(0, 0.01, 8), episode % 2, episode, 64 + i) for i in range(12)]
+    (row,) = apartness(recording(*zip(*rows, strict=True)), "core", 0)
+    assert abs(row.purity - row.chance) < 0.25
+
+
+def test_times_at_which_one_level_is_left_are_left_out():
+    rng = np.random.default_rng(0)
+    rows = steps(rng, 5, 0) + [row for row in steps(rng, 5, 9) if row[1] == 0 or row[2] == 100]
+    found = apartness(recording(*zip(*rows, strict=True)), "core", 0)
+    assert [row.first for row in found] == [0]  # level 1 has a single episode later, level 2 none
+    assert apartness(recording([[0.0], [1.0]], [0, 0], [0, 1], [0, 0]), "core", 0) == []
+
+
+def test_points_that_are_all_alike_have_numbers():
+    (row,) = apartness(recording(np.zeros((8, 4)), [0, 0, 0, 0, 1, 1, 1, 1], range(8), [0] * 8), "core", 0)
+    assert row.silhouette == 0
+    assert 0 <= row.purity <= 1
