@@ -62,6 +62,7 @@ def apartness(recording: Recording, kind: str, seed: int) -> list[Apartness]:
 
 def _purity(distances: np.ndarray, same: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """Of [N, N] distances, steps of the same level, and of other episodes: one's own are near in any case."""
-    k = min(NEIGHBOURS, int(other.sum(1).min()))
+    of_level = (same & other).sum(1)
+    k = min(NEIGHBOURS, int(of_level.min()))  # or the purity could not be 1
     nearest = np.argsort(np.where(other, distances, np.inf), axis=1, kind="stable")[:, :k]
-    return float(np.take_along_axis(same, nearest, 1).mean()), float(((same & other).sum(1) / other.sum(1)).mean())
+    return float(np.take_along_axis(same, nearest, 1).mean()), float((of_level / other.sum(1)).mean())

@@ -12,7 +12,7 @@ from impala_mi.analysis.recording import Recording
 
 def write_maps(
     titles: Sequence[str], recordings: Sequence[Recording], kind: str | None, seed: int, folder: Path, stem: str
-) -> tuple[dict[str, list[Apartness]], list[Path]]:
+) -> tuple[list[tsne.Panel], dict[str, list[Apartness]], list[Path]]:
     """The maps of several recordings side by side, and how far levels lie apart in each kind of vectors.
 
     Args:
@@ -24,7 +24,7 @@ def write_maps(
         stem: of the files' names.
 
     Returns:
-        the numbers by name, and the files.
+        the maps, the numbers by name, and the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = {ending: folder / f"{stem}{ending}" for ending in (".png", ".svg", ".html", "-levels.png", ".json")}
@@ -42,4 +42,4 @@ def write_maps(
     tsne.draw_apartness(found, file["-levels.png"])
     rows = {name: [asdict(row) for row in some] for name, some in found.items()}
     file[".json"].write_text(json.dumps(rows, indent=1) + "\n")
-    return found, list(file.values())
+    return panels, found, list(file.values())

@@ -62,8 +62,9 @@ def play(
     on_fault: OnFault | None = None,
     on_broken: OnBroken | None = None,
     columns: int | None = None,
+    levels: Sequence[int] | None = None,
 ) -> list[list[Episode]]:
-    """`episodes` complete episodes of every level; actions are sampled, or uniform without an agent.
+    """`episodes` complete episodes of every level, or of these; actions are sampled, or uniform without an agent.
 
     Exactly the first `episodes` started on each level are played to their end and counted, so short episodes are
     not favoured; they have the first seeds of the level's list, whatever the number of `columns`. Returns the
@@ -72,11 +73,13 @@ def play(
     A level that fails again and again raises `LevelBroken`, or with `on_broken` is left out.
     """
     player = _Player(agent, suite, episodes, seed, tell_task, on_step, on_episode, on_fault)
-    for wave in waves(len(suite.levels), episodes, columns or most_columns(suite)):
-        levels = wave
-        while levels:
+    chosen = range(len(suite.levels)) if levels is None else levels
+    for wave in waves(len(chosen), episodes, columns or most_columns(suite)):
+        wave = [chosen[k] for k in wave]
+        left = wave
+        while left:
             try:
-                player.play(levels)
+                player.play(left)
                 break
             except LevelBroken as e:
                 if on_broken is None:
@@ -84,7 +87,7 @@ def play(
                 on_broken(e.level, str(e))
                 for level in wave:  # those that share the wave begin again
                     player.done[level].clear()
-                levels = [level for level in levels if level != e.level]
+                left = [level for level in left if level != e.level]
     return player.done
 
 

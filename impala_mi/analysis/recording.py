@@ -49,11 +49,12 @@ class Recording:
         """Which vectors to look at first."""
         return next(kind for kind in ("policy", "value", "core") if kind in self.vectors)
 
-    def save(self, file: Path) -> None:
-        """As an .npz without pickles."""
-        frame = {} if self.frame is None else {"frame": self.frame}
-        plain = {k: getattr(self, k) for k in ("level", "episode", "time", "instruction")}
-        np.savez_compressed(file, names=np.array(self.names), **plain, **frame, **self.vectors)  # type: ignore[arg-type]
+    def save(self, file: Path, **more: np.ndarray) -> None:
+        """As an .npz without pickles, with other arrays beside."""
+        arrays = {k: getattr(self, k) for k in ("level", "episode", "time", "instruction")} | self.vectors | more
+        if self.frame is not None:
+            arrays["frame"] = self.frame
+        np.savez_compressed(file, allow_pickle=False, names=np.array(self.names), **arrays)
 
 
 @dataclass

@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "Score a run's agent over complete episodes.",
     "report": "Show who descends from whom in a population, and its schedules.",
     "tsne": "Draw the t-SNE of a run's generated weights.",
+    "video": "Film a run's agent with what it makes of what it sees.",
     "cache": "Compile the maps of DMLab-30 ahead of training.",
     "levels": "List the levels of a suite and their scores.",
     "bench": "Measure the speed of the parts and of the whole.",

@@ -55,6 +55,8 @@ def command(
     levels lie apart as time goes on (-levels.png, .json), and what was recorded (.npz). TensorBoard's projector
     gets it too. Dotted KEY=VALUE arguments set env.dmlab.*, for another machine's folders.
     """
+    import numpy as np
+
     from impala_mi.analysis.maps import write_maps
     from impala_mi.analysis.projector import project
     from impala_mi.analysis.recording import record
@@ -74,10 +76,12 @@ def command(
     stem = "-".join([*(one.checkpoint for one in mine), *others, *([kind] if kind else [])])
     folder = mine[0].folder.path
     with console.status("embedding"):
-        found, files = write_maps(titles, recordings, kind, seed, folder / "tsne", stem)
-        for one, recording in zip(mine, recordings, strict=False):
-            recording.save(folder / "tsne" / f"{one.checkpoint}.npz")
-            project(recording, kind or recording.default, folder / "tensorboard", one.checkpoint, seed)
+        panels, found, files = write_maps(titles, recordings, kind, seed, folder / "tsne", stem)
+        for one, panel in zip(mine, panels, strict=False):
+            panel.recording.save(
+                folder / "tsne" / f"{one.checkpoint}.npz", kind=np.array(panel.kind), points=panel.points
+            )
+            project(panel.recording, panel.kind, folder / "tensorboard", one.checkpoint, seed)
     console.print(_table(found))
     for file in files:
         console.print(f"wrote {file}", soft_wrap=True)

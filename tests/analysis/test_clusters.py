@@ -61,3 +61,9 @@ def test_points_that_are_all_alike_have_numbers():
     (row,) = apartness(recording(np.zeros((8, 4)), [0, 0, 0, 0, 1, 1, 1, 1], range(8), [0] * 8), "core", 0)
     assert row.silhouette == 0
     assert 0 <= row.purity <= 1
+
+
+def test_few_episodes_can_be_pure_too():
+    rng = np.random.default_rng(0)
+    (row,) = apartness(recording(*zip(*steps(rng, 50, 3, episodes=2), strict=True)), "core", 0)
+    assert row.purity == 1

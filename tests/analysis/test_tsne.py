@@ -56,7 +56,7 @@ def test_maps_side_by_side(config, suite, tmp_path):
         record(Agent(tiny_config(f"agent.head={head}").agent, suite.spaces).eval(), suite, 4, 16, 1)
         for head in ("mi_context", "shared")
     ]
-    found, files = write_maps(["ours", "theirs"], recordings, None, 1, tmp_path / "tsne", "both")
+    _, found, files = write_maps(["ours", "theirs"], recordings, None, 1, tmp_path / "tsne", "both")
     assert all(file.stat().st_size > 1000 for file in files)
     assert {file.name for file in files} == {"both.png", "both.svg", "both.html", "both-levels.png", "both.json"}
     kept = json.loads((tmp_path / "tsne" / "both.json").read_text())

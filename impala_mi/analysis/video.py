@@ -1,0 +1,161 @@
+"""Films as MP4 or GIF: what the agent sees, beside what it makes of it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from impala_mi.analysis.colours import palette
+from impala_mi.analysis.film import Film, Map, Step
+
+HEIGHT = 360
+"""Of a video, in pixels."""
+SIDE = 300
+"""Width of the panel beside the picture."""
+LINE = 15
+BACKGROUND, INK, FAINT, BLUE, GREEN, RED = "#16181d", "#e8e8e8", "#7c828d", "#4c9be8", "#5fbf77", "#e0605e"
+LAST_FOR = 12
+"""Frames for which the return stands at the end."""
+BEHIND = 120
+"""Steps of the curves of value and reward."""
+
+
+def draw(film: Film, actions: Sequence[str], names: Sequence[str], chart: Map | None) -> Iterator[np.ndarray]:
+    """Frames [HEIGHT, W, 3] uint8 of a film; the last ones show the return.
+
+    Args:
+        film: what was played.
+        actions: their names.
+        names: of the levels, for the map's colours.
+        chart: the map, if there is one.
+    """
+    base = _map(chart, names) if chart is not None else None
+    low = min(step.value for step in film.steps)
+    high = max(step.value for step in film.steps)
+    for t in range(len(film.steps)):
+        yield np.asarray(_frame(film, t, actions, base, (low, high)))
+    last = _frame(film, len(film.steps) - 1, actions, base, (low, high))
+    text = f"return {film.episode.return_:.4g} in {film.episode.length} steps"
+    pen, wide = ImageDraw.Draw(last), last.width - SIDE
+    pen.rectangle((0, HEIGHT // 2 - 18, wide, HEIGHT // 2 + 18), fill=BACKGROUND)
+    pen.text((wide // 2, HEIGHT // 2), text, INK, _font(16), anchor="mm")
+    for _ in range(LAST_FOR):
+        yield np.asarray(last)
+
+
+def write(frames: Iterator[np.ndarray], file: Path, fps: int) -> None:
+    """To .mp4 (H.264) or .gif; the encoder comes with a package."""
+    if file.suffix == ".gif":
+        iio.imwrite(file, [frame[::2, ::2] for frame in frames], duration=1000 / fps, loop=0)
+        return
+    with iio.imopen(file, "w", plugin="pyav") as video:
+        video.init_video_stream("libx264", fps=fps)
+        for frame in frames:
+            video.write_frame(frame)
+
+
+def _frame(
+    film: Film,
+    t: int,
+    actions: Sequence[str],
+    base: tuple[Image.Image, np.ndarray] | None,
+    values: tuple[float, float],
+) -> Image.Image:
+    step = film.steps[t]
+    frame = step.frame if step.frame.shape[-1] == 3 else np.repeat(step.frame[..., :1], 3, axis=-1)
+    height, width = frame.shape[:2]
+    wide = 2 * round(HEIGHT * width / height / 2)  # encoders want even sizes
+    out = Image.new("RGB", (wide + SIDE, HEIGHT), BACKGROUND)
+    out.paste(Image.fromarray(frame).resize((wide, HEIGHT), Image.Resampling.NEAREST), (0, 0))
+    pen, left = ImageDraw.Draw(out), wide + 10
+    pen.text((left, 6), film.level, INK, _font(13))
+    pen.text((left, 6 + LINE), f"step {t}   entropy {step.entropy:.2f}", FAINT, _font(11))
+    y = 10 + 2 * LINE
+    for line in _lines(step.instruction, 46)[:3]:
+        pen.text((left, y), line, INK, _font(11))
+        y += LINE
+    y = _policy(pen, step, actions, left, y + 4)
+    y = _curve(pen, film.steps[: t + 1], left, y + 6, values)
+    room = HEIGHT - y - 8
+    if base is not None and step.place is not None and room > 60:
+        picture, box = base
+        side = min(room, SIDE - 20)
+        out.paste(picture.resize((side, side)), (left, y + 4))
+        px, py = left + side * _within(step.place, box)[0], y + 4 + side * _within(step.place, box)[1]
+        pen.ellipse((px - 4, py - 4, px + 4, py + 4), outline="white", width=2)
+    return out
+
+
+def _policy(pen: ImageDraw.ImageDraw, step: Step, actions: Sequence[str], left: int, y: int) -> int:
+    """A bar for each of the likeliest actions, the one taken in colour; returns where it ends."""
+    shown = np.argsort(-step.policy, kind="stable")[:6].tolist()
+    if step.action not in shown:
+        shown[-1] = step.action
+    for k in sorted(shown):
+        taken = k == step.action
+        pen.rectangle(
+            (left + 110, y + 2, left + 110 + 160 * float(step.policy[k]), y + 11), fill=BLUE if taken else FAINT
+        )
+        pen.text((left, y), actions[k][:17], INK if taken else FAINT, _font(11))
+        y += LINE
+    return y
+
+
+def _curve(pen: ImageDraw.ImageDraw, steps: Sequence[Step], left: int, y: int, values: tuple[float, float]) -> int:
+    """The value over the steps before, and rewards as bars; returns where it ends."""
+    height, width = 44, SIDE - 24
+    newest, offset = steps[-1], max(0, len(steps) - BEHIND)
+    reward = next((s.reward for s in reversed(steps[:-1]) if s.reward), None)
+    pen.text((left, y), f"value {newest.value:.3g}", BLUE, _font(11))
+    if reward is not None:
+        pen.text((left + 110, y), f"last reward {reward:.3g}", GREEN if reward > 0 else RED, _font(11))
+    y += LINE + 2
+    low, high = values
+    span = high - low or 1.0
+    pen.line((left, y + height, left + width, y + height), FAINT)
+    points = []
+    for i, step in enumerate(steps[offset:]):
+        x = left + width * i / BEHIND
+        points.append((x, y + height * (1 - (step.value - low) / span)))
+        if step.reward:
+            tall = height * min(1.0, 0.3 + 0.7 * abs(math.tanh(step.reward)))
+            pen.line((x, y + height, x, y + height - tall), GREEN if step.reward > 0 else RED)
+    if len(points) > 1:
+        pen.line(points, BLUE, 2)
+    return y + height + 4
+
+
+def _map(chart: Map, names: Sequence[str]) -> tuple[Image.Image, np.ndarray]:
+    """The map as a picture, and [2, 2] its corners."""
+    side, looks = 2 * (SIDE - 20), palette(names)
+    box = np.stack([chart.points.min(0), chart.points.max(0)])
+    picture = Image.new("RGB", (side, side), BACKGROUND)
+    pen = ImageDraw.Draw(picture)
+    for place, level in zip(chart.points, chart.level, strict=True):
+        x, y = side * _within(place, box)
+        pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=tuple(int(255 * c) for c in looks[level][0]))
+    return picture, box
+
+
+def _within(place: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """[2] in [0, 1] with a margin; y points down in pictures."""
+    share = 0.03 + 0.94 * (place - box[0]) / np.maximum(box[1] - box[0], 1e-9)
+    return np.array([share[0], 1 - share[1]])
+
+
+def _lines(text: str, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + len(word) < width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own: none need be installed."""
+    return ImageFont.load_default(size)
