@@ -17,7 +17,7 @@ COMMANDS = {
     "pbt": "Train a population whose members adapt their hyperparameters.",
     "resume": "Continue a run or a population from its last checkpoints.",
     "eval": "Score a run's agent over complete episodes.",
-    "report": "Show who descends from whom in a population, and its schedules.",
+    "report": "Write a page on runs, or on a population.",
     "tsne": "Draw the t-SNE of a run's generated weights.",
     "video": "Film a run's agent with what it makes of what it sees.",
     "cache": "Compile the maps of DMLab-30 ahead of training.",

@@ -1,45 +1,43 @@
 """`impala-mi report`."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from impala_mi.cli.console import make_console
-from impala_mi.errors import TrainingError, UserError
-
-if TYPE_CHECKING:
-    from impala_mi.pbt.lineage import Life
+from impala_mi.errors import UserError
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for what is written, RUN/report by default.")
-def command(run: Path, out: Path | None) -> None:
-    """Report on the population in the folder RUN: who descends from whom, the schedules, the best member.
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for what is written.  [default: RUN/report; report, of several runs]",
+)
+def command(runs: tuple[str, ...], out: Path | None) -> None:
+    """Report on runs (folders) in one page: curves, scores, settings that differ, faults, pictures.
 
-    Writes lineage.png, lineage.html, populations.png and report.json, and replays the journal.
+    Runs that differ in their seed alone are drawn as one curve with a band. Writes report.html, .md and .json.
+    Runs that crashed, are half-written or still train are taken as they are. RUN may be a copy, as of run.mirror.
+
+    Of a population, alone: who descends from whom, the schedules, the best member (lineage.html and .png,
+    populations.png, report.json); its members (POPULATION/members/*) are runs like any other.
     """
     from impala_mi import rundir
-    from impala_mi.envs.scores import has_references
-    from impala_mi.envs.suites import make_suite
-    from impala_mi.pbt import journal, pictures
-    from impala_mi.pbt.lineage import lives
-    from impala_mi.pbt.settings import PopulationConfig
+    from impala_mi.analysis.history import read
+    from impala_mi.analysis.report import write_report
 
-    folder = rundir.RunFolder(run.expanduser())
-    if not folder.path.is_dir():
-        raise UserError(f"no population {str(run)!r}: there is no such folder")
-    if not rundir.is_population(folder.path):
-        raise UserError(f"{str(run)!r} is no population: it has no {rundir.JOURNAL}")
-    config, lines = folder.config_as(PopulationConfig), journal.read(folder.path)
-    found, keys = lives(lines, folder.path), list(config.pbt.space)
-    if not found:
-        raise UserError(f"{str(run)!r}: no member has been born yet")
-    ranked = not has_references(make_suite(config.env).levels)
-    out = folder.path / "report" if out is None else out
+    folders = [Path(run).expanduser() for run in runs]
+    populations = [folder for folder in folders if rundir.is_population(folder)]
+    if populations and len(runs) > 1:
+        raise UserError(
+            f"{str(populations[0])!r} is a population, which is reported alone; its members are "
+            f"{populations[0] / 'members'}/*"
+        )
+    histories = [] if populations else [read(run) for run in dict.fromkeys(run.rstrip("/") for run in runs)]
+    if out is None:
+        out = Path("report") if len(runs) > 1 or "://" in runs[0] else folders[0] / "report"
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.json").touch()
@@ -47,65 +45,14 @@ def command(run: Path, out: Path | None) -> None:
         raise UserError(
             f"{str(out)!r}: cannot be written to: {e.strerror}; name another folder with --out"
         ) from None
-    console, title = make_console(), folder.path.resolve().name
-    summary = [
-        _summary(population, mine)
-        for population in range(config.pbt.populations)
-        if (mine := {name: life for name, life in found.items() if life.population == population})
-    ]
-    console.print(_table(title, summary))
-    known = [row["fitness"] for row in summary if row["fitness"] is not None]
-    if len(known) > 1 and not ranked:
-        import numpy as np
+    if populations:
+        from impala_mi.cli.pbt_report import report
 
-        mean, half = pictures.interval(np.array(known))
-        console.print(
-            f"best of each population: {mean:.1f} +- {half:.1f} (95 % interval, {len(known)} populations)"
-        )
-    wrong = journal.disagreements(lines)
-    replayed = sum(line["event"] in ("born", "decision") for line in lines)
-    console.print(f"journal: {replayed - len(wrong)} of {replayed} births and decisions reproduced by a replay")
-    pictures.draw(found, keys, title, out / "lineage.png")
-    pictures.page(found, title, out / "lineage.html")
-    pictures.draw_populations(found, ranked, title, out / "populations.png")
-    rundir.write_atomically(out / "report.json", json.dumps({"populations": summary}, indent=1) + "\n")
-    for name in ("lineage.png", "lineage.html", "populations.png", "report.json"):
-        console.print(f"wrote {out / name}", soft_wrap=True)
-    if wrong:
-        first = wrong[0]
-        raise TrainingError(
-            f"{len(wrong)} births or decisions of {rundir.JOURNAL} are not what their inputs lead to, the first: "
-            f"{first['event']} of {first['member']} at {first['time']}"
-        )
-
-
-def _summary(population: int, lives: "dict[str, Life]") -> dict[str, Any]:
-    """What report.json says of one population."""
-    from impala_mi.pbt.lineage import ancestry
-    from impala_mi.pbt.pictures import best
-
-    winner = best(lives)
-    fitness = [f for life in lives.values() if (f := life.last_fitness()) is not None]
-    turns = [turn for life in lives.values() for turn in life.turns[1:]]
-    return {
-        "population": population,
-        "best": winner,
-        "fitness": lives[winner].last_fitness(),
-        "mean_fitness": sum(fitness) / len(fitness) if fitness else None,
-        "copies": sum(turn.donor is not None for turn in turns),
-        "decisions": len(turns),
-        "ancestry": [stretch.member for stretch in ancestry(lives, winner)],
-        "parameters": lives[winner].turns[-1].parameters,
-    }
-
-
-def _table(title: str, summary: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    headings = ("population", "best member", "fitness", "mean fitness", "copies", "decisions", "descends from")
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in headings[2:6] else "left")
-    for row in summary:
-        cells = ["-" if row[k] is None else f"{row[k]:.1f}" for k in ("fitness", "mean_fitness")]
-        counts = [str(row[k]) for k in ("copies", "decisions")]
-        table.add_row(str(row["population"]), row["best"], *cells, *counts, " > ".join(row["ancestry"]))
-    return table
+        report(rundir.RunFolder(populations[0]), out)
+        return
+    title = histories[0].name if len(histories) == 1 else f"{len(histories)} runs"
+    console = make_console()
+    with console.status("drawing"):
+        files = write_report(histories, title, out)
+    for file in files:
+        console.print(f"wrote {file}", soft_wrap=True)

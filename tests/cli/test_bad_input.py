@@ -212,3 +212,23 @@ def test_levels_and_doctor(tmp_path):
     done = impala("doctor", cwd=tmp_path)
     assert "shared memory" in done.stdout, done.stderr
     assert done.returncode == any(line.split()[0] == "bad" for line in done.stdout.splitlines())
+
+
+def test_report_of_what_is_none(run, tmp_path):
+    cwd = run.parent.parent
+    refused(impala("report", "runs/y", cwd=cwd), "no run 'runs/y': there is no such folder")
+    (cwd / "file").touch()
+    refused(impala("report", "runs/x", "--out", "file", cwd=cwd), "cannot be written to")
+    (cwd / "population").mkdir()
+    (cwd / "population" / "pbt.jsonl").touch()
+    refused(impala("report", "runs/x", "population", cwd=cwd), "which is reported alone")
+    assert impala("report", "runs/x", "runs/x/", cwd=cwd).returncode == 0
+    assert (cwd / "report" / "report.html").exists()
+
+
+def test_video(run):
+    cwd = run.parent.parent
+    refused(impala("video", "runs/x", "--level", "nowhere", cwd=cwd), "plays catch, memory")
+    done = impala("video", "runs/x", "--level", "catch", "--episodes", "2", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert len(list((run / "videos").glob("*-catch-[12].mp4"))) == 2

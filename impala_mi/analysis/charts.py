@@ -1,0 +1,149 @@
+"""The charts of a report; on paper of no colour, so that they suit light and dark."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.colors import qualitative
+from plotly.subplots import make_subplots
+
+from impala_mi.analysis.compare import Curve, Group, curve, scores
+
+COLOURS = qualitative.D3
+GREY, GRID = "#888", "rgba(128,128,128,0.2)"
+COLUMNS = 3
+"""Of small charts in a row."""
+LOW = -60.0
+"""Below which bars are cut."""
+
+
+def _colour(number: int) -> str:
+    return str(COLOURS[number % len(COLOURS)])
+
+
+def _faint(colour: str) -> str:
+    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({r},{g},{b},0.18)"
+
+
+def finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
+    """Colours that do on light and on dark, and little room wasted."""
+    figure.update_layout(
+        height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color=GREY,
+        margin={"l": 50, "r": 15, "t": 40, "b": 40}, hovermode="closest",
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}, **layout,
+    )  # fmt: skip
+    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID)
+    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID)
+    return figure
+
+
+def _add(figure: go.Figure, found: Curve, name: str, number: int, first: bool, row: int = 1, col: int = 1) -> None:
+    colour, digits = _colour(number), 4
+    x = found.frames.round().astype(int)
+    if found.low is not None and found.high is not None:
+        known = ~np.isnan(found.low)
+        figure.add_trace(
+            go.Scatter(
+                x=np.concatenate([x[known], x[known][::-1]]),
+                y=_short(np.concatenate([found.high[known], found.low[known][::-1]]), digits),
+                fill="toself", fillcolor=_faint(colour), line={"width": 0}, hoverinfo="skip", showlegend=False,
+                legendgroup=name,
+            ),
+            row=row, col=col,
+        )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=x, y=_short(found.mean, digits), name=name, legendgroup=name, showlegend=first,
+            line={"color": colour, "width": 1.8},
+        ),
+        row=row, col=col,
+    )  # fmt: skip
+
+
+def _short(values: np.ndarray, digits: int) -> list[float]:
+    """So many significant digits: pages are smaller."""
+    return [float(f"{v:.{digits}g}") for v in values]
+
+
+def learning(groups: Sequence[Group], key: str, label: str) -> go.Figure | None:
+    """One metric of all groups, means with 95 % bands; None where nobody has it."""
+    figure = make_subplots(1, 1)
+    for number, group in enumerate(groups):
+        if (found := curve(group.runs, key)) is not None:
+            _add(figure, found, group.name, number, first=True)
+    if not figure.data:
+        return None
+    figure.update_xaxes(title="env frames")
+    figure.update_yaxes(title=label)
+    return finish(figure, 420)
+
+
+def small(groups: Sequence[Group], charts: Sequence[tuple[str, str]]) -> go.Figure | None:
+    """A small chart for each (title, metric) that some group has."""
+    found = [
+        (title, [curve(group.runs, key) for group in groups])
+        for title, key in charts
+        if any(key in run.last or any(key in r for r in run.records) for group in groups for run in group.runs)
+    ]
+    found = [(title, curves) for title, curves in found if any(c is not None for c in curves)]
+    if not found:
+        return None
+    rows = -(-len(found) // COLUMNS)
+    figure = make_subplots(
+        rows, COLUMNS, subplot_titles=[title for title, _ in found], vertical_spacing=0.35 / max(rows, 2)
+    )
+    named: set[int] = set()
+    for place, (_, curves) in enumerate(found):
+        for number, one in enumerate(curves):
+            if one is not None:
+                _add(figure, one, groups[number].name, number, number not in named, *_at(place))
+                named.add(number)
+        values = np.concatenate([one.mean for one in curves if one is not None])
+        flat, room = float(values.max()), abs(float(values.max())) / 2 or 1.0
+        if flat - values.min() < 1e-3 * room:  # Plotly would show it as 0 +- 1
+            row, col = _at(place)
+            figure.update_yaxes(range=[flat - room, flat + room], row=row, col=col)
+    figure.update_annotations(font_size=12)
+    return finish(figure, 90 + 210 * rows)
+
+
+def _at(place: int) -> tuple[int, int]:
+    return place // COLUMNS + 1, place % COLUMNS + 1
+
+
+def bars(groups: Sequence[Group]) -> go.Figure | None:
+    """Normalised score of each level, averaged over a group's runs: 0 random, 100 reference."""
+    figure, levels = go.Figure(), dict[str, None]()
+    for number, group in enumerate(groups):
+        rows = [found for run in group.runs if (found := scores(run))]
+        if not rows:
+            continue
+        mine = list(dict.fromkeys(level for row in rows for level in row))
+        levels |= dict.fromkeys(mine)
+        values = [np.array([row[level] for row in rows if level in row]) for level in mine]
+        ranges = [[float(f(v)) for v in values] for f in (np.mean, np.min, np.max)]
+        figure.add_trace(
+            go.Bar(
+                y=mine, x=[max(v, LOW) for v in _short(np.array(ranges[0]), 4)], name=group.name, orientation="h",
+                marker_color=_colour(number), customdata=ranges[0],
+                error_x=_spread(*ranges) if len(rows) > 1 else None,
+                hovertemplate="%{y}: %{customdata:.1f}<extra>" + group.name + "</extra>",
+            )
+        )  # fmt: skip
+    if not figure.data:
+        return None
+    for x, text in ((0, "random"), (100, "reference")):
+        figure.add_vline(
+            x, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_text=text, annotation_position="top"
+        )
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_xaxes(title="normalised score")
+    return finish(figure, 140 + 10 * len(levels) + 14 * len(levels) * len(figure.data), barmode="group")
+
+
+def _spread(mean: list[float], low: list[float], high: list[float]) -> dict[str, object]:
+    return {
+        "type": "data", "symmetric": False, "array": list(np.subtract(high, mean)),
+        "arrayminus": list(np.subtract(mean, low)), "color": GREY, "thickness": 1, "width": 2,
+    }  # fmt: skip

@@ -1,0 +1,167 @@
+"""What a run's folder tells of it, however it ended: settings, records, events, evaluations, pictures."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+
+from impala_mi.errors import UserError
+from impala_mi.yaml_text import parse_yaml
+
+MOST = 1000
+"""Records that are read of a log, evenly spread, however long it is."""
+SMALL = 8 * 2**20
+"""Bytes of a log that is read whole."""
+_TAIL = 2**20
+_KIND = re.compile(rb'"event": "([^"]+)"')
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class History:
+    """One run."""
+
+    path: str
+    name: str
+    settings: dict[str, Any]
+    """By dotted key; empty where they cannot be read."""
+    records: list[Record]
+    """Of metrics.jsonl: all, or so many evenly spread over the file."""
+    events: Counter[str]
+    """How often each kind."""
+    newest: list[Record]
+    """The last events."""
+    evaluations: list[Record]
+    """Of eval/, the latest checkpoint's first."""
+
+    @property
+    def last(self) -> Record:
+        """The last record, {} where there is none."""
+        return self.records[-1] if self.records else {}
+
+    @property
+    def status(self) -> str:
+        """done, interrupted, failed, or unfinished: it runs, or was killed."""
+        ends = ("done", "interrupted", "failed", "started")
+        kind = next((e["event"] for e in reversed(self.newest) if e["event"] in ends), None)
+        return kind if kind in ends[:3] else "unfinished" if self.records or self.events else "empty"
+
+    @property
+    def levels(self) -> list[str]:
+        """In the order of the suite."""
+        return [key.split("/")[1] for key in self.last if key.startswith("level/") and key.endswith("/episodes")]
+
+    def series(self, key: str) -> tuple[list[float], list[float]]:
+        """Env frames and values of one metric."""
+        points = [(r["env_frames"], r[key]) for r in self.records if key in r and "env_frames" in r]
+        return [x for x, _ in points], [y for _, y in points]
+
+
+def read(path: str) -> History:
+    """A run's folder, or a copy of one in any file system that fsspec knows (`s3://bucket/runs/a`).
+
+    Lines and files that are damaged or half-written are passed over. Raises `UserError` where there is no folder.
+    """
+    try:
+        there, root = fsspec.core.url_to_fs(str(Path(path).expanduser()) if "://" not in path else path)
+        if not there.isdir(root):
+            raise UserError(f"no run {path!r}: there is no such folder")
+    except (ImportError, ValueError, OSError) as e:
+        raise UserError(f"{path!r} cannot be read: {e}") from None
+    root = root.rstrip("/")
+
+    def opened(name: str) -> BinaryIO | None:
+        try:
+            return there.open(f"{root}/{name}", "rb")
+        except (OSError, ValueError):
+            return None
+
+    events, newest = _events(opened("events.jsonl"))
+    return History(
+        path, Path(root).name, _settings(opened("config.yaml")), _records(opened("metrics.jsonl")), events, newest,
+        _evaluations(there, root),
+    )  # fmt: skip
+
+
+def _parsed(lines: list[bytes]) -> Iterator[Record]:
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:  # its writing was cut off
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def _records(file: BinaryIO | None) -> list[Record]:
+    if file is None:
+        return []
+    with file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        if size <= SMALL:
+            lines = file.read().splitlines()
+            if len(lines) > MOST:
+                spread = sorted({round(i * (len(lines) - 1) / (MOST - 1)) for i in range(MOST)})
+                lines = [lines[i] for i in spread]
+        else:
+            lines = [file.readline()]
+            for i in range(1, MOST):
+                file.seek(size * i // MOST)
+                file.readline()  # the rest of one
+                lines.append(file.readline())
+            file.seek(max(0, size - _TAIL))
+            tail = file.read().splitlines()
+            lines += [line for line in tail[-2:] if line]
+    found: list[Record] = []
+    for record in _parsed(lines):
+        if isinstance(record.get("env_frames"), int | float) and (not found or record != found[-1]):
+            found.append(record)
+    return found
+
+
+def _events(file: BinaryIO | None) -> tuple[Counter[str], list[Record]]:
+    kinds, last = Counter[str](), list[bytes]()
+    if file is None:
+        return kinds, []
+    with file:
+        for line in file:
+            if found := _KIND.search(line):
+                kinds[found[1].decode()] += 1
+                last.append(line)
+                if len(last) > 200:
+                    del last[:100]
+    return kinds, [record for record in _parsed(last[-100:]) if "event" in record]
+
+
+def _settings(file: BinaryIO | None) -> dict[str, Any]:
+    """As they are written: they may be of another version."""
+    if file is None:
+        return {}
+    with file:
+        try:
+            values = parse_yaml(file.read().decode(), "config.yaml")
+        except (UserError, UnicodeDecodeError):
+            return {}
+    return dict(_flat(values, "")) if isinstance(values, dict) else {}
+
+
+def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), value
+
+
+def _evaluations(there: fsspec.AbstractFileSystem, root: str) -> list[Record]:
+    found = []
+    for name in sorted(there.glob(f"{root}/eval/*.json"), reverse=True):
+        with there.open(name, "rb") as file:
+            found += list(_parsed([file.read().replace(b"\n", b" ")]))
+    return found
