@@ -58,7 +58,7 @@ def groups(runs: Sequence[History]) -> list[Group]:
     keys = differing([some[0] for some in sets])
     named: list[Group] = []
     for number, some in enumerate(sets):
-        words = [f"{k.rpartition('.')[2]}={some[0].settings.get(k, '-')}" for k in _first(keys)[:3]]
+        words = [f"{k.rpartition('.')[2]}={shown(some[0].settings.get(k, '-'))}" for k in _first(keys)[:3]]
         name = ", ".join(words) or some[0].name
         if not some[0].settings:
             name = f"{some[0].name} (settings unknown)"
@@ -66,6 +66,11 @@ def groups(runs: Sequence[History]) -> list[Group]:
             name += f" ({number + 1})"
         named.append(Group(name, some))
     return named
+
+
+def shown(value: Any) -> str:
+    """A setting, in few digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _own(run: History) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class History:
     """The last events."""
     evaluations: list[Record]
     """Of eval/, the latest checkpoint's first."""
+    written_at: float | None = None
+    """When the last record was, in seconds since 1970; None where that is not known."""
 
     @property
     def last(self) -> Record:
@@ -84,8 +86,15 @@ def read(path: str) -> History:
     events, newest = _events(opened("events.jsonl"))
     return History(
         path, Path(root).name, _settings(opened("config.yaml")), _records(opened("metrics.jsonl")), events, newest,
-        _evaluations(there, root),
+        _evaluations(there, root), _written_at(there, f"{root}/metrics.jsonl"),
     )  # fmt: skip
+
+
+def _written_at(there: fsspec.AbstractFileSystem, file: str) -> float | None:
+    try:
+        return float(there.modified(file).timestamp())
+    except (OSError, NotImplementedError, AttributeError):
+        return None
 
 
 def _parsed(lines: list[bytes]) -> Iterator[Record]:

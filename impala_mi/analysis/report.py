@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from impala_mi.analysis import charts
-from impala_mi.analysis.compare import Aggregate, Group, aggregate, differing, groups, scores
+from impala_mi.analysis.compare import Aggregate, Group, aggregate, differing, groups, scores, shown
 from impala_mi.analysis.history import History
 
 PICTURES = 6 * 2**20
@@ -144,7 +144,7 @@ def _shown(found: Aggregate) -> str:
 
 def _settings(sets: Sequence[Group]) -> Table:
     return [
-        {"key": key} | {group.name: str(group.runs[0].settings.get(key, "-")) for group in sets}
+        {"key": key} | {group.name: shown(group.runs[0].settings.get(key, "-")) for group in sets}
         for key in differing([group.runs[0] for group in sets])
     ]
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "pbt": "Train a population whose members adapt their hyperparameters.",
     "resume": "Continue a run or a population from its last checkpoints.",
     "eval": "Score a run's agent over complete episodes.",
+    "watch": "Watch a run while it trains.",
     "report": "Write a page on runs, or on a population.",
     "tsne": "Draw the t-SNE of a run's generated weights.",
     "video": "Film a run's agent with what it makes of what it sees.",

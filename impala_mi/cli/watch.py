@@ -1,0 +1,181 @@
+"""`impala-mi watch`."""
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from impala_mi.cli.console import make_console
+from impala_mi.cli.progress import duration
+
+if TYPE_CHECKING:
+    from impala_mi.analysis.history import History
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+WIDTH = 24
+"""Of a curve, in characters."""
+EVENTS = 5
+SILENT = 3
+"""Intervals between records after which a run is said to be silent."""
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "--every", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Seconds between looks."
+)
+@click.option("--once", is_flag=True, help="Look once and exit.")
+def command(run: str, every: float, once: bool) -> None:
+    """Watch RUN: a folder, here or where run.mirror copies it (s3://bucket/runs/name), or a population's.
+
+    Only reads it, so any number may watch. Ends when the run does.
+    """
+    from impala_mi.analysis.history import read
+    from impala_mi.rundir import is_population
+
+    population = Path(run).expanduser()
+
+    def look() -> tuple[RenderableType, bool]:
+        """What there is to see, and whether more may come."""
+        if is_population(population):
+            members = [read(str(folder)) for folder in sorted((population / "members").glob("*"))]
+            return overview(population.name, members), any(one.status != "done" for one in members)
+        history = read(run)
+        return view(history, time.time()), history.status in ("unfinished", "empty")
+
+    console = make_console()
+    seen, more = look()
+    if once or not console.is_terminal:
+        console.print(seen)
+        return
+    with Live(seen, console=console, auto_refresh=False) as live:
+        while more:
+            time.sleep(every)
+            seen, more = look()
+            live.update(seen, refresh=True)
+
+
+def overview(name: str, members: "Sequence[History]") -> Table:
+    """A line for each member of a population."""
+    table = Table(title=name, title_justify="left", box=None, padding=(0, 2), pad_edge=False)
+    for heading in ("member", "", "env frames", "frames/s", "capped score", ""):
+        table.add_column(heading, justify="left" if heading in ("member", "") else "right")
+    for member in members:
+        score = member.last.get("score/capped_mean")
+        table.add_row(
+            member.name, _status(member), f"{member.last.get('env_frames', 0):,.0f}",
+            f"{member.last.get('fps', 0.0):,.0f}", "-" if score is None else f"{score:.1f}",
+            Text(sparkline(member.series("score/capped_mean")[1]), style="cyan"),
+        )  # fmt: skip
+    return table
+
+
+def _status(run: "History") -> Text:
+    return Text(run.status, {"done": "green", "failed": "red", "interrupted": "yellow"}.get(run.status, "cyan"))
+
+
+def view(run: "History", now: float) -> RenderableType:
+    """What there is to see at a time in seconds since 1970."""
+    last = run.last
+    if not last:
+        return Group(_heading(run, now), Text("no record yet", style="dim"), _events(run))
+    return Group(_heading(run, now), _progress(run), _levels(run), _machine(run), _events(run))
+
+
+def _heading(run: "History", now: float) -> Text:
+    text = Text.assemble((run.name, "bold"), "  ", _status(run))
+    if run.status == "unfinished" and run.written_at is not None:
+        age = now - run.written_at
+        late = age > SILENT * float(run.settings.get("train.log_every_s", 10.0))
+        text.append(f"  last record {duration(age)} ago", style="red" if late else "dim")
+    return text
+
+
+def _progress(run: "History") -> Table:
+    frames, total = run.last["env_frames"], run.settings.get("train.env_frames")
+    table = Table.grid(padding=(0, 2))
+    cells: list[RenderableType] = [f"{frames:,.0f} env frames"]
+    if isinstance(total, int | float) and total > 0:
+        cells += [ProgressBar(total, min(frames, total), width=30), f"{frames / total:.1%} of {total:,.0f}"]
+        if run.status == "unfinished" and (left := _left(run, total)) < math.inf:
+            cells.append(f"{duration(left)} left")
+    cells.append(f"{run.last.get('fps', 0.0):,.0f} frames/s")
+    table.add_row(*cells)
+    return table
+
+
+def _left(run: "History", total: float) -> float:
+    """Seconds until a run ends, at the present speed."""
+    fps, limit = run.last.get("fps"), run.settings.get("train.max_time_s")
+    left = max(0.0, total - run.last["env_frames"]) / fps if fps else math.inf
+    return left if limit is None else min(left, max(0.0, limit - run.last.get("time_s", 0.0)))
+
+
+def _levels(run: "History") -> Table:
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for heading in ("level", "return", "", "score", "episodes", "faults"):
+        table.add_column(
+            heading, justify="right" if heading in ("return", "score", "episodes", "faults") else "left"
+        )
+    for level in run.levels:
+
+        def cell(metric: str, form: str, level: str = level) -> str:
+            value = run.last.get(f"level/{level}/{metric}")
+            return "-" if value is None else format(value, form)
+
+        curve = sparkline(run.series(f"level/{level}/return_mean")[1])
+        faults = cell("faults", ",.0f")
+        table.add_row(
+            level, cell("return_mean", ",.4g"), Text(curve, style="cyan"), cell("score", ".1f"),
+            cell("episodes", ",.0f"), Text(faults, style="" if faults in ("0", "-") else "red"),
+        )  # fmt: skip
+    if "score/capped_mean" in run.last:
+        curve = sparkline(run.series("score/capped_mean")[1])
+        table.add_row(
+            Text("mean capped score", style="bold"),
+            "",
+            Text(curve, style="cyan"),
+            f"{run.last['score/capped_mean']:.1f}",
+        )
+    return table
+
+
+def _machine(run: "History") -> Text:
+    parts = []
+    for label, key, form in (
+        ("actors", "actors/alive", ".0f"), ("restarts", "actors/restarts", ".0f"), ("lag", "lag_mean", ".1f"),
+        ("updates", "updates", ",.0f"), ("entropy", "loss/entropy", ".2f"),
+        ("learning rate", "learner/learning_rate", ".2g"),
+    ):  # fmt: skip
+        if key in run.last:
+            parts.append(f"{label} {run.last[key]:{form}}")
+    return Text("   ".join(parts), style="dim")
+
+
+def _events(run: "History") -> Text:
+    lines = [
+        f"{event.get('time', '')}  {event['event']}  "
+        + ", ".join(f"{k}={v}" for k, v in event.items() if k not in ("time", "event"))
+        for event in run.newest[-EVENTS:]
+    ]
+    return Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A curve of at most WIDTH characters: each is the mean of its share of the values."""
+    if not values:
+        return ""
+    n = min(WIDTH, len(values))
+    edges = [i * len(values) // n for i in range(n + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, span = min(means), (max(means) - min(means)) or 1.0
+    return "".join(BLOCKS[min(int((m - low) / span * len(BLOCKS)), len(BLOCKS) - 1)] for m in means)
