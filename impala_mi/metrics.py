@@ -8,18 +8,20 @@ Of each level also frames_share, reset_s, lag, faults and what its games count (
 import json
 import math
 import os
+import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from impala_mi.envs.base import Level
 from impala_mi.envs.scores import capped_mean, normalised
 from impala_mi.rundir import write_atomically
-from impala_mi.types import Episode
+from impala_mi.types import Episode, Sample
 
 
 class LevelScores:
@@ -186,6 +188,44 @@ class MetricsWriter:
         for summary in hparams(dict(values), {metric: 0.0}):
             self._board._get_file_writer().add_summary(summary)
 
+    def layout(self, levels: Sequence[str]) -> None:
+        """TensorBoard's custom scalars: what belongs together in one chart each."""
+        kinds = dict.fromkeys(re.split(r"[_\-]", level.rpartition("/")[2])[0] for level in levels)
+        by_kind = {
+            f"{what} {kind}".strip(): ["Multiline", [rf"^level/(.*/)?{re.escape(kind)}.*/{key}$"]]
+            for kind in (kinds if len(kinds) < len(levels) else [""])
+            for what, key in (("score", "score"), ("return", "return_mean"))
+        }
+        self._board.add_custom_scalars(
+            {
+                "scores": {"mean capped score": ["Multiline", ["score/capped_mean"]], **by_kind},
+                "learner": {
+                    "losses": ["Multiline", ["loss/policy", "loss/value"]],
+                    "entropy": ["Multiline", ["loss/entropy"]],
+                    "gradient": ["Multiline", ["learner/grad_norm"]],
+                },
+                "throughput": {
+                    "frames a second": ["Multiline", ["run/fps", "run/learner_fps"]],
+                    "seconds of an update": ["Multiline", ["time/(forward|backward|optimizer|stack|update)_s"]],
+                    "seconds of an unroll": ["Multiline", ["time/actor_.*"]],
+                },
+                "actors": {
+                    "alive and restarted": ["Multiline", ["actors/(alive|restarts|given_up)"]],
+                    "faults": ["Multiline", ["actors/faults"]],
+                },
+                "lag": {"of batches": ["Multiline", ["run/lag_(mean|max)"]],
+                        "of levels": ["Multiline", [r"level/.*/lag_mean"]]},
+                "resources": {"of the driver's machine": ["Multiline", ["machine/.*"]]},
+            }
+        )  # fmt: skip
+
+    def sample(self, name: str, found: Sample) -> None:
+        """Frames of a level, and histograms of what the head makes of them, at the newest record."""
+        if found.frames is not None:
+            self._board.add_image(f"samples/{name}", _sheet(found.frames), self._newest, dataformats="HWC")
+        for kind, vectors in found.vectors.items():
+            self._board.add_histogram(f"agent/{kind}", vectors, self._newest)
+
     def event(self, kind: str, details: Mapping[str, object]) -> None:
         """A text in TensorBoard, at the newest record."""
         self._board.add_text(f"events/{kind}", json.dumps(details), self._newest)
@@ -199,3 +239,12 @@ class MetricsWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._board.close()
+
+
+def _sheet(frames: np.ndarray) -> np.ndarray:
+    """[N, h, w, c] to a picture with four in a row."""
+    rows = -(-len(frames) // 4)
+    padded = np.concatenate([frames, np.zeros((4 * rows - len(frames), *frames.shape[1:]), frames.dtype)])
+    _, h, w, c = padded.shape
+    sheet = padded.reshape(rows, 4, h, w, c).swapaxes(1, 2).reshape(rows * h, 4 * w, c)
+    return sheet if c == 3 else sheet[..., :1]

@@ -8,15 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
+from impala_mi.envs.scores import has_references
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.checkpoint import Checkpoint
 from impala_mi.learner.update import Counters
 from impala_mi.metrics import LevelCounts, LevelScores, Means, MetricsWriter
 from impala_mi.mirror import Mirror
 from impala_mi.rundir import RunFolder
-from impala_mi.types import Fault, UnrollInfo
+from impala_mi.types import Fault, Sample, UnrollInfo
 
 Report = Callable[[Mapping[str, float]], None]
 
@@ -51,12 +54,16 @@ class Records:
             self.discarded = resumed.run["discarded"]
             self.starts = resumed.run["starts"] + 1
         self._writer = MetricsWriter(folder.path, None if resumed is None else int(resumed.meta["env_frames"]))
+        self._writer.layout(suite.level_names)
         self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
         self.fps = 0.0
-        self.start(0)
+        self._began = time.monotonic()
+        self.rewind(0)
 
     def start(self, env_frames: int) -> None:
         """Training begins, with so many frames behind it."""
+        if not self.member:  # whose population has a table of its own
+            self._hparams_of_run()
         self._began = time.monotonic()
         self.rewind(env_frames)
 
@@ -122,6 +129,8 @@ class Records:
             "learner_fps": per_update / update_s if update_s else 0.0,
             **more,
             **self.more,
+            "machine/cpu_percent": psutil.cpu_percent(),
+            "machine/memory_percent": psutil.virtual_memory().percent,
             "actors/discarded_unrolls": self.discarded,
             **means,
             **self.scores.metrics(),
@@ -131,8 +140,8 @@ class Records:
         self._report(record)
         self._logged, self.logged_at = (time_s, frames), time.monotonic()
 
-    def save(self, state: dict[str, Any]) -> Path:
-        """A checkpoint of the learner's state."""
+    def save(self, state: dict[str, Any], look: Callable[[], Sample | None] = lambda: None) -> Path:
+        """A checkpoint of the learner's state; `look` gives what TensorBoard is to show of it."""
         counters = Counters(**state["counters"])
         run = {
             "scores": self.scores.state(),
@@ -147,12 +156,26 @@ class Records:
         self.event("checkpoint", env_frames=counters.env_frames, path=path.name)
         if self._mirror is not None:
             self._mirrored(self._mirror.push())
+        if (found := look()) is not None:
+            self._writer.sample(self._suite.levels[found.level].name, found)
         self.saved_at = time.monotonic()
         return path
 
     def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
         """See `MetricsWriter.hparams`."""
         self._writer.hparams(values, metric)
+
+    def _hparams_of_run(self) -> None:
+        """Settings of the agent and the learner, beside the score or, without references, a level's return."""
+        sections = {"agent": self._config.agent, "learner": self._config.learner}
+        values = {
+            f"{name}.{key}": value if isinstance(value, bool | int | float | str) else str(value)
+            for name, section in sections.items()
+            for key, value in section.model_dump(mode="json").items()
+        }
+        first = f"level/{self._suite.level_names[0]}/return_mean"
+        metric = "score/capped_mean" if has_references(self._suite.levels) else first
+        self.hparams({"seed": self._config.seed, **values}, metric)
 
     def event(self, kind: str, /, **details: Any) -> None:
         """Write down what happened, for people in TensorBoard too."""

@@ -418,7 +418,7 @@ class Trainer:
 
     def _checkpoint(self) -> Path:
         state = self.state() if self._drain() or self._kept is None else self._kept
-        return self.records.save(state)
+        return self.records.save(state, self._learner.sample)
 
     def _keep(self) -> None:
         """Keep the learner's state in memory, from time to time."""

@@ -169,6 +169,17 @@ class Unroll:
     data: Transitions
 
 
+@dataclass(frozen=True)
+class Sample:
+    """An unroll of one environment, to look at."""
+
+    level: int
+    frames: np.ndarray | None
+    """[at most 16, h, w, c] uint8, evenly over the unroll; None where observations are vectors."""
+    vectors: dict[str, np.ndarray]
+    """[T+1, D] float32: `context` and the generated weights of `policy` and `value`, where the head has them."""
+
+
 def map_arrays(batch: Batch, function: Callable[[Any], Any]) -> Batch:
     """The same nested tuples with `function` of every array or tensor; None stays."""
 

@@ -1,11 +1,16 @@
+import io
 import json
+import re
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from impala_mi.envs.base import Level
 from impala_mi.metrics import LevelScores, Means, MetricsWriter
-from impala_mi.types import Episode
+from impala_mi.types import Episode, Sample
 
 LEVELS = (Level("a", 0, 10), Level("b", 0, 10))
 
@@ -75,3 +80,45 @@ def test_values_that_are_not_numbers_do_not_spoil_a_mean():
     means.add({"loss/total": 1.0})
     means.add({"loss/total": float("nan")})
     assert means.take() == {"loss/total": 1.0}
+
+
+def test_a_picture_and_histograms_of_a_sample(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.write({"env_frames": 10})
+    frames = np.zeros((6, 5, 7, 3), np.uint8)
+    frames[4] = 255  # the first of the second row
+    writer.sample("catch", Sample(0, frames, {"context": np.ones((9, 4), np.float32)}))
+    writer.sample("vectors", Sample(1, None, {}))
+    writer.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert board.Tags()["images"] == ["samples/catch"]
+    [picture] = board.Images("samples/catch")
+    assert (picture.step, picture.width, picture.height) == (10, 28, 10)
+    pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
+    assert pixels[5:, :7].min() == 255
+    assert pixels[:5].max() == 0
+    [histogram] = board.Histograms("agent/context")
+    assert histogram.histogram_value.num == 36
+
+
+@pytest.mark.parametrize(
+    ("levels", "charts"),
+    [(("rooms_a", "rooms_b", "sky_c"), {"score rooms", "score sky", "return rooms", "return sky"}),
+     (("a_x", "b_y"), {"score", "return"})],
+)  # fmt: skip
+def test_the_layout_has_a_chart_for_each_family_and_finds_its_tags(tmp_path, levels, charts):
+    writer = MetricsWriter(tmp_path)
+    writer.layout(levels)
+    writer.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    [event] = board.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(event.tensor_proto.string_val[0])
+    found = {chart.title: chart.multiline.tag[0] for group in layout.category for chart in group.chart}
+    assert charts <= set(found)
+    tags = {f"level/{name}/{what}" for name in levels for what in ("score", "return_mean", "episodes")}
+    for title in charts:
+        matched = {tag for tag in tags if re.search(found[title], tag)}
+        assert matched
+        assert len({tag.split("/")[-1] for tag in matched}) == 1
+    everything = {tag for title in charts for tag in tags if re.search(found[title], tag)}
+    assert everything == {tag for tag in tags if not tag.endswith("episodes")}

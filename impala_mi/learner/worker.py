@@ -19,14 +19,20 @@ from impala_mi.config import Config, LearnerConfig
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
 from impala_mi.learner.distributed import join, listen
+from impala_mi.learner.sample import first_column, sample
 from impala_mi.learner.transfer import HostCopy, Staged, Stager
 from impala_mi.learner.update import Began, Counters, Learner
 from impala_mi.machine import default_threads, keep_freed_memory
-from impala_mi.types import Transitions
+from impala_mi.types import Sample, Transitions
 
 Weights = dict[str, np.ndarray]
 
 _OUTCOME = "outcome"
+
+SAMPLE_EVERY_S = 60.0
+"""A copy of one environment's unroll is kept so often."""
+SAMPLE_S = 10.0
+"""For which the driver waits for a sample."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class _Learner:
         keep_freed_memory()
         self._config, self._rank = config, rank
         self._listener: socket.socket | None = None
+        self._column: Transitions | None = None
+        self._column_at = -math.inf
 
     def address(self) -> tuple[str, int]:
         """Where rank 0 waits for the others: on loopback, or on the cluster's network where there is a cluster."""
@@ -121,6 +129,8 @@ class _Learner:
         """Bring the unrolls of a batch, which weights of `versions` played, to the device."""
         began = time.perf_counter()
         batch = self._stager.stage(unrolls)
+        if not self._rank and began - self._column_at > SAMPLE_EVERY_S:
+            self._column, self._column_at = first_column(unrolls[0]), began
         self._staged[number] = _Staged(batch, versions, time.perf_counter() - began)
 
     def begin(self, number: int, *_staged: None) -> None:
@@ -157,6 +167,11 @@ class _Learner:
 
     def alive(self) -> None:
         """Answers where the process lives."""
+
+    def sample(self) -> Sample | None:
+        """Of what was learnt from lately; None before the first batch."""
+        learner = self._learner
+        return None if self._column is None else sample(learner.agent, self._column, learner.device, learner.even)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: after the updates that were begun."""
@@ -301,6 +316,13 @@ class LearnerGroup:
     def state(self) -> ray.ObjectRef[dict[str, Any]]:
         """Reference of the state for a checkpoint, after the updates asked for so far."""
         return self._ranks[0].state.remote()
+
+    def sample(self) -> Sample | None:
+        """See `learner.sample`; None where there is none, or no answer at once."""
+        with contextlib.suppress(ray.exceptions.RayError):  # a death is found out by the next update
+            found: Sample | None = ray.get(self._ranks[0].sample.remote(), timeout=SAMPLE_S)
+            return found
+        return None
 
     def rescue(self, timeout: float) -> dict[str, Any] | None:
         """The state that a rank which still lives holds in memory: all have the same."""

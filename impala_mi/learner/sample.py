@@ -1,0 +1,47 @@
+"""A look at what is learnt from: frames of one environment, and what the head makes of them."""
+
+import numpy as np
+import torch
+
+from impala_mi.learner.batching import stack, to_device
+from impala_mi.nn.agent import Agent
+from impala_mi.types import CoreState, Finals, Sample, Transitions, map_arrays
+
+FRAMES = 16
+
+
+def first_column(unroll: Transitions) -> Transitions:
+    """A copy of one environment's unroll, which outlives the arrays that it comes from."""
+    return Transitions(
+        map_arrays(unroll.inputs, _first),
+        action=_first(unroll.action),
+        logits=_first(unroll.logits),
+        reward=_first(unroll.reward),
+        terminated=_first(unroll.terminated),
+        truncated=_first(unroll.truncated),
+        state=CoreState(*(array[:1].copy() for array in unroll.state)),
+        finals=Finals(*(array[:0].copy() for array in unroll.finals)),
+    )
+
+
+def _first(array: np.ndarray) -> np.ndarray:
+    """[T, 1, ...] of [T, B, ...]."""
+    return array[:, :1].copy()
+
+
+@torch.no_grad()
+def sample(agent: Agent, column: Transitions, device: torch.device, even: bool) -> Sample:
+    """What the agent makes of an unroll of one environment [T+1, 1, ...]."""
+    batch = to_device(stack([column]), device, even)
+    core = agent(batch.inputs, batch.state).core.flatten(0, 1)
+    level = batch.inputs.level.flatten()
+    vectors = {k: generated.weight.flatten(1) for k, generated in agent.head.generate(core, level).items()}
+    if agent.head.context is not None:
+        vectors["context"] = agent.head.context(core, level)
+    frames = column.inputs.frame[:, 0]
+    spread = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)
+    return Sample(
+        int(column.inputs.level[0, 0]),
+        frames[spread] if frames.ndim == 4 else None,
+        {k: v.float().cpu().numpy() for k, v in vectors.items()},
+    )

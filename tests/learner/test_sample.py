@@ -1,0 +1,48 @@
+"""A look at what is learnt from."""
+
+import numpy as np
+import pytest
+import torch
+
+from impala_mi.learner.sample import FRAMES, first_column, sample
+from impala_mi.nn.agent import Agent
+from impala_mi.types import transitions_buffer
+from tests.conftest import tiny_config
+
+
+@pytest.fixture
+def unroll(config, suite):
+    made = transitions_buffer(suite.spaces, 20, 3, config.agent.instruction_tokens, config.agent.core_width)
+    made.inputs.frame[:] = np.arange(21).reshape(21, 1, 1, 1, 1)
+    made.inputs.level[:, 0] = 2
+    made.inputs.first[0] = True
+    return made
+
+
+def test_a_column_is_a_copy(unroll):
+    column = first_column(unroll)
+    assert column.inputs.frame.shape == (21, 1, 5, 5, 1)
+    assert (column.action.shape, column.state.hidden.shape, column.finals.time.shape) == ((20, 1), (1, 32), (0,))
+    unroll.inputs.frame[:] = 0
+    assert column.inputs.frame.max() == 20
+
+
+@pytest.mark.parametrize(
+    ("head", "widths"),
+    [("mi_context", {"context": 8, "policy": 96, "value": 32}), ("shared", {}), ("per_task", {})],
+)
+def test_a_sample_is_what_the_head_makes_of_it(suite, unroll, head, widths):
+    agent = Agent(tiny_config(f"agent.head={head}").agent, suite.spaces)
+    before = torch.get_rng_state()
+    found = sample(agent, first_column(unroll), torch.device("cpu"), even=False)
+    assert (torch.get_rng_state() == before).all()  # training goes on as without
+    assert found.level == 2
+    assert found.frames.shape == (FRAMES, 5, 5, 1)
+    assert found.frames[0].max() == 0
+    assert found.frames[-1].min() == 20
+    assert {kind: vectors.shape for kind, vectors in found.vectors.items()} == {
+        k: (21, w) for k, w in widths.items()
+    }
+    assert all(p.grad is None for p in agent.parameters())
+    padded = sample(agent, first_column(unroll), torch.device("cpu"), even=True)
+    assert all(np.allclose(padded.vectors[k], v, atol=1e-6) for k, v in found.vectors.items())
