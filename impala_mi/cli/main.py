@@ -20,6 +20,7 @@ COMMANDS = {
     "watch": "Watch a run while it trains.",
     "report": "Write a page on runs, or on a population.",
     "tsne": "Draw the t-SNE of a run's generated weights.",
+    "units": "Show what each level loses without single units of a run's agent.",
     "video": "Film a run's agent with what it makes of what it sees.",
     "cache": "Compile the maps of DMLab-30 ahead of training.",
     "levels": "List the levels of a suite and their scores.",
