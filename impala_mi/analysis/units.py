@@ -45,7 +45,7 @@ class Ablations:
 
 
 def selectivity(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
-    """[U] preferred level of each unit of the context, and [U] how much it prefers it: 0 to 1, 0 where it is dead."""
+    """[U] preferred level of each unit of the context, and [U] how much it prefers it: 0 to 1, 0 if it is dead."""
     active = recording.vectors["context"]
     levels = np.unique(recording.level)
     means = np.stack([active[recording.level == k].mean(0) for k in levels])  # [K, U], not below 0
