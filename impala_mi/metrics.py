@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -179,9 +180,12 @@ class MetricsWriter:
         self._newest = int(record["env_frames"])
         self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
-        for key, value in finite.items():
-            tag = key if "/" in key else f"run/{key}"
-            self._board.add_scalar(tag, value, self._newest)
+        # All in one event: a fifth of the time that as many calls of add_scalar take.
+        values = [
+            Summary.Value(tag=key if "/" in key else f"run/{key}", simple_value=value)
+            for key, value in finite.items()
+        ]
+        self._board._get_file_writer().add_summary(Summary(value=values), self._newest)
 
     def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
         """A row of TensorBoard's table of hyperparameters, with this scalar beside it."""
