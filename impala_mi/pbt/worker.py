@@ -230,7 +230,8 @@ class MemberProcess:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         remote: Any = ray.remote
         made = remote(concurrency_groups={"look": 1, "order": 2}, max_restarts=0)(_Member)
-        self._handle = made.options(num_cpus=0, scheduling_strategy=here).remote(config, str(folder), birth, places)
+        own = str(folder.absolute())  # a cluster's processes live in another folder
+        self._handle = made.options(num_cpus=0, scheduling_strategy=here).remote(config, own, birth, places)
         self.ended: ray.ObjectRef[str] = self._handle.run.remote()
 
     def status(self, fitness: float | None) -> "ray.ObjectRef[Status | None]":

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.pbt.journal import Journal, disagreements, read
 from impala_mi.rundir import RunFolder
+from tests.integration.cluster import Cluster
 from tests.integration.session import TINY, actors_of, left_behind, processes_of, wait_for
 
 pytestmark = pytest.mark.integration
@@ -149,3 +150,16 @@ def test_bad_input_is_refused_before_anything_starts(population, overrides, mess
     out = population.run("pbt", "pbt.yaml", "run.name=p", *overrides, code=2)
     assert message in out
     assert not (population.folder / "runs").exists()
+
+
+def test_a_population_on_a_cluster_that_was_started_in_another_folder(population):
+    cluster = Cluster(head_cpus=1)
+    try:
+        for _ in range(2):
+            cluster.add_node(2)
+        population.env = cluster.env | {"PYTHONPATH": population.env["PYTHONPATH"]}
+        population.run("pbt", "pbt.yaml", "run.name=p", "train.env_frames=8000", "pbt.ready_episodes=100")
+    finally:
+        cluster.close()
+    assert count(population, "done") == 2
+    assert consistent(population)
