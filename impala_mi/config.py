@@ -55,6 +55,10 @@ class RunConfig(Section):
     """URL under which the run's folder is copied after each checkpoint (s3://bucket/runs, gs://..., file://...)."""
 
 
+MACHINE_KEYS = ("renderer", "dataset_path", "level_cache", "level_cache_gib", "timeout_s")
+"""Of env.dmlab: what differs from machine to machine, not what is played."""
+
+
 class DmlabConfig(Section):
     """DeepMind Lab, for the suite `dmlab30`; docs/dmlab.md explains each."""
 

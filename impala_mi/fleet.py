@@ -166,9 +166,8 @@ class Fleet:
         if not waiting:
             time.sleep(min(timeout, 0.1))  # until an actor may be started again
             return []
-        done = ray.wait(waiting, num_returns=len(waiting), timeout=0)[
-            0
-        ]  # looking costs by the actor, so once for all
+        # Looking costs by the actor, so once for all that there are.
+        done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         return done or ray.wait(waiting, timeout=timeout)[0]
 
     def take(self, ref: ray.ObjectRef[Any]) -> HandIn | None:

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from impala_mi.envs.base import Level
-from impala_mi.envs.scores import capped_mean, normalised
+from impala_mi.envs.scores import capped_mean, family, normalised
 from impala_mi.rundir import write_atomically
 from impala_mi.types import Episode, Sample
 
@@ -194,9 +194,9 @@ class MetricsWriter:
 
     def layout(self, levels: Sequence[str]) -> None:
         """TensorBoard's custom scalars: what belongs together in one chart each."""
-        kinds = dict.fromkeys(re.split(r"[_\-]", level.rpartition("/")[2])[0] for level in levels)
+        kinds = dict.fromkeys(family(level) for level in levels)
         by_kind = {
-            f"{what} {kind}".strip(): ["Multiline", [rf"^level/(.*/)?{re.escape(kind)}.*/{key}$"]]
+            f"{what} {kind}".strip(): ["Multiline", [rf"^level/(.*/)?{_named(kind)}/{key}$"]]
             for kind in (kinds if len(kinds) < len(levels) else [""])
             for what, key in (("score", "score"), ("return", "return_mean"))
         }
@@ -228,7 +228,8 @@ class MetricsWriter:
         if found.frames is not None:
             self._board.add_image(f"samples/{name}", _sheet(found.frames), self._newest, dataformats="HWC")
         for kind, vectors in found.vectors.items():
-            self._board.add_histogram(f"agent/{kind}", vectors, self._newest)
+            if np.isfinite(vectors).all():
+                self._board.add_histogram(f"agent/{kind}/{name}", vectors, self._newest)
 
     def event(self, kind: str, details: Mapping[str, object]) -> None:
         """A text in TensorBoard, at the newest record."""
@@ -243,6 +244,11 @@ class MetricsWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._board.close()
+
+
+def _named(kind: str) -> str:
+    """A pattern of the names of a family's levels, or of all."""
+    return rf"{re.escape(kind)}([_-][^/]*)?" if kind else "[^/]*"
 
 
 def _sheet(frames: np.ndarray) -> np.ndarray:

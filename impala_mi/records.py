@@ -58,6 +58,7 @@ class Records:
         self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
         self.fps = 0.0
         self._began = time.monotonic()
+        psutil.cpu_percent()  # counts from the last call
         self.rewind(0)
 
     def start(self, env_frames: int) -> None:
@@ -156,9 +157,12 @@ class Records:
         self.event("checkpoint", env_frames=counters.env_frames, path=path.name)
         if self._mirror is not None:
             self._mirrored(self._mirror.push())
-        if (found := look()) is not None:
-            self._writer.sample(self._suite.levels[found.level].name, found)
         self.saved_at = time.monotonic()
+        try:
+            if (found := look()) is not None:
+                self._writer.sample(self._suite.levels[found.level].name, found)
+        except Exception as e:  # no reason to stop training
+            self.event("sample_failed", error=f"{type(e).__name__}: {e}")
         return path
 
     def hparams(self, values: Mapping[str, float | str], metric: str) -> None:

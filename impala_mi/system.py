@@ -417,8 +417,9 @@ class Trainer:
         self.records.log(self.counters, self._fleet.metrics() | deaths)
 
     def _checkpoint(self) -> Path:
-        state = self.state() if self._drain() or self._kept is None else self._kept
-        return self.records.save(state, self._learner.sample)
+        drained = self._drain()
+        state = self.state() if drained or self._kept is None else self._kept
+        return self.records.save(state, self._learner.sample if drained else lambda: None)
 
     def _keep(self) -> None:
         """Keep the learner's state in memory, from time to time."""

@@ -87,7 +87,9 @@ def test_a_picture_and_histograms_of_a_sample(tmp_path):
     writer.write({"env_frames": 10})
     frames = np.zeros((6, 5, 7, 3), np.uint8)
     frames[4] = 255  # the first of the second row
-    writer.sample("catch", Sample(0, frames, {"context": np.ones((9, 4), np.float32)}))
+    writer.sample(
+        "catch", Sample(0, frames, {"context": np.ones((9, 4), np.float32), "policy": np.full((2, 2), np.nan)})
+    )
     writer.sample("vectors", Sample(1, None, {}))
     writer.close()
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -97,7 +99,7 @@ def test_a_picture_and_histograms_of_a_sample(tmp_path):
     pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
     assert pixels[5:, :7].min() == 255
     assert pixels[:5].max() == 0
-    [histogram] = board.Histograms("agent/context")
+    [histogram] = board.Histograms("agent/context/catch")
     assert histogram.histogram_value.num == 36
 
 

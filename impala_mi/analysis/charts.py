@@ -1,20 +1,21 @@
 """The charts of a report; on paper of no colour, so that they suit light and dark."""
 
-from collections.abc import Sequence
+import html
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from impala_mi.analysis.compare import Curve, Group, curve, scores
+from impala_mi.analysis.compare import Curve, Group, curve
 
 COLOURS = qualitative.D3
 GREY, GRID = "#888", "rgba(128,128,128,0.2)"
 COLUMNS = 3
 """Of small charts in a row."""
 LOW = -60.0
-"""Below which bars are cut."""
+"""Below which scores are off the chart."""
 
 
 def _colour(number: int) -> str:
@@ -71,7 +72,7 @@ def learning(groups: Sequence[Group], key: str, label: str) -> go.Figure | None:
     figure = make_subplots(1, 1)
     for number, group in enumerate(groups):
         if (found := curve(group.runs, key)) is not None:
-            _add(figure, found, group.name, number, first=True)
+            _add(figure, found, html.escape(group.name), number, first=True)
     if not figure.data:
         return None
     figure.update_xaxes(title="env frames")
@@ -81,23 +82,22 @@ def learning(groups: Sequence[Group], key: str, label: str) -> go.Figure | None:
 
 def small(groups: Sequence[Group], charts: Sequence[tuple[str, str]]) -> go.Figure | None:
     """A small chart for each (title, metric) that some group has."""
-    found = [
-        (title, [curve(group.runs, key) for group in groups])
-        for title, key in charts
-        if any(key in run.last or any(key in r for r in run.records) for group in groups for run in group.runs)
-    ]
+    found = [(title, [curve(group.runs, key) for group in groups]) for title, key in charts]
     found = [(title, curves) for title, curves in found if any(c is not None for c in curves)]
     if not found:
         return None
     rows = -(-len(found) // COLUMNS)
     figure = make_subplots(
-        rows, COLUMNS, subplot_titles=[title for title, _ in found], vertical_spacing=0.35 / max(rows, 2)
+        rows,
+        COLUMNS,
+        subplot_titles=[html.escape(title) for title, _ in found],
+        vertical_spacing=0.35 / max(rows, 2),
     )
     named: set[int] = set()
     for place, (_, curves) in enumerate(found):
         for number, one in enumerate(curves):
             if one is not None:
-                _add(figure, one, groups[number].name, number, number not in named, *_at(place))
+                _add(figure, one, html.escape(groups[number].name), number, number not in named, *_at(place))
                 named.add(number)
         values = np.concatenate([one.mean for one in curves if one is not None])
         flat, room = float(values.max()), abs(float(values.max())) / 2 or 1.0
@@ -112,23 +112,31 @@ def _at(place: int) -> tuple[int, int]:
     return place // COLUMNS + 1, place % COLUMNS + 1
 
 
-def bars(groups: Sequence[Group]) -> go.Figure | None:
-    """Normalised score of each level, averaged over a group's runs: 0 random, 100 reference."""
-    figure, levels = go.Figure(), dict[str, None]()
+def bars(groups: Sequence[Group], known: Mapping[str, Mapping[str, float]]) -> go.Figure | None:
+    """Normalised score of each level, averaged over a group's runs: 0 random, 100 reference.
+
+    Args:
+        groups: of runs.
+        known: scores of the levels by a run's path.
+    """
+    figure, levels, ends = go.Figure(), dict[str, None](), [0.0, 105.0]
     for number, group in enumerate(groups):
-        rows = [found for run in group.runs if (found := scores(run))]
+        rows = [known[run.path] for run in group.runs if run.path in known]
         if not rows:
             continue
         mine = list(dict.fromkeys(level for row in rows for level in row))
         levels |= dict.fromkeys(mine)
         values = [np.array([row[level] for row in rows if level in row]) for level in mine]
-        ranges = [[float(f(v)) for v in values] for f in (np.mean, np.min, np.max)]
+        mean, low, high = (np.array([f(v) for v in values]) for f in (np.mean, np.min, np.max))
+        ends += [*low, *high]
+        spread = {
+            "type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low, "color": GREY,
+            "thickness": 1, "width": 2,
+        }  # fmt: skip
         figure.add_trace(
             go.Bar(
-                y=mine, x=[max(v, LOW) for v in _short(np.array(ranges[0]), 4)], name=group.name, orientation="h",
-                marker_color=_colour(number), customdata=ranges[0],
-                error_x=_spread(*ranges) if len(rows) > 1 else None,
-                hovertemplate="%{y}: %{customdata:.1f}<extra>" + group.name + "</extra>",
+                y=[html.escape(level) for level in mine], x=_short(mean, 4), name=html.escape(group.name),
+                orientation="h", marker_color=_colour(number), error_x=spread if len(rows) > 1 else None,
             )
         )  # fmt: skip
     if not figure.data:
@@ -138,12 +146,6 @@ def bars(groups: Sequence[Group]) -> go.Figure | None:
             x, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_text=text, annotation_position="top"
         )
     figure.update_yaxes(autorange="reversed", automargin=True)
-    figure.update_xaxes(title="normalised score")
+    # One level far below random play would leave no room for the others.
+    figure.update_xaxes(title="normalised score", range=[max(LOW, 1.05 * min(ends)), 1.05 * max(ends)])
     return finish(figure, 140 + 10 * len(levels) + 14 * len(levels) * len(figure.data), barmode="group")
-
-
-def _spread(mean: list[float], low: list[float], high: list[float]) -> dict[str, object]:
-    return {
-        "type": "data", "symmetric": False, "array": list(np.subtract(high, mean)),
-        "arrayminus": list(np.subtract(mean, low)), "color": GREY, "thickness": 1, "width": 2,
-    }  # fmt: skip

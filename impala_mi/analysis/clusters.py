@@ -10,6 +10,8 @@ from impala_mi.analysis.recording import Recording, octave
 
 NEIGHBOURS = 10
 COMPONENTS = 50
+MOST = 2000
+"""Steps of an octave that are looked at: distances between all are held."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,13 @@ class Apartness:
     last: int
     steps: int
     levels: int
+    neighbours: int
     purity: float
-    """Mean share of the nearest neighbours, of other episodes, that are of the same level."""
+    """Mean share of so many nearest neighbours, of other episodes, that are of the same level."""
     chance: float
     """The purity of neighbours drawn at random from other episodes."""
     silhouette: float
-    """Mean silhouette coefficient, in [-1, 1]."""
+    """Mean silhouette coefficient, in [-1, 1], of one step of each episode."""
 
 
 def reduce(vectors: np.ndarray, seed: int) -> np.ndarray:
@@ -38,31 +41,43 @@ def reduce(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 def apartness(recording: Recording, kind: str, seed: int) -> list[Apartness]:
     """By octave, of those in which at least two levels have steps of several episodes."""
-    points, octaves, found = reduce(recording.vectors[kind], seed), octave(recording.time), []
-    for number in np.unique(octaves):
+    rng, points = np.random.default_rng(seed), reduce(recording.vectors[kind], seed)
+    octaves, chosen = octave(recording.time), {}
+    for number in np.unique(octaves).tolist():
         here = np.flatnonzero(octaves == number)
         level, episode = recording.level[here], recording.episode[here]
         several = [k for k in np.unique(level) if len(np.unique(episode[level == k])) > 1]
-        inside = np.isin(level, several)
-        if len(several) < 2:
-            continue
-        here, level, episode = here[inside], level[inside], episode[inside]
-        distances = pairwise_distances(points[here])
-        same = level[:, None] == level
-        purity, chance = _purity(distances, same, episode[:, None] != episode)
-        first = 0 if number == 0 else 2 ** (int(number) - 1)
-        found.append(
-            Apartness(
-                first, max(first, 2 * first - 1), len(here), len(several), purity, chance,
-                float(silhouette_score(distances, level, metric="precomputed")),
-            )
-        )  # fmt: skip
-    return found
+        if len(several) > 1:
+            chosen[number] = rng.permutation(here[np.isin(level, several)])[:MOST]
+    # As many at all times, and no more than there are of a level: or the purity could not be 1.
+    k = min((_fewest(recording, here) for here in chosen.values()), default=0)
+    return [_within(recording, points, number, here, min(NEIGHBOURS, k)) for number, here in chosen.items() if k]
 
 
-def _purity(distances: np.ndarray, same: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Of [N, N] distances, steps of the same level, and of other episodes: one's own are near in any case."""
-    of_level = (same & other).sum(1)
-    k = min(NEIGHBOURS, int(of_level.min()))  # or the purity could not be 1
-    nearest = np.argsort(np.where(other, distances, np.inf), axis=1, kind="stable")[:, :k]
-    return float(np.take_along_axis(same, nearest, 1).mean()), float((of_level / other.sum(1)).mean())
+def _others(recording: Recording, here: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[N, N] steps of the same level, and of other episodes: one's own are near in any case."""
+    level, episode = recording.level[here], recording.episode[here]
+    return level[:, None] == level, episode[:, None] != episode
+
+
+def _fewest(recording: Recording, here: np.ndarray) -> int:
+    """Steps of other episodes of the same level that each has at least."""
+    same, other = _others(recording, here)
+    return int((same & other).sum(1).min())
+
+
+def _within(recording: Recording, points: np.ndarray, number: int, here: np.ndarray, k: int) -> Apartness:
+    """Of steps `here`, which are of one octave."""
+    level, episode = recording.level[here], recording.episode[here]
+    distances = pairwise_distances(points[here])
+    same, other = _others(recording, here)
+    nearest = np.argpartition(np.where(other, distances, np.inf), k - 1, axis=1)[:, :k]
+    # One step an episode: those of the same one are near each other, and all of one level.
+    _, first = np.unique(episode, return_index=True)
+    silhouette = silhouette_score(distances[np.ix_(first, first)], level[first], metric="precomputed")
+    start = 0 if number == 0 else 2 ** (number - 1)
+    return Apartness(
+        start, max(start, 2 * start - 1), len(here), len(np.unique(level)), k,
+        float(np.take_along_axis(same, nearest, 1).mean()), float(((same & other).sum(1) / other.sum(1)).mean()),
+        float(silhouette),
+    )  # fmt: skip

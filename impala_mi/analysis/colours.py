@@ -1,8 +1,9 @@
 """A colour and a marker for each level; levels of one family look alike."""
 
 import colorsys
-import re
 from collections.abc import Sequence
+
+from impala_mi.envs.scores import family
 
 Colour = tuple[float, float, float]
 MARKERS = "o^sDvP*X<>"
@@ -10,11 +11,6 @@ MARKERS = "o^sDvP*X<>"
 SYMBOLS = ("circle", "triangle-up", "square", "diamond", "triangle-down", "cross", "star", "x", "triangle-left",
            "triangle-right")  # fmt: skip
 """Plotly's, in the same order."""
-
-
-def family(level: str) -> str:
-    """What levels of one kind share: the first word of the name, as in rooms_watermaze."""
-    return re.split(r"[_\-]", level.rpartition("/")[2])[0]
 
 
 def families(levels: Sequence[str]) -> dict[str, list[int]]:

@@ -1,22 +1,18 @@
-"""Several runs beside each other: groups that differ in their seed alone, curves and aggregates with intervals.
+"""Several runs beside each other: groups that differ in their seed alone, curves and aggregates with intervals."""
 
-Aggregates are those of Agarwal et al. 2021 ("Deep RL at the edge of the statistical precipice"): over all levels
-and runs of a group, with intervals from a bootstrap that draws runs within each level.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from impala_mi.analysis.history import History
+from impala_mi.analysis.history import History, Record
+from impala_mi.config import MACHINE_KEYS
 
 POINTS = 200
 """Of a curve."""
-RESAMPLES = 5000
-_SAME = ("seed", "run.", "cluster.")
+_SAME = ("seed", "run.", *(f"env.dmlab.{key}" for key in MACHINE_KEYS))
 """Keys in which runs of one group may differ."""
 
 
@@ -116,51 +112,58 @@ def _interpolated(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.interp(at, x, y[first], left=np.nan, right=np.nan)
 
 
-def scores(run: History) -> dict[str, float]:
-    """Normalised score of each level: of the newest evaluation where there is one, else of the last episodes."""
-    for evaluation in run.evaluations:
-        rows = {r["level"]: r["score"] for r in evaluation.get("levels", []) if r.get("score") is not None}
-        if rows:
-            return rows
-    return {k.split("/")[1]: v for k, v in run.last.items() if k.startswith("level/") and k.endswith("/score")}
+def scores(runs: Sequence[History]) -> tuple[str, dict[str, dict[str, float]]]:
+    """Where the normalised scores of a report come from, and by a run's path those of its levels.
+
+    The newest evaluations, if every run has one of the same variant in which it was told its tasks; else all are of
+    the last episodes in training, so that no two kinds are compared.
+    """
+    newest = [next((e for e in run.evaluations if e.get("task_ids", True) and _of(e)), None) for run in runs]
+    if all(newest) and len({e.get("variant") for e in newest if e}) == 1:
+        return "evaluations", {run.path: _of(e) for run, e in zip(runs, newest, strict=True) if e}
+    return "training", {run.path: found for run in runs if (found := _in_training(run))}
 
 
-def interquartile_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+def _of(evaluation: Record) -> dict[str, float]:
+    return {r["level"]: r["score"] for r in evaluation.get("levels", []) if r.get("score") is not None}
+
+
+def _in_training(run: History) -> dict[str, float]:
+    rows = {level: run.last.get(f"level/{level}/score") for level in run.levels}
+    return {level: score for level, score in rows.items() if score is not None}
+
+
+def interquartile_mean(values: np.ndarray) -> float:
     """Mean of the middle half."""
-    return np.asarray(stats.trim_mean(values, 0.25, axis=axis))
+    return float(stats.trim_mean(values, 0.25))
 
 
-STATISTICS: dict[str, Callable[..., Any]] = {
+STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {
     "interquartile mean": interquartile_mean,
     "median": np.median,
     "mean": np.mean,
-    "mean capped": lambda x, axis=None: np.mean(np.minimum(x, 100.0), axis=axis),
+    "mean capped": lambda x: np.mean(np.minimum(x, 100.0)),
 }
 
 
-def aggregate(group: Group) -> dict[str, Aggregate]:
-    """Over the levels that all runs of a group have scores of; {} without such."""
-    rows = [found for run in group.runs if (found := scores(run))]
-    levels = [name for name in (rows[0] if rows else ()) if all(name in row for row in rows)]
-    if not levels:
-        return {}
-    samples = [np.array([row[name] for row in rows]) for name in levels]
-    return {
-        name: Aggregate(float(statistic(np.concatenate(samples))), _interval(samples, statistic))
-        for name, statistic in STATISTICS.items()
-    }
+def common_levels(known: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Levels that all runs have scores of."""
+    rows = list(known.values())
+    return [level for level in (rows[0] if rows else ()) if all(level in row for row in rows)]
 
 
-def _interval(samples: Sequence[np.ndarray], statistic: Callable[..., Any]) -> tuple[float, float] | None:
-    """Percentile interval; the runs of each level are drawn for themselves."""
-    if len(samples[0]) < 2:
-        return None
+def aggregate(rows: np.ndarray) -> dict[str, Aggregate]:
+    """Statistics over levels, averaged over the runs of a group: scores [R, L].
 
-    def whole(*drawn: np.ndarray, axis: int) -> Any:
-        return statistic(np.concatenate(drawn, axis=axis), axis=axis)
-
-    found = stats.bootstrap(
-        samples, whole, n_resamples=RESAMPLES, batch=500, vectorized=True, method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+    A run plays all levels, so their scores share its luck: the interval is Student's over runs, and levels are not
+    drawn apart from each other as Agarwal et al. 2021 do with runs of single levels.
+    """
+    found = {}
+    for name, statistic in STATISTICS.items():
+        values = np.array([float(statistic(row)) for row in rows])
+        interval = None
+        if len(values) > 1:
+            half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+            interval = (float(values.mean()) - half, float(values.mean()) + half)
+        found[name] = Aggregate(float(values.mean()), interval)
+    return found

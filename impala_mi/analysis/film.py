@@ -29,7 +29,7 @@ class Step:
     policy: np.ndarray
     """[A] probabilities."""
     value: float
-    place: np.ndarray | None
+    place: np.ndarray | None = None
     """[2] in the t-SNE map, where there is one."""
     reward: float | None = None
     """That the action brought, scaled as for learning; None for the last, whose reward is in the return alone."""
@@ -84,8 +84,16 @@ def load_map(file: Path) -> Map | None:
     return Map(points, level, kind, find)
 
 
-def shoot(agent: Agent, suite: Suite, level: int, episodes: int, seed: int, chart: Map | None) -> list[Film]:
-    """Play complete episodes of one level.
+def shoot(
+    agent: Agent,
+    suite: Suite,
+    level: int,
+    episodes: int,
+    seed: int,
+    chart: Map | None,
+    on_film: Callable[[Film], None],
+) -> None:
+    """Play complete episodes of one level; each is handed over as soon as it ends.
 
     Raises `UserError` for a level whose observations are no pictures.
     """
@@ -93,30 +101,33 @@ def shoot(agent: Agent, suite: Suite, level: int, episodes: int, seed: int, char
     if len(suite.spaces.frame_shape) != 3:
         raise UserError(f"level {name!r} shows {suite.spaces.frame_shape[0]} numbers and no pictures: no video")
     listening, words = hear(suite, agent.config.instruction_tokens)
-    films: list[Film] = []
     steps: list[Step] = []
+    cores: list[np.ndarray] = []
 
     def on_step(_: np.ndarray, inputs: AgentInput, action: Action) -> None:
         if steps:
             steps[-1].reward = float(inputs.last_reward[0])
-        core = action.core.numpy()
+        cores.append(action.core[0].numpy().copy())
         value = agent.head(action.core, torch.from_numpy(inputs.level)).value
-        place = None if chart is None else chart.find(look(agent, core, inputs.level)[chart.kind])[0]
         steps.append(
             Step(
                 inputs.frame[0].copy(), words.get(inputs.tokens[0].tobytes(), ""), int(action.action[0]),
-                action.logits[0].softmax(-1).numpy(), float(value[0]), place,
+                action.logits[0].softmax(-1).numpy(), float(value[0]),
             )
         )  # fmt: skip
 
     def on_episode(episode: Episode) -> None:
-        films.append(Film(name, steps.copy(), episode))
-        steps.clear()
+        if chart is not None:  # all at once: a search costs as much for one as for many
+            vectors = look(agent, np.stack(cores), np.full(len(cores), level))
+            for step, place in zip(steps, chart.find(vectors[chart.kind]), strict=True):
+                step.place = place
+        on_film(Film(name, steps.copy(), episode))
+        on_fault()
 
     def on_fault(*_: object) -> None:
         steps.clear()  # another episode takes its place
+        cores.clear()
 
     with torch.inference_mode():
         play(agent, listening, episodes, seed, on_step=on_step, on_episode=on_episode, on_fault=on_fault,
              columns=1, levels=[level])  # fmt: skip
-    return films

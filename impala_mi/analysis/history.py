@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -56,7 +56,8 @@ class History:
     @property
     def levels(self) -> list[str]:
         """In the order of the suite."""
-        return [key.split("/")[1] for key in self.last if key.startswith("level/") and key.endswith("/episodes")]
+        start, end = "level/", "/episodes"  # names may hold slashes
+        return [k[len(start) : -len(end)] for k in self.last if k.startswith(start) and k.endswith(end)]
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Env frames and values of one metric."""
@@ -71,29 +72,31 @@ def read(path: str) -> History:
     """
     try:
         there, root = fsspec.core.url_to_fs(str(Path(path).expanduser()) if "://" not in path else path)
-        if not there.isdir(root):
-            raise UserError(f"no run {path!r}: there is no such folder")
-    except (ImportError, ValueError, OSError) as e:
+        there.invalidate_cache(root)  # or buckets show what they held at the first look
+        found = there.isdir(root)
+    except Exception as e:  # file systems raise anything
         raise UserError(f"{path!r} cannot be read: {e}") from None
+    if not found:
+        raise UserError(f"no run {path!r}: there is no such folder")
     root = root.rstrip("/")
 
     def opened(name: str) -> BinaryIO | None:
         try:
             return there.open(f"{root}/{name}", "rb")
-        except (OSError, ValueError):
+        except Exception:  # it is not there, or may not be read
             return None
 
     events, newest = _events(opened("events.jsonl"))
     return History(
         path, Path(root).name, _settings(opened("config.yaml")), _records(opened("metrics.jsonl")), events, newest,
-        _evaluations(there, root), _written_at(there, f"{root}/metrics.jsonl"),
+        _evaluations(map(opened, _names(there, root))), _written_at(there, f"{root}/metrics.jsonl"),
     )  # fmt: skip
 
 
 def _written_at(there: fsspec.AbstractFileSystem, file: str) -> float | None:
     try:
         return float(there.modified(file).timestamp())
-    except (OSError, NotImplementedError, AttributeError):
+    except Exception:  # not every file system knows
         return None
 
 
@@ -115,6 +118,8 @@ def _records(file: BinaryIO | None) -> list[Record]:
         file.seek(0)
         if size <= SMALL:
             lines = file.read().splitlines()
+            while lines and not next(_parsed(lines[-1:]), None):  # its writing was cut off
+                lines.pop()
             if len(lines) > MOST:
                 spread = sorted({round(i * (len(lines) - 1) / (MOST - 1)) for i in range(MOST)})
                 lines = [lines[i] for i in spread]
@@ -125,11 +130,11 @@ def _records(file: BinaryIO | None) -> list[Record]:
                 file.readline()  # the rest of one
                 lines.append(file.readline())
             file.seek(max(0, size - _TAIL))
-            tail = file.read().splitlines()
-            lines += [line for line in tail[-2:] if line]
+            lines += file.read().splitlines()[-2:]
     found: list[Record] = []
     for record in _parsed(lines):
-        if isinstance(record.get("env_frames"), int | float) and (not found or record != found[-1]):
+        frames = record.get("env_frames")
+        if isinstance(frames, int | float) and (size <= SMALL or not found or frames > found[-1]["env_frames"]):
             found.append(record)
     return found
 
@@ -141,7 +146,7 @@ def _events(file: BinaryIO | None) -> tuple[Counter[str], list[Record]]:
     with file:
         for line in file:
             if found := _KIND.search(line):
-                kinds[found[1].decode()] += 1
+                kinds[found[1].decode(errors="replace")] += 1
                 last.append(line)
                 if len(last) > 200:
                     del last[:100]
@@ -168,9 +173,15 @@ def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield prefix + str(key), value
 
 
-def _evaluations(there: fsspec.AbstractFileSystem, root: str) -> list[Record]:
-    found = []
-    for name in sorted(there.glob(f"{root}/eval/*.json"), reverse=True):
-        with there.open(name, "rb") as file:
-            found += list(_parsed([file.read().replace(b"\n", b" ")]))
+def _names(there: fsspec.AbstractFileSystem, root: str) -> list[str]:
+    """Of the evaluations, the newest first."""
+    return [f"eval/{name.rpartition('/')[2]}" for name in sorted(there.glob(f"{root}/eval/*.json"), reverse=True)]
+
+
+def _evaluations(files: Iterable[BinaryIO | None]) -> list[Record]:
+    found: list[Record] = []
+    for file in files:
+        if file is not None:
+            with file:
+                found += _parsed([file.read().replace(b"\n", b" ")])
     return found

@@ -1,5 +1,6 @@
 """Vectors of recorded steps for TensorBoard's Embedding Projector."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ SIDE = 32
 def project(recording: Recording, kind: str, folder: Path, checkpoint: str, seed: int) -> None:
     """Write the principal components of one kind of vectors, with level, step, instruction and thumbnail.
 
-    Also their histogram under INDIVIDUAL: the values of the vectors themselves.
+    Into a folder of their own: TensorBoard keeps one set a folder, and follows one file a folder.
 
     Args:
         recording: what was played.
@@ -29,10 +30,16 @@ def project(recording: Recording, kind: str, folder: Path, checkpoint: str, seed
         checkpoint: whose agent played.
         seed: of the choice of points, and of PCA.
     """
+    folder = folder / "tsne" / f"{checkpoint}-{kind}"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier call
     n = len(recording.level)
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:MOST])
     metadata = [
-        [recording.names[recording.level[i]], str(recording.time[i]), str(recording.instruction[i]) or "-"]
+        [
+            recording.names[recording.level[i]],
+            str(recording.time[i]),
+            " ".join(str(recording.instruction[i]).split()) or "-",
+        ]
         for i in chosen
     ]
     with SummaryWriter(str(folder)) as board:
@@ -41,11 +48,8 @@ def project(recording: Recording, kind: str, folder: Path, checkpoint: str, seed
             metadata=metadata,
             metadata_header=["level", "step", "instruction"],
             label_img=None if recording.frame is None else _thumbnails(recording.frame[chosen]),
-            global_step=int(checkpoint) if checkpoint.isdigit() else None,
             tag=WHAT[kind].replace(" ", "_"),
         )
-        for name, vectors in recording.vectors.items():
-            board.add_histogram(f"agent/{name}", vectors[chosen], int(checkpoint) if checkpoint.isdigit() else None)
 
 
 def _thumbnails(frames: np.ndarray) -> torch.Tensor:

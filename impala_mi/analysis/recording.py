@@ -54,7 +54,7 @@ class Recording:
         arrays = {k: getattr(self, k) for k in ("level", "episode", "time", "instruction")} | self.vectors | more
         if self.frame is not None:
             arrays["frame"] = self.frame
-        np.savez_compressed(file, allow_pickle=False, names=np.array(self.names), **arrays)
+        np.savez_compressed(file, names=np.array(self.names), **arrays)
 
 
 @dataclass

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from impala_mi.analysis import charts
-from impala_mi.analysis.compare import Aggregate, Group, aggregate, differing, groups, scores, shown
+from impala_mi.analysis.compare import Aggregate, Group, aggregate, common_levels, differing, groups, scores, shown
 from impala_mi.analysis.history import History
+from impala_mi.rundir import write_atomically
 
 PICTURES = 6 * 2**20
 """Bytes of all pictures and videos in a page."""
@@ -34,15 +36,30 @@ TRAFFIC = [
     ("faults of games", "actors/faults"),
     ("unrolls discarded", "actors/discarded_unrolls"),
 ]
+SOURCES = {
+    "evaluations": "From the newest evaluation of each run.",
+    "training": "From the last episodes in training, as not every run has an evaluation of the same kind.",
+}
 Table = list[dict[str, str]]
 
 
 def write_report(runs: Sequence[History], title: str, out: Path) -> list[Path]:
     """report.html, report.md and report.json in the folder `out`, which must exist."""
     sets = groups(runs)
+    source, known = scores(runs)
+    levels = common_levels(known)
+    found = {
+        group.name: aggregate(np.array([[known[run.path][level] for level in levels] for run in mine]))
+        for group in sets
+        if levels and (mine := [run for run in group.runs if run.path in known])
+    }
+    counts = {group.name: sum(run.path in known for run in group.runs) for group in sets}
     tables = {
         "Runs": _runs(sets),
-        "Scores over levels": _aggregates(sets),
+        "Scores over levels": [
+            {"group": name, "runs": str(counts[name])} | {k: _shown(v) for k, v in some.items()}
+            for name, some in found.items()
+        ],
         "Settings that differ": _settings(sets),
         "Faults and events": _events(runs),
     }
@@ -52,16 +69,17 @@ def write_report(runs: Sequence[History], title: str, out: Path) -> list[Path]:
         title=title, written=time.strftime("%Y-%m-%d %H:%M"), groups=sets, runs=tables["Runs"],
         several=any(len(group.runs) > 1 for group in sets), aggregates=tables["Scores over levels"],
         settings=tables["Settings that differ"], events=tables["Faults and events"], failures=_failures(runs),
-        charts=[(heading, text, Markup(_plain(figure))) for heading, text, figure in _charts(sets)],
+        charts=[(heading, text, Markup(_plain(figure))) for heading, text, figure in _charts(sets, source, known)],
+        source=SOURCES[source], levels=len(levels),
         pictures=pictures, left_out=left_out, plotly=Markup(plotly.offline.get_plotlyjs()),
     )  # fmt: skip
     files = {
         "report.html": html,
         "report.md": _markdown(title, tables, _failures(runs)),
-        "report.json": _json(sets),
+        "report.json": _json(sets, source, known, found),
     }
     for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_atomically(out / name, text)
     return [out / name for name in files]
 
 
@@ -73,14 +91,13 @@ def _plain(figure: Any) -> str:
     )
 
 
-def _charts(sets: Sequence[Group]) -> list[tuple[str, str, Any]]:
+def _charts(sets: Sequence[Group], source: str, known: dict[str, dict[str, float]]) -> list[tuple[str, str, Any]]:
     levels = list(dict.fromkeys(level for group in sets for run in group.runs for level in run.levels))
     returns = [(level, f"level/{level}/return_mean") for level in levels]
     capped = charts.learning(sets, "score/capped_mean", "mean capped score")
     found = [
         ("Mean capped score", "Over each level's last episodes in training (figure 4 b, c of the paper).", capped),
-        ("Score of each level", "Of the newest evaluation or else the last episodes; mean and range of runs.",
-         charts.bars(sets)),
+        ("Score of each level", f"{SOURCES[source]} Mean and range of a group's runs.", charts.bars(sets, known)),
         ("Return of each level", "In training, neither scaled nor clipped.", charts.small(sets, returns)),
         ("Learner", "", charts.small(sets, LEARNER)),
         ("Throughput and lag", "Lag: updates from the weights that acted to those that learn.",
@@ -125,16 +142,6 @@ def _speed(run: History) -> float | None:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def _aggregates(sets: Sequence[Group]) -> Table:
-    rows = []
-    for group in sets:
-        if found := aggregate(group):
-            rows.append(
-                {"group": group.name, "runs": str(len(group.runs))} | {k: _shown(v) for k, v in found.items()}
-            )
-    return rows
 
 
 def _shown(found: Aggregate) -> str:
@@ -206,21 +213,25 @@ def _markdown(title: str, tables: dict[str, Table], failures: Sequence[tuple[str
     return "\n\n".join(parts) + "\n"
 
 
-def _json(sets: Sequence[Group]) -> str:
-    found = [
+def _json(
+    sets: Sequence[Group], source: str, known: dict[str, dict[str, float]], found: dict[str, dict[str, Aggregate]]
+) -> str:
+    rows = [
         {
             "group": group.name,
-            "aggregates": {k: {"value": v.value, "interval": v.interval} for k, v in aggregate(group).items()},
+            "aggregates": {
+                k: {"value": v.value, "interval": v.interval} for k, v in found.get(group.name, {}).items()
+            },
             "runs": [
                 {
                     "path": run.path, "status": run.status, "seed": run.settings.get("seed"),
                     "env_frames": run.last.get("env_frames"), "time_s": run.last.get("time_s"),
                     "frames_per_s": _speed(run), "capped_mean": run.last.get("score/capped_mean"),
-                    "scores": scores(run), "events": dict(run.events),
+                    "scores": known.get(run.path), "events": dict(run.events),
                 }
                 for run in group.runs
             ],
         }
         for group in sets
     ]  # fmt: skip
-    return json.dumps({"groups": found}, indent=1) + "\n"
+    return json.dumps({"scores": source, "groups": rows}, indent=1) + "\n"

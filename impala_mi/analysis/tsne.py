@@ -46,13 +46,16 @@ def embed(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
     `mi_task` head generates one matrix a level).
     """
     # Rounded: the same weights differ in their last bits from batch to batch.
-    distinct, inverse = np.unique(vectors.round(5), axis=0, return_inverse=True)
-    if len(distinct) < FEWEST:
+    number: dict[bytes, int] = {}
+    rounded = vectors.round(5) + 0.0  # no -0
+    inverse = np.array([number.setdefault(row.tobytes(), len(number)) for row in rounded])
+    if len(number) < FEWEST:
+        distinct = rounded[np.unique(inverse, return_index=True)[1]]
         if len(distinct) == 1:
             return np.zeros((len(vectors), 2)), "PCA"
         width = min(2, *distinct.shape)
         flat = PCA(width, random_state=seed).fit_transform(distinct)
-        return np.pad(flat, ((0, 0), (0, 2 - width)))[inverse.ravel()], "PCA"
+        return np.pad(flat, ((0, 0), (0, 2 - width)))[inverse], "PCA"
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduce(vectors, seed)), "t-SNE"
 

@@ -34,12 +34,12 @@ plot.on("plotly_hover", event => {
 
 def page(panels: Sequence[Panel], title: str) -> go.Figure:
     """The maps side by side; clicking on a level in the legend hides it in all."""
-    names = panels[0].recording.names
-    titles = [f"{one.title}<br>{one.method} of the {WHAT[one.kind]}" for one in panels]
+    names = [html.escape(name) for name in panels[0].recording.names]
+    titles = [f"{html.escape(one.title)}<br>{one.method} of the {WHAT[one.kind]}" for one in panels]
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.02)
     for column, one in enumerate(panels, 1):
         alpha, offset = opacity(one.recording.time), sum(len(p.points) for p in panels[: column - 1])
-        for k, ((r, g, b), marker) in enumerate(palette(names)):
+        for k, ((r, g, b), marker) in enumerate(palette(panels[0].recording.names)):
             mine = np.flatnonzero(one.recording.level == k)
             data = [
                 (
@@ -55,14 +55,15 @@ def page(panels: Sequence[Panel], title: str) -> go.Figure:
                     legendgroup=names[k], showlegend=column == 1, customdata=data,
                     marker={"color": f"rgb({255 * r:.0f},{255 * g:.0f},{255 * b:.0f})", "size": 6,
                             "opacity": alpha[mine].round(2), "symbol": SYMBOLS[marker]},
-                    hovertemplate=f"{names[k]}<br>step %{{customdata[1]}}<br>%{{customdata[2]}}<extra></extra>",
+                    hovertemplate="%{fullData.name}<br>step %{customdata[1]}<br>%{customdata[2]}<extra></extra>",
                 ),
                 row=1, col=column,
             )  # fmt: skip
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.update_layout(
-        title=title, height=720, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color="#888",
+        title=html.escape(title), height=720,
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color="#888",
         legend={"itemsizing": "constant", "font": {"size": 11}}, margin={"l": 10, "r": 10, "b": 10},
     )  # fmt: skip
     return figure

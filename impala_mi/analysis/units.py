@@ -31,6 +31,12 @@ matplotlib.use("Agg")
 What = Literal["context", "rows"]
 
 
+BASELINE = 4
+"""Times as many episodes are played whole: every ablation is compared with them."""
+RATE = 0.05
+"""Of false discoveries among those that are marked (Benjamini and Hochberg)."""
+
+
 @dataclass(frozen=True)
 class Ablations:
     """Drops of U ablations on K levels."""
@@ -39,19 +45,37 @@ class Ablations:
     """[U] of the ablations."""
     drop: np.ndarray
     """[K, U] in normalised score, or in return where there are no references."""
-    stderr: np.ndarray
-    """[K, U]."""
+    p: np.ndarray
+    """[K, U] of Welch's t test between the episodes with and without."""
     normalised: bool
+
+    @property
+    def real(self) -> np.ndarray:
+        """[K, U] which drops, or gains, are found to be so at a false discovery rate of `RATE`."""
+        return np.asarray(stats.false_discovery_control(self.p, axis=None) < RATE).reshape(self.p.shape)
+
+
+def check(agent: Agent, what: What) -> None:
+    """Raise `UserError` where the agent's policy has no such directions."""
+    if agent.head.context is None:
+        raise UserError(f"agent.head={agent.head.kind} has no context and generates no weights")
+    if not isinstance(agent.head.policy, MultiplicativeOutput):
+        raise UserError("agent.conditioned=value: the policy, which scores are of, does not depend on the context")
 
 
 def selectivity(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
-    """[U] preferred level of each unit of the context, and [U] how much it prefers it: 0 to 1, 0 if it is dead."""
+    """[U] preferred level of each unit of the context, and [U] how much it prefers it: 0 to 1, 0 if it is dead.
+
+    Of the steps that were recorded, in which early ones count for more than they are played. 0 with a single level.
+    """
     active = recording.vectors["context"]
     levels = np.unique(recording.level)
     means = np.stack([active[recording.level == k].mean(0) for k in levels])  # [K, U], not below 0
     best = means.argmax(0)
     there = means[best, np.arange(means.shape[1])]
-    elsewhere = (means.sum(0) - there) / max(1, len(levels) - 1)
+    if len(levels) == 1:
+        return levels[best], np.zeros_like(there)
+    elsewhere = (means.sum(0) - there) / (len(levels) - 1)
     return levels[best], (there - elsewhere) / np.maximum(there + elsewhere, 1e-12)
 
 
@@ -61,13 +85,11 @@ def without(agent: Agent, what: What, number: int) -> Iterator[None]:
 
     Without its generated weights an action has its generated bias alone.
     """
-    if agent.head.context is None:
-        raise UserError(f"agent.head={agent.head.kind!r} has no context and generates no weights")
+    check(agent, what)
     if what == "context":
+        assert agent.head.context is not None
         handle = agent.head.context.register_forward_hook(_hold_unit(number))
     else:
-        if not isinstance(agent.head.policy, MultiplicativeOutput):
-            raise UserError("the policy's weights are not generated: agent.conditioned=value")
         handle = agent.head.policy.register_forward_hook(_hold_row(number))
     try:
         yield
@@ -98,55 +120,68 @@ def count(agent: Agent, what: What) -> int:
     return agent.config.context_width if what == "context" else agent.spaces.num_actions
 
 
+def episodes_played(levels: int, ablations: int, episodes: int) -> int:
+    """By `ablate`."""
+    return levels * episodes * (BASELINE + ablations)
+
+
 def ablate(
     agent: Agent, suite: Suite, what: What, numbers: Sequence[int], episodes: int, seed: int, on_episode: OnEpisode
 ) -> Ablations:
-    """Play `episodes` of every level whole, then without each; all begin with the same seeds."""
+    """Play `episodes` of every level without each, and `BASELINE` times as many whole; from the same seeds."""
+    check(agent, what)
     ranked = has_references(suite.levels)
 
-    def scores() -> tuple[np.ndarray, np.ndarray]:
-        played = play(agent, suite, episodes, seed, on_episode=on_episode)
-        return tuple(np.array(x) for x in zip(*map(_mean, suite.levels, played), strict=True))  # type: ignore[return-value]
-
-    def _mean(level: Level, played: Sequence[Episode]) -> tuple[float, float]:
-        values = np.array([e.return_ for e in played])
-        if ranked:
-            values = np.array(normalised(level, values))
-        return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+    def scores(times: int) -> list[np.ndarray]:
+        played = play(agent, suite, times * episodes, seed, on_episode=on_episode)
+        return [_scores(level, some, ranked) for level, some in zip(suite.levels, played, strict=True)]
 
     with torch.inference_mode():
-        whole, error = scores()
-        drops, errors = [], []
+        whole = scores(BASELINE)
+        drops, ps = [], []
         for number in numbers:
             with without(agent, what, number):
-                mean, own = scores()
-            drops.append(whole - mean)
-            errors.append(np.hypot(error, own))
-    label = suite.actions.__getitem__ if what == "rows" else str
-    return Ablations([label(n) for n in numbers], np.stack(drops, 1), np.stack(errors, 1), ranked)
+                found = scores(1)
+            drops.append([float(w.mean() - f.mean()) for w, f in zip(whole, found, strict=True)])
+            ps.append([_p(w, f) for w, f in zip(whole, found, strict=True)])
+    names = [suite.actions[n] if what == "rows" else str(n) for n in numbers]
+    return Ablations(names, np.array(drops).T, np.array(ps).T, ranked)
+
+
+def _scores(level: Level, played: Sequence[Episode], ranked: bool) -> np.ndarray:
+    returns = np.array([e.return_ for e in played])
+    return np.asarray(normalised(level, returns)) if ranked else returns
+
+
+def _p(whole: np.ndarray, found: np.ndarray) -> float:
+    if np.ptp(whole) == np.ptp(found) == 0:  # the test has no answer where nothing varies
+        return float(whole[0] == found[0])
+    return float(stats.ttest_ind(whole, found, equal_var=False).pvalue)
 
 
 def agreement(strength: np.ndarray, found: Ablations) -> float | None:
-    """Spearman's rank correlation of units' selectivity and their mean absolute drop; None of fewer than three."""
-    if len(strength) < 3 or np.ptp(strength) == 0:
+    """Spearman's rank correlation of all units' selectivity and their mean absolute drop.
+
+    None of fewer than three, and where drops are of returns, of which one level's may outweigh all others'.
+    """
+    if not found.normalised or len(strength) < 3 or np.ptp(strength) == 0:
         return None
     rho = float(stats.spearmanr(strength, np.abs(found.drop).mean(0)).statistic)
     return rho if np.isfinite(rho) else None
 
 
-def draw(found: Ablations, levels: Sequence[str], preferred: np.ndarray | None, title: str, file: Path) -> None:
-    """The drops as a heat map; a dot: beyond two standard errors, a frame: a unit's preferred level."""
+def draw(found: Ablations, levels: Sequence[str], preferred: Sequence[int | None], title: str, file: Path) -> None:
+    """The drops as a heat map; a dot: found to be real, a frame: a unit's preferred level, where it has one."""
     u, k = len(found.names), len(levels)
     figure = Figure(figsize=(3.2 + 0.32 * u, 1.8 + 0.34 * k), layout="constrained")
     axes = figure.subplots()
     most = max(float(np.abs(found.drop).max()), 1e-9)
     image = axes.imshow(found.drop, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
-    rows, columns = np.nonzero(np.abs(found.drop) > 2 * found.stderr)
+    rows, columns = np.nonzero(found.real)
     axes.scatter(columns, rows, s=8, color="black")
-    if preferred is not None:
-        axes.scatter(
-            np.arange(u), preferred, s=110, marker="s", facecolors="none", edgecolors="black", linewidths=0.8
-        )
+    framed = [unit for unit, level in enumerate(preferred) if level is not None]
+    at = [level for level in preferred if level is not None]
+    axes.scatter(framed, at, s=110, marker="s", facecolors="none", edgecolors="black", linewidths=0.8)
     axes.set_xticks(range(u), found.names, rotation=90, fontsize=7)
     axes.set_yticks(range(k), levels, fontsize=8)
     axes.set_title(title, fontsize=10)

@@ -33,11 +33,12 @@ def draw(film: Film, actions: Sequence[str], names: Sequence[str], chart: Map | 
         chart: the map, if there is one.
     """
     base = _map(chart, names) if chart is not None else None
-    low = min(step.value for step in film.steps)
-    high = max(step.value for step in film.steps)
-    for t in range(len(film.steps)):
-        yield np.asarray(_frame(film, t, actions, base, (low, high)))
-    last = _frame(film, len(film.steps) - 1, actions, base, (low, high))
+    values = [step.value for step in film.steps]
+    span, earned = (min(values), max(values)), None
+    for t, step in enumerate(film.steps):
+        last = _frame(film, t, actions, base, span, earned)
+        yield np.asarray(last)
+        earned = step.reward or earned
     text = f"return {film.episode.return_:.4g} in {film.episode.length} steps"
     pen, wide = ImageDraw.Draw(last), last.width - SIDE
     pen.rectangle((0, HEIGHT // 2 - 18, wide, HEIGHT // 2 + 18), fill=BACKGROUND)
@@ -63,6 +64,7 @@ def _frame(
     actions: Sequence[str],
     base: tuple[Image.Image, np.ndarray] | None,
     values: tuple[float, float],
+    earned: float | None,
 ) -> Image.Image:
     step = film.steps[t]
     frame = step.frame if step.frame.shape[-1] == 3 else np.repeat(step.frame[..., :1], 3, axis=-1)
@@ -78,7 +80,7 @@ def _frame(
         pen.text((left, y), line, INK, _font(11))
         y += LINE
     y = _policy(pen, step, actions, left, y + 4)
-    y = _curve(pen, film.steps[: t + 1], left, y + 6, values)
+    y = _curve(pen, film.steps[max(0, t + 1 - BEHIND) : t + 1], left, y + 6, values, earned)
     room = HEIGHT - y - 8
     if base is not None and step.place is not None and room > 60:
         picture, box = base
@@ -104,20 +106,25 @@ def _policy(pen: ImageDraw.ImageDraw, step: Step, actions: Sequence[str], left: 
     return y
 
 
-def _curve(pen: ImageDraw.ImageDraw, steps: Sequence[Step], left: int, y: int, values: tuple[float, float]) -> int:
-    """The value over the steps before, and rewards as bars; returns where it ends."""
+def _curve(
+    pen: ImageDraw.ImageDraw,
+    steps: Sequence[Step],
+    left: int,
+    y: int,
+    values: tuple[float, float],
+    earned: float | None,
+) -> int:
+    """The value over the last steps, and rewards as bars; returns where it ends."""
     height, width = 44, SIDE - 24
-    newest, offset = steps[-1], max(0, len(steps) - BEHIND)
-    reward = next((s.reward for s in reversed(steps[:-1]) if s.reward), None)
-    pen.text((left, y), f"value {newest.value:.3g}", BLUE, _font(11))
-    if reward is not None:
-        pen.text((left + 110, y), f"last reward {reward:.3g}", GREEN if reward > 0 else RED, _font(11))
+    pen.text((left, y), f"value {steps[-1].value:.3g}", BLUE, _font(11))
+    if earned is not None:
+        pen.text((left + 110, y), f"last reward {earned:.3g}", GREEN if earned > 0 else RED, _font(11))
     y += LINE + 2
     low, high = values
     span = high - low or 1.0
     pen.line((left, y + height, left + width, y + height), FAINT)
     points = []
-    for i, step in enumerate(steps[offset:]):
+    for i, step in enumerate(steps):
         x = left + width * i / BEHIND
         points.append((x, y + height * (1 - (step.value - low) / span)))
         if step.reward:

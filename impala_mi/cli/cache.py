@@ -4,7 +4,8 @@ import click
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from impala_mi.cli.console import MACHINE_KEYS, allow_only, make_console
+from impala_mi.cli.console import allow_only, make_console
+from impala_mi.config import MACHINE_KEYS
 from impala_mi.errors import TrainingError, UserError
 
 

@@ -15,10 +15,6 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=WIDTH)
 
 
-MACHINE_KEYS = ("renderer", "dataset_path", "level_cache", "level_cache_gib", "timeout_s")
-"""Of env.dmlab: what differs from machine to machine, not what is played."""
-
-
 def allow_only(overrides: Sequence[str], keys: Sequence[str], hint: str = "") -> None:
     """Raise `UserError` for an override of anything but these keys of env.dmlab."""
     for override in overrides:

@@ -9,7 +9,8 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from impala_mi.cli.console import MACHINE_KEYS, allow_only, make_console
+from impala_mi.cli.console import allow_only, make_console
+from impala_mi.config import MACHINE_KEYS
 
 SUITE_PACKAGES = {
     "doom": ("vizdoom", "cv2"),

@@ -1,5 +1,6 @@
 """`impala-mi report`."""
 
+import tempfile
 from pathlib import Path
 
 import click
@@ -35,12 +36,13 @@ def command(runs: tuple[str, ...], out: Path | None) -> None:
             f"{str(populations[0])!r} is a population, which is reported alone; its members are "
             f"{populations[0] / 'members'}/*"
         )
-    histories = [] if populations else [read(run) for run in dict.fromkeys(run.rstrip("/") for run in runs)]
+    same = {run if "://" in run else str(Path(run).expanduser().resolve()): run for run in reversed(runs)}
+    histories = [] if populations else [read(run) for run in reversed(same.values())]
     if out is None:
         out = Path("report") if len(runs) > 1 or "://" in runs[0] else folders[0] / "report"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "report.json").touch()
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as e:
         raise UserError(
             f"{str(out)!r}: cannot be written to: {e.strerror}; name another folder with --out"

@@ -1,18 +1,21 @@
-"""What `eval` and `tsne` share: a run's agent and a bar while it plays."""
+"""What the commands share that play: a run's agent, its folders, a bar."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from impala_mi.analysis.play import OnEpisode
-from impala_mi.cli.console import MACHINE_KEYS, allow_only
-from impala_mi.config import Config, build
+from impala_mi.cli.console import allow_only
+from impala_mi.config import MACHINE_KEYS, Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
+from impala_mi.errors import UserError
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.nn.agent import Agent
 from impala_mi.rundir import RunFolder, open_run
@@ -46,6 +49,17 @@ def load_trained(run: str, which: str, overrides: Sequence[str] = ()) -> Trained
     checkpoints.check_fits(checkpoint, agent)
     agent.load_state_dict(checkpoint.agent)
     return Trained(folder, config, suite, agent.eval(), checkpoint.path.name)
+
+
+def output(trained: Trained, name: str) -> Path:
+    """A folder in the run's; made before anything is played. Raises `UserError` where it cannot be written to."""
+    folder = trained.folder.path / name
+    try:
+        folder.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        raise UserError(f"{str(folder)!r}: cannot be written to: {e.strerror}") from None
+    return folder
 
 
 @contextlib.contextmanager

@@ -60,28 +60,32 @@ def command(
     from impala_mi.analysis.maps import write_maps
     from impala_mi.analysis.projector import project
     from impala_mi.analysis.recording import record
-    from impala_mi.cli.trained import load_trained, playing, use_cores
+    from impala_mi.cli.trained import load_trained, output, playing, use_cores
 
     use_cores()
     console = make_console()
-    mine = [load_trained(run, which, overrides) for which in dict.fromkeys(checkpoints)]
-    every = mine + [load_trained(other, "last", overrides) for other in beside]
+    loaded = [load_trained(run, which, overrides) for which in checkpoints]
+    loaded += [load_trained(other, "last", overrides) for other in beside]
+    every = list({(one.folder.path.resolve(), one.checkpoint): one for one in loaded}.values())
+    mine = [one for one in every if one.folder.path == loaded[0].folder.path]
     _check(every, kind)
-    titles = [f"{one.folder.path.resolve().name}, {one.checkpoint}" for one in every]
+    folder = output(mine[0], "tsne")
+    titles: list[str] = []
+    for one in every:
+        title = f"{one.folder.path.resolve().name}, {one.checkpoint}"
+        titles.append(title if title not in titles else f"{title} ({len(titles) + 1})")
     recordings = []
     for one, title in zip(every, titles, strict=True):
         with playing(f"playing {title}", episodes * len(one.suite.levels), console) as count:
             recordings.append(record(one.agent, one.suite, episodes, points, seed, count))
     others = [one.folder.path.resolve().name for one in every[len(mine) :]]
     stem = "-".join([*(one.checkpoint for one in mine), *others, *([kind] if kind else [])])
-    folder = mine[0].folder.path
     with console.status("embedding"):
-        panels, found, files = write_maps(titles, recordings, kind, seed, folder / "tsne", stem)
+        panels, found, files = write_maps(titles, recordings, kind, seed, folder, stem)
         for one, panel in zip(mine, panels, strict=False):
-            panel.recording.save(
-                folder / "tsne" / f"{one.checkpoint}.npz", kind=np.array(panel.kind), points=panel.points
-            )
-            project(panel.recording, panel.kind, folder / "tensorboard", one.checkpoint, seed)
+            name = "-".join([one.checkpoint, *([kind] if kind else [])])
+            panel.recording.save(folder / f"{name}.npz", kind=np.array(panel.kind), points=panel.points)
+            project(panel.recording, panel.kind, one.folder.path / "tensorboard", one.checkpoint, seed)
     console.print(_table(found))
     for file in files:
         console.print(f"wrote {file}", soft_wrap=True)

@@ -5,7 +5,6 @@ import json
 import click
 
 from impala_mi.cli.console import make_console
-from impala_mi.errors import UserError
 
 
 @click.command()
@@ -38,43 +37,44 @@ def command(
 
     from impala_mi.analysis import units
     from impala_mi.analysis.recording import record
-    from impala_mi.cli.trained import load_trained, playing, use_cores
+    from impala_mi.cli.trained import load_trained, output, playing, use_cores
 
     use_cores()
     console = make_console()
     kind: units.What = "rows" if what == "rows" else "context"
     trained = load_trained(run, checkpoint, overrides)
     suite, agent = trained.suite, trained.agent
-    if agent.head.context is None:
-        raise UserError(f"{run}: agent.head={agent.head.kind} has no context and generates no weights")
-    numbers = np.arange(units.count(agent, kind))
-    preferred = strength = None
+    units.check(agent, kind)
+    folder = output(trained, "units")
+    numbers, strength = np.arange(units.count(agent, kind)), None
+    preferred: list[int | None] = []
     if kind == "context":
         with playing("recording", episodes * len(suite.levels), console) as bar:
             level, prefers = units.selectivity(record(agent, suite, episodes, 400, seed, bar))
-        numbers = np.argsort(-prefers, kind="stable")[:most]
-        preferred, strength = level[numbers], prefers[numbers]
-    else:
-        numbers = numbers[:most]
-    with playing("playing", episodes * len(suite.levels) * (1 + len(numbers)), console) as bar:
+        numbers = np.argsort(-prefers, kind="stable")
+        strength = prefers[numbers][:most]
+        preferred = [int(level[n]) if prefers[n] > 0 else None for n in numbers[:most]]
+    numbers = numbers[:most]
+    total = units.episodes_played(len(suite.levels), len(numbers), episodes)
+    with playing("playing", total, console) as bar:
         found = units.ablate(agent, suite, kind, numbers.tolist(), episodes, seed, bar)
-    folder = trained.folder.path / "units"
-    folder.mkdir(exist_ok=True)
     file = folder / f"{trained.checkpoint}-{kind}.png"
     title = f"{trained.folder.path.resolve().name}, {trained.checkpoint}: without single " + (
         "units of the context" if kind == "context" else "rows of the generated weights"
     )
     units.draw(found, suite.level_names, preferred, title, file)
-    rho = None if strength is None else units.agreement(strength, found)
+    whole = strength is not None and len(strength) == units.count(agent, kind)  # of the most selective it misleads
+    rho = units.agreement(strength, found) if strength is not None and whole else None
     values = {
-        "levels": suite.level_names, "names": found.names, "drop": found.drop.tolist(),
-        "stderr": found.stderr.tolist(), "normalised": found.normalised, "rank_correlation": rho,
+        "levels": suite.level_names, "names": found.names, "drop": found.drop.tolist(), "p": found.p.tolist(),
+        "real": found.real.tolist(), "normalised": found.normalised, "rank_correlation": rho,
         "selectivity": None if strength is None else strength.tolist(),
-        "preferred": None if preferred is None else [suite.level_names[k] for k in preferred],
+        "preferred": [None if k is None else suite.level_names[k] for k in preferred],
     }  # fmt: skip
     file.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
-    beyond = np.abs(found.drop) > 2 * found.stderr
-    console.print(f"{beyond.sum()} of {beyond.size} drops are beyond two standard errors")
+    console.print(
+        f"{found.real.sum()} of {found.drop.size} drops or gains are real (false discovery rate {units.RATE:.0%})"
+    )
     if rho is not None:
         console.print(f"rank correlation of selectivity and mean absolute drop: {rho:.2f}")
     console.print(f"wrote {file}", soft_wrap=True)

@@ -1,7 +1,8 @@
 """`impala-mi video`."""
 
-import re
-from pathlib import Path
+import itertools
+from collections.abc import Iterator
+from urllib.parse import quote
 
 import click
 
@@ -36,8 +37,9 @@ def command(
     RUN/videos/CHECKPOINT-LEVEL-N.mp4. Dotted KEY=VALUE arguments set env.dmlab.*, for another machine's folders.
     """
     from impala_mi.analysis import video
-    from impala_mi.analysis.film import load_map, shoot
-    from impala_mi.cli.trained import load_trained, playing, use_cores
+    from impala_mi.analysis.film import Film, load_map, shoot
+    from impala_mi.analysis.play import OnEpisode
+    from impala_mi.cli.trained import load_trained, output, playing, use_cores
 
     use_cores()
     console = make_console()
@@ -46,23 +48,22 @@ def command(
     for name in chosen:
         if name not in names:
             raise UserError(f"--level {name}: {run} plays {', '.join(names)}")
-    folder = trained.folder.path / "videos"
-    folder.mkdir(exist_ok=True)
+    folder = output(trained, "videos")
     chart = load_map(trained.folder.path / "tsne" / f"{trained.checkpoint}.npz")
     for name in dict.fromkeys(chosen or names):
-        with playing(f"filming {name}", episodes, console) as count:
-            films = shoot(trained.agent, trained.suite, names.index(name), episodes, seed, chart)
-            for number, film in enumerate(films, 1):
-                file = _file(folder, f"{trained.checkpoint}-{name}-{number}", ".gif" if gif else ".mp4")
+        stem, numbers = f"{trained.checkpoint}-{quote(name, safe='')}", itertools.count(1)
+        with playing(f"filming {name}", episodes, console) as bar:
+
+            def on_film(
+                film: Film, stem: str = stem, numbers: Iterator[int] = numbers, bar: OnEpisode = bar
+            ) -> None:
+                file = folder / f"{stem}-{next(numbers)}{'.gif' if gif else '.mp4'}"
                 video.write(video.draw(film, trained.suite.actions, names, chart), file, fps)
-                count(film.episode)
+                bar(film.episode)
                 console.print(f"wrote {file} (return {film.episode.return_:.4g})", soft_wrap=True)
+
+            shoot(trained.agent, trained.suite, names.index(name), episodes, seed, chart, on_film)
     if chart is None:
         console.print(
             f"no place in a t-SNE is shown: impala-mi tsne {run} --checkpoint {trained.checkpoint} makes one"
         )
-
-
-def _file(folder: Path, name: str, ending: str) -> Path:
-    """Names of levels may hold slashes."""
-    return folder / (re.sub(r"[^\w.-]+", "_", name) + ending)

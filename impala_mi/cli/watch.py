@@ -1,5 +1,6 @@
 """`impala-mi watch`."""
 
+import contextlib
 import itertools
 import math
 import time
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from impala_mi.cli.console import make_console
 from impala_mi.cli.progress import duration
+from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
     from impala_mi.analysis.history import History
@@ -40,6 +42,7 @@ def command(run: str, every: float, once: bool) -> None:
     Only reads it, so any number may watch. Ends when the run does.
     """
     from impala_mi.analysis.history import read
+    from impala_mi.pbt import journal
     from impala_mi.rundir import is_population
 
     population = Path(run).expanduser()
@@ -48,7 +51,7 @@ def command(run: str, every: float, once: bool) -> None:
         """What there is to see, and whether more may come."""
         if is_population(population):
             members = [read(str(folder)) for folder in sorted((population / "members").glob("*"))]
-            return overview(population.name, members), any(one.status != "done" for one in members)
+            return overview(population.name, members), journal.read(population)[-1:][0]["event"] != "ended"
         history = read(run)
         return view(history, time.time()), history.status in ("unfinished", "empty")
 
@@ -60,7 +63,8 @@ def command(run: str, every: float, once: bool) -> None:
     with Live(seen, console=console, auto_refresh=False) as live:
         while more:
             time.sleep(every)
-            seen, more = look()
+            with contextlib.suppress(UserError):  # a bucket that did not answer will again
+                seen, more = look()
             live.update(seen, refresh=True)
 
 
@@ -72,7 +76,7 @@ def overview(name: str, members: "Sequence[History]") -> Table:
     for member in members:
         score = member.last.get("score/capped_mean")
         table.add_row(
-            member.name, _status(member), f"{member.last.get('env_frames', 0):,.0f}",
+            Text(member.name), _status(member), f"{member.last.get('env_frames', 0):,.0f}",
             f"{member.last.get('fps', 0.0):,.0f}", "-" if score is None else f"{score:.1f}",
             Text(sparkline(member.series("score/capped_mean")[1]), style="cyan"),
         )  # fmt: skip
@@ -135,7 +139,7 @@ def _levels(run: "History") -> Table:
         curve = sparkline(run.series(f"level/{level}/return_mean")[1])
         faults = cell("faults", ",.0f")
         table.add_row(
-            level, cell("return_mean", ",.4g"), Text(curve, style="cyan"), cell("score", ".1f"),
+            Text(level), cell("return_mean", ",.4g"), Text(curve, style="cyan"), cell("score", ".1f"),
             cell("episodes", ",.0f"), Text(faults, style="" if faults in ("0", "-") else "red"),
         )  # fmt: skip
     if "score/capped_mean" in run.last:

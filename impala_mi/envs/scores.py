@@ -1,5 +1,6 @@
 """Scores: returns against a random player and a reference."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -8,6 +9,11 @@ import numpy as np
 from impala_mi.envs.base import Level
 
 Number = TypeVar("Number", float, np.ndarray)
+
+
+def family(level: str) -> str:
+    """What the names of levels of one kind share: the first word, as in rooms_watermaze."""
+    return re.split(r"[_\-]", level.rpartition("/")[2])[0]
 
 
 def normalised(level: Level, mean_return: Number) -> Number | None:

@@ -10,23 +10,22 @@ from impala_mi.types import CoreState, Finals, Sample, Transitions, map_arrays
 FRAMES = 16
 
 
-def first_column(unroll: Transitions) -> Transitions:
-    """A copy of one environment's unroll, which outlives the arrays that it comes from."""
+def one_column(unroll: Transitions, column: int) -> Transitions:
+    """A copy of one environment's unroll that outlives where it comes from; without final observations."""
+
+    def copied(array: np.ndarray) -> np.ndarray:
+        return array[:, column : column + 1].copy()
+
     return Transitions(
-        map_arrays(unroll.inputs, _first),
-        action=_first(unroll.action),
-        logits=_first(unroll.logits),
-        reward=_first(unroll.reward),
-        terminated=_first(unroll.terminated),
-        truncated=_first(unroll.truncated),
-        state=CoreState(*(array[:1].copy() for array in unroll.state)),
+        map_arrays(unroll.inputs, copied),
+        action=copied(unroll.action),
+        logits=copied(unroll.logits),
+        reward=copied(unroll.reward),
+        terminated=copied(unroll.terminated),
+        truncated=copied(unroll.truncated),
+        state=CoreState(*(array[column : column + 1].copy() for array in unroll.state)),
         finals=Finals(*(array[:0].copy() for array in unroll.finals)),
     )
-
-
-def _first(array: np.ndarray) -> np.ndarray:
-    """[T, 1, ...] of [T, B, ...]."""
-    return array[:, :1].copy()
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from impala_mi.config import Config, LearnerConfig
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
 from impala_mi.learner.distributed import join, listen
-from impala_mi.learner.sample import first_column, sample
+from impala_mi.learner.sample import one_column, sample
 from impala_mi.learner.transfer import HostCopy, Staged, Stager
 from impala_mi.learner.update import Began, Counters, Learner
 from impala_mi.machine import default_threads, keep_freed_memory
@@ -79,7 +79,7 @@ class _Learner:
         self._config, self._rank = config, rank
         self._listener: socket.socket | None = None
         self._column: Transitions | None = None
-        self._column_at = -math.inf
+        self._column_at, self._columns = -math.inf, 0
 
     def address(self) -> tuple[str, int]:
         """Where rank 0 waits for the others: on loopback, or on the cluster's network where there is a cluster."""
@@ -130,7 +130,10 @@ class _Learner:
         began = time.perf_counter()
         batch = self._stager.stage(unrolls)
         if not self._rank and began - self._column_at > SAMPLE_EVERY_S:
-            self._column, self._column_at = first_column(unrolls[0]), began
+            width = unrolls[0].action.shape[1]
+            actor, column = divmod(self._columns % (len(unrolls) * width), width)
+            self._column, self._column_at = one_column(unrolls[actor], column), began
+            self._columns += 1
         self._staged[number] = _Staged(batch, versions, time.perf_counter() - began)
 
     def begin(self, number: int, *_staged: None) -> None:
@@ -318,8 +321,9 @@ class LearnerGroup:
         return self._ranks[0].state.remote()
 
     def sample(self) -> Sample | None:
-        """See `learner.sample`; None where there is none, or no answer at once."""
-        with contextlib.suppress(ray.exceptions.RayError):  # a death is found out by the next update
+        """See `learner.sample`; None where there is none, or no answer in `SAMPLE_S`."""
+        # A death is found out by the next update.
+        with contextlib.suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
             found: Sample | None = ray.get(self._ranks[0].sample.remote(), timeout=SAMPLE_S)
             return found
         return None

@@ -31,6 +31,7 @@ def test_levels_that_come_apart_are_seen_to():
     )
     assert [(row.first, row.last) for row in found] == [(0, 0), (1, 1), (4, 7)]
     assert [row.levels for row in found] == [3, 3, 3]
+    assert [row.neighbours for row in found] == [10, 10, 10]
     assert found[0].chance == pytest.approx(11 / 35)
     assert abs(found[0].purity - found[0].chance) < 0.12
     assert found[0].purity < found[1].purity < found[2].purity == 1
@@ -47,6 +48,7 @@ def test_neighbours_of_the_same_episode_do_not_count():
         rows += [(centre + rng.normal(0, 0.01, 8), episode % 2, episode, 64 + i) for i in range(12)]
     (row,) = apartness(recording(*zip(*rows, strict=True)), "core", 0)
     assert abs(row.purity - row.chance) < 0.25
+    assert abs(row.silhouette) < 0.25
 
 
 def test_times_at_which_one_level_is_left_are_left_out():
@@ -58,12 +60,22 @@ def test_times_at_which_one_level_is_left_are_left_out():
 
 
 def test_points_that_are_all_alike_have_numbers():
-    (row,) = apartness(recording(np.zeros((8, 4)), [0, 0, 0, 0, 1, 1, 1, 1], range(8), [0] * 8), "core", 0)
+    level = [0] * 20 + [1] * 20
+    (row,) = apartness(recording(np.zeros((40, 4)), level, range(40), [0] * 40), "core", 0)
     assert row.silhouette == 0
-    assert 0 <= row.purity <= 1
+    assert abs(row.purity - row.chance) < 0.3
 
 
 def test_few_episodes_can_be_pure_too():
     rng = np.random.default_rng(0)
     (row,) = apartness(recording(*zip(*steps(rng, 50, 3, episodes=2), strict=True)), "core", 0)
+    assert row.purity == 1
+    assert row.neighbours == 1
+
+
+def test_no_more_steps_are_looked_at_than_fit(monkeypatch):
+    monkeypatch.setattr("impala_mi.analysis.clusters.MOST", 30)
+    rng = np.random.default_rng(0)
+    (row,) = apartness(recording(*zip(*steps(rng, 50, 3, episodes=100), strict=True)), "core", 0)
+    assert row.steps == 30
     assert row.purity == 1

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impala_mi.analysis.compare import aggregate, curve, differing, groups, interquartile_mean, scores
+from impala_mi.analysis.compare import (
+    aggregate,
+    common_levels,
+    curve,
+    differing,
+    groups,
+    interquartile_mean,
+    scores,
+)
 from impala_mi.analysis.history import History
 
 
@@ -15,7 +23,8 @@ def run(name="a", settings=None, values=(), evaluations=(), frames=None, last=No
     frames = frames or [100 * (i + 1) for i in range(len(values))]
     records = [{"env_frames": f, "x": v} for f, v in zip(frames, values, strict=True)]
     if last is not None:
-        records.append({"env_frames": 1000, **{f"level/{k}/score": v for k, v in last.items()}})
+        both = ((f"level/{k}/{what}", v) for k, v in last.items() for what in ("episodes", "score"))
+        records.append({"env_frames": 1000, **dict(both)})
     return History(f"runs/{name}", name, settings or {}, records, Counter(), [], list(evaluations))
 
 
@@ -65,12 +74,24 @@ def test_frames_that_come_twice_are_counted_once():
     assert (np.diff(found.mean) > 0).all()
 
 
-def test_scores_of_the_newest_evaluation_come_first():
-    newest = {"levels": [{"level": "a", "score": 5.0}, {"level": "b", "score": None}]}
-    assert scores(run(evaluations=[newest, {"levels": [{"level": "a", "score": 9.0}]}])) == {"a": 5.0}
-    assert scores(run(last={"a": 7.0})) == {"a": 7.0}
-    assert scores(run(evaluations=[{"levels": [{"level": "a", "score": None}]}], last={"a": 7.0})) == {"a": 7.0}
-    assert scores(run()) == {}
+def evaluation(score, **more):
+    return {"levels": [{"level": "a/x", "score": score}, {"level": "b", "score": None}]} | more
+
+
+def test_scores_are_of_evaluations_only_where_all_have_the_same_kind():
+    one, two = run("1", evaluations=[evaluation(5.0), evaluation(9.0)]), run("2", evaluations=[evaluation(6.0)])
+    assert scores([one, two]) == ("evaluations", {"runs/1": {"a/x": 5.0}, "runs/2": {"a/x": 6.0}})
+    trained = {"a/x": 7.0}
+    for other in (
+        run("3", last=trained),
+        run("3", last=trained, evaluations=[evaluation(5.0, task_ids=False)]),
+        run("3", last=trained, evaluations=[evaluation(5.0, variant="training levels")]),
+        run("3", last=trained, evaluations=[evaluation(None)]),
+    ):
+        assert scores([one, other]) == ("training", {"runs/3": trained})
+    blind = run("3", evaluations=[evaluation(1.0, task_ids=False), evaluation(2.0, task_ids=True)])
+    assert scores([blind]) == ("evaluations", {"runs/3": {"a/x": 2.0}})
+    assert scores([run()]) == ("training", {})
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=4, max_size=40))
@@ -79,28 +100,28 @@ def test_the_interquartile_mean_is_of_the_middle_half(values):
     assert interquartile_mean(np.array(values)) == pytest.approx(np.mean(sorted(values)[cut : len(values) - cut]))
 
 
-def test_aggregates_are_over_levels_that_all_have():
-    [group] = groups([run(f"r{i}", settings(seed=i), last={"a": 50.0, "b": 150.0} | more)
-                      for i, more in enumerate(({}, {"c": 7.0}))])  # fmt: skip
-    found = aggregate(group)
-    assert (found["mean"].value, found["mean capped"].value, found["median"].value) == (100, 75, 100)
-    assert found["mean"].interval == (100, 100)
-    [alone] = groups([run("r", settings(), last={"a": 1.0})])
-    assert aggregate(alone)["mean"].interval is None
-    assert aggregate(groups([run("r", settings())])[0]) == {}
+def test_levels_that_all_have():
+    assert common_levels({"1": {"a": 1.0, "b": 2.0}, "2": {"b": 1.0, "c": 3.0}}) == ["b"]
+    assert common_levels({}) == []
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
-    """Runs are drawn within levels: what levels differ by is no uncertainty."""
-    rng, inside, width = np.random.default_rng(0), 0, []
-    for _ in range(60):
-        runs = [
-            run(f"{i}", settings(seed=i), last={f"l{k}": 100 * k + rng.normal(0, 5) for k in range(4)})
-            for i in range(8)
-        ]
-        [group] = groups(runs)
-        low, high = aggregate(group)["mean"].interval
-        inside += low <= 150 <= high
-        width.append(high - low)
-    assert 0.8 < inside / 60 < 1
-    assert np.mean(width) < 10
+def test_aggregates_are_of_levels_first_and_runs_second():
+    found = aggregate(np.array([[50.0, 150.0, 10.0], [70.0, 150.0, 30.0]]))
+    assert found["mean"].value == pytest.approx(230 / 3)
+    assert found["mean capped"].value == pytest.approx(60)
+    assert found["median"].value == 60
+    low, high = found["median"].interval
+    assert (low + high) / 2 == pytest.approx(60)
+    assert high - 60 == pytest.approx(12.706205 * 10)  # t of one degree of freedom, a standard error of 10
+    assert aggregate(np.array([[1.0, 2.0]]))["mean"].interval is None
+
+
+@pytest.mark.parametrize("runs", [2, 3, 8])
+def test_intervals_hold_the_truth_as_often_as_they_say(runs):
+    """Levels of a run share its luck; what levels differ by is no uncertainty."""
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(300):
+        luck = rng.normal(0, 5, (runs, 1))
+        low, high = aggregate(100 * np.arange(30) + luck + rng.normal(0, 2, (runs, 30)))["mean"].interval
+        inside += low <= 1450 <= high
+    assert 0.91 < inside / 300 < 0.99

@@ -1,11 +1,22 @@
 """Selectivity and ablations of single directions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from impala_mi.analysis.recording import Recording
-from impala_mi.analysis.units import Ablations, ablate, agreement, count, draw, selectivity, without
+from impala_mi.analysis.units import (
+    Ablations,
+    ablate,
+    agreement,
+    count,
+    draw,
+    episodes_played,
+    selectivity,
+    without,
+)
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Agent
 from tests.conftest import tiny_config
@@ -32,6 +43,8 @@ def test_selectivity_is_one_for_a_units_only_level_and_nought_for_none():
     preferred, strength = selectivity(data)
     assert preferred[[0, 2]].tolist() == [1, 2]
     assert strength.tolist() == pytest.approx([1, 0, 0.5, 0])
+    alone = Recording(["a"], level * 0, level, level, np.array([""] * 12), None, {"context": context + 1})
+    assert (selectivity(alone)[1] == 0).all()
 
 
 def test_a_unit_is_held_at_nought_for_as_long_as_it_is_asked(agent):
@@ -55,7 +68,11 @@ def test_a_row_without_generated_weights_has_its_bias_alone(agent):
 
 @pytest.mark.parametrize(
     ("override", "what", "says"),
-    [("agent.head=shared", "context", "has no context"), ("agent.conditioned=value", "rows", "not generated")],
+    [
+        ("agent.head=shared", "context", "has no context"),
+        ("agent.conditioned=value", "rows", "does not depend"),
+        ("agent.conditioned=value", "context", "does not depend"),
+    ],
 )
 def test_what_a_head_does_not_have(suite, override, what, says):
     agent = Agent(tiny_config(override).agent, suite.spaces).eval()
@@ -76,20 +93,26 @@ def test_what_matters_drops_where_it_matters(agent, suite):
         layer.U[right] = torch.tensor([0.0, 0.0, 50.0])
     played = []
     found = ablate(agent, suite, "context", [left, right, 7], 12, 1, played.append)
-    assert len(played) == 4 * 12 * 5
+    assert len(played) == episodes_played(5, 3, 12) == (4 + 3) * 12 * 5
     assert found.normalised
     important = np.zeros((5, 3), bool)
     important[left, 0] = important[right, 1] = True
     assert (found.drop[important] > 50).all()
-    assert (found.drop[~important] == 0).all()
+    random = [suite.level_names.index(name) for name in ("catch", "memory", "language")]
+    certain = np.ones((5, 3), bool)
+    certain[random] = False  # their answers are drawn, and guessed
+    assert (found.drop[~important & certain] == 0).all()
+    assert (found.real == important).all()
     assert count(agent, "context") == 8
     assert count(agent, "rows") == 3
 
 
 def test_agreement_and_picture(tmp_path):
-    found = Ablations(["a", "b", "c"], np.array([[0.0, 1.0, -5.0]]), np.full((1, 3), 0.4), True)
+    found = Ablations(["a", "b", "c"], np.array([[0.0, 1.0, -5.0]]), np.array([[0.9, 0.04, 0.001]]), True)
+    assert found.real.tolist() == [[False, False, True]]  # of three tests, 0.04 is none
+    assert agreement(np.array([0.1, 0.2, 0.9]), replace(found, normalised=False)) is None
     assert agreement(np.array([0.1, 0.2, 0.9]), found) == pytest.approx(1)
     assert agreement(np.array([0.5, 0.5, 0.5]), found) is None
     assert agreement(np.array([0.5, 0.6]), found) is None
-    draw(found, ["level"], np.array([0, 0, 0]), "title", tmp_path / "a.png")
+    draw(found, ["level"], [0, None, 0], "title", tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 3000

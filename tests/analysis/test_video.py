@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from impala_mi.analysis import video
-from impala_mi.analysis.film import Step, load_map, shoot
+from impala_mi.analysis import film, video
+from impala_mi.analysis.film import Film, Step, load_map
 from impala_mi.analysis.maps import write_maps
 from impala_mi.analysis.recording import record
 from impala_mi.config import build
@@ -14,12 +14,19 @@ from impala_mi.envs.suites import make_suite
 from impala_mi.envs.tiny import WORDS
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Agent
+from impala_mi.types import Episode
 from tests.conftest import tiny_config
 
 
 @pytest.fixture
 def agent(config, suite):
     return Agent(config.agent, suite.spaces).eval()
+
+
+def shoot(*args):
+    films = []
+    film.shoot(*args, films.append)
+    return films
 
 
 @pytest.fixture
@@ -34,28 +41,28 @@ def test_a_film_holds_every_step_as_it_was(agent, suite):
     catch = suite.level_names.index("catch")
     films = shoot(agent, suite, catch, 3, 1, None)
     assert [len(film.steps) for film in films] == [4, 4, 4]
-    for film in films:
-        assert film.level == "catch"
-        assert film.episode.level == catch
-        assert [step.reward for step in film.steps] == [0.0, 0.0, 0.0, None]
-        assert all((step.frame > 0).any() for step in film.steps)
-        assert all(step.policy.sum() == pytest.approx(1, abs=1e-5) for step in film.steps)
-        assert all(np.isfinite(step.value) and step.place is None for step in film.steps)
+    for one in films:
+        assert one.level == "catch"
+        assert one.episode.level == catch
+        assert [step.reward for step in one.steps] == [0.0, 0.0, 0.0, None]
+        assert all((step.frame > 0).any() for step in one.steps)
+        assert all(step.policy.sum() == pytest.approx(1, abs=1e-5) for step in one.steps)
+        assert all(np.isfinite(step.value) and step.place is None for step in one.steps)
     again = shoot(agent, suite, catch, 3, 1, None)
     assert [[s.action for s in f.steps] for f in films] == [[s.action for s in f.steps] for f in again]
 
 
 def test_words_and_values_are_the_agents(agent, suite):
-    [film] = shoot(agent, suite, suite.level_names.index("language"), 1, 2, None)
-    [step] = film.steps
+    [one] = shoot(agent, suite, suite.level_names.index("language"), 1, 2, None)
+    [step] = one.steps
     assert step.instruction in WORDS
     assert 0 < step.entropy <= np.log(3) + 1e-6
 
 
 def test_a_step_that_the_map_holds_lies_where_it_lies(agent, suite, chart):
     low, high = chart.points.min(0), chart.points.max(0)
-    [film] = shoot(agent, suite, 0, 1, 1, chart)
-    for step in film.steps:
+    [one] = shoot(agent, suite, 0, 1, 1, chart)
+    for step in one.steps:
         assert ((step.place >= low) & (step.place <= high)).all()
     with torch.inference_mode():
         vectors = record(agent, suite, 4, 20, 1).vectors[chart.kind]
@@ -72,14 +79,14 @@ def test_a_map_that_is_none_or_damaged(tmp_path):
 
 @pytest.mark.parametrize("ending", [".mp4", ".gif"])
 def test_a_file_plays_and_ends_with_the_return(agent, suite, chart, tmp_path, ending):
-    [film] = shoot(agent, suite, 0, 1, 1, chart)
+    [one] = shoot(agent, suite, 0, 1, 1, chart)
     file = tmp_path / f"a{ending}"
-    video.write(video.draw(film, suite.actions, suite.level_names, chart), file, 5)
+    video.write(video.draw(one, suite.actions, suite.level_names, chart), file, 5)
     frames = iio.imread(file, plugin="pyav" if ending == ".mp4" else None)
     shape = (video.HEIGHT, video.HEIGHT + video.SIDE)
     assert frames.shape[1:3] == (shape if ending == ".mp4" else (shape[0] // 2, shape[1] // 2))
     if ending == ".mp4":
-        assert len(frames) == len(film.steps) + video.LAST_FOR
+        assert len(frames) == len(one.steps) + video.LAST_FOR
         assert iio.immeta(file, plugin="pyav")["fps"] == 5
         assert np.abs(frames[-1].astype(int) - frames[-2]).mean() < 1
         middle = frames[-1][video.HEIGHT // 2 - 10 : video.HEIGHT // 2 + 10, : video.HEIGHT]
@@ -93,9 +100,6 @@ def test_odd_shapes_many_actions_and_long_words(suite):
         Step(rng.integers(0, 255, (17, 31, 3), np.uint8), "go " * 80, 11, rng.dirichlet(np.ones(12)), v, None, r)
         for v, r in ((-1.0, 0.0), (2.0, -5.0), (2.0, 1.0))
     ]
-    from impala_mi.analysis.film import Film
-    from impala_mi.types import Episode
-
     frames = list(video.draw(Film("x", steps, Episode(0, 1.0, 3)), names, ["x"], None))
     assert len({frame.shape for frame in frames}) == 1
     assert all(side % 2 == 0 for side in frames[0].shape[:2])

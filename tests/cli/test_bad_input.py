@@ -145,11 +145,11 @@ def test_eval_and_tsne(run):
     assert done.returncode == 0, done.stderr
     assert "memory" in done.stdout
     assert list((run / "eval").glob("*.json"))
-    done = impala("tsne", "runs/x", "--episodes", "3", "--beside", "runs/x", "--of", "core", cwd=cwd)
+    done = impala("tsne", "runs/x", "--episodes", "3", "--beside", "./runs/x", "--of", "core", cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert "state of the core" in done.stdout
     assert {file.suffix for file in (run / "tsne").iterdir()} == {".png", ".svg", ".html", ".json", ".npz"}
-    assert (run / "tensorboard" / "projector_config.pbtxt").exists()
+    assert list(run.glob("tensorboard/tsne/*-core/projector_config.pbtxt"))
 
 
 def test_what_a_head_cannot_do(tmp_path, monkeypatch):
@@ -232,3 +232,18 @@ def test_video(run):
     done = impala("video", "runs/x", "--level", "catch", "--episodes", "2", cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert len(list((run / "videos").glob("*-catch-[12].mp4"))) == 2
+
+
+def test_units(run, monkeypatch):
+    cwd = run.parent.parent
+    done = impala("units", "runs/x", "--episodes", "2", "--most", "2", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "of 10 drops or gains are real" in done.stdout
+    [file] = (run / "units").glob("*.json")
+    found = json.loads(file.read_text())
+    assert len(found["drop"]) == len(found["levels"]) == 5
+    assert found["rank_correlation"] is None  # of two of eight units
+    monkeypatch.chdir(cwd)
+    (cwd / "runs").rename(cwd / "first")
+    make_run("agent.conditioned=value")
+    refused(impala("units", "runs/x", cwd=cwd), "does not depend on the context")
