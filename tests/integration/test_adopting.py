@@ -111,9 +111,9 @@ def test_a_learner_that_dies_before_a_copy_leaves_a_member_as_it_was_and_the_cop
     def adopt(trainer):
         save = trainer.records.save
 
-        def watch(state):
+        def watch(state, *look):
             saved.append((checkpoints.digest(state), dict(trainer.records.member)))
-            return save(state)
+            return save(state, *look)
 
         trainer.records.save = watch
         trainer._learner.kill()

@@ -23,7 +23,7 @@ def test_training_is_measured(session):
 
 
 def test_parts_and_transport_are_measured(session):
-    noise = ("env.suite=noise", "env.levels=all", "learner.unroll_length=4", "learner.batch_size=4")
+    noise = ("env.suite=noise", "env.levels=all", "learner.unroll_length=4")
     assert "noise" in session.run("bench", "envs", *noise, "--seconds", "0.2", "--json", "a.json")
     assert "ratio" in session.run("bench", "envs", *noise, "--seconds", "0.2", "--compare", "a.json")
     assert "bfloat16" in session.run("bench", "inference", *noise, "--seconds", "0.1")
