@@ -24,8 +24,8 @@ def test_a_killed_actor_is_replaced(session):
 
 def test_inference_workers_act_for_all_actors_and_are_replaced(session):
     process = session.train("actors.inference=central", "inference.workers=2", "actors.count=3", "actors.envs=5")
+    wait_for(lambda: len(actors_of(process, "_InferenceWorker")) == 2)  # records come before they have started
     workers = actors_of(process, "_InferenceWorker")
-    assert len(workers) == 2
     workers[0].kill()
     wait_for(lambda: "inference_died" in session.events("a"))
     before = session.records("a")[-1]["env_frames"]
