@@ -70,12 +70,12 @@ def test_an_actor_that_hangs_is_replaced(session):
 def test_an_actor_that_always_dies_is_given_up_and_the_others_go_on(session):
     session.run("train", "tiny.yaml", *FAULTY, "env.levels=[killed,poison]", "run.name=a", "actors.per_level=1",
                 "actors.count=null", "actors.max_deaths_in_a_row=2", "learner.batch_size=2",
-                "learner.unroll_length=55", "train.env_frames=60000")  # fmt: skip
+                "learner.unroll_length=55", "train.env_frames=30000")  # fmt: skip
     (event,) = session.events_of("a", "actor_given_up")
     assert event["levels"] == ["poison"]
     last = session.records("a")[-1]
     assert (last["actors/given_up"], last["actors/alive"]) == (1, 1)
-    assert last["env_frames"] >= 60000
+    assert last["env_frames"] >= 30000
 
 
 def test_a_run_with_too_few_actors_ends_with_a_checkpoint(session):

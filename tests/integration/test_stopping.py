@@ -29,7 +29,7 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(session, number):
     assert session.events("a")[-2:] == ["checkpoint", "interrupted"]
 
 
-@pytest.mark.parametrize("delay", [2.0, 3.0, 4.0])
+@pytest.mark.parametrize("delay", [2.0, 4.0])
 def test_a_signal_while_ray_starts_leaves_nothing(session, delay):
     process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9")
     time.sleep(delay)  # wherever it is by then
