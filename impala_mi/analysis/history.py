@@ -132,9 +132,10 @@ def _records(file: BinaryIO | None) -> list[Record]:
             file.seek(max(0, size - _TAIL))
             lines += file.read().splitlines()[-2:]
     found: list[Record] = []
-    for record in _parsed(lines):
+    for line in _parsed(lines):
+        record = {k: v for k, v in line.items() if isinstance(v, int | float)}
         frames = record.get("env_frames")
-        if isinstance(frames, int | float) and (size <= SMALL or not found or frames > found[-1]["env_frames"]):
+        if frames is not None and (size <= SMALL or not found or frames > found[-1]["env_frames"]):
             found.append(record)
     return found
 

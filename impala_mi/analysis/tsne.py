@@ -6,7 +6,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -94,22 +93,25 @@ def draw(panels: Sequence[Panel], files: Sequence[Path]) -> None:
 
 
 def draw_apartness(found: dict[str, list[Apartness]], file: Path) -> None:
-    """Purity and silhouette over time, a line for each name."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    """Purity and silhouette by octave, a line for each name."""
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, rows in found.items():
-        steps = [row.first + 1 for row in rows]
-        left.plot(steps, [row.purity for row in rows], marker="o", markersize=4, label=name)
-        right.plot(steps, [row.silhouette for row in rows], marker="o", markersize=4)
-    if longest := max(found.values(), key=len, default=[]):
-        chance = [row.chance for row in longest]
-        left.plot([row.first + 1 for row in longest], chance, color="0.5", linestyle="--", label="chance")
-    _finish(left, "neighbours of the same level", (0, 1.02))
-    _finish(right, "silhouette", (-1.02, 1.02))
-    left.legend(frameon=False, fontsize=8)
+    longest = max(found.values(), key=len, default=[])
+    places = {row.first: place for place, row in enumerate(longest)}
+    labels = [str(row.first) if row.first == row.last else f"{row.first}-{row.last}" for row in longest]
+    colours = matplotlib.colormaps["tab20" if len(found) > 10 else "tab10"]
+    for number, (name, rows) in enumerate(found.items()):
+        steps = [places[row.first] for row in rows if row.first in places]
+        look = {"marker": "o", "markersize": 4, "color": colours(number % 20)}
+        left.plot(steps, [row.purity for row in rows if row.first in places], label=name, **look)
+        right.plot(steps, [row.silhouette for row in rows if row.first in places], **look)
+    left.plot([row.chance for row in longest], color="0.5", linestyle="--", label="chance")
+    for axes, title, limits in (
+        (left, "neighbours of the same level", (0, 1.02)),
+        (right, "silhouette", (-1.02, 1.02)),
+    ):
+        axes.set(ylim=limits, title=title, xlabel="agent steps since the start of the episode")
+        axes.set_xticks(range(len(labels)), labels, rotation=45, fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(file, dpi=150)
-
-
-def _finish(axes: Axes, title: str, limits: tuple[float, float]) -> None:
-    axes.set(xscale="log", ylim=limits, title=title, xlabel="agent step of the episode")
-    axes.grid(alpha=0.3)

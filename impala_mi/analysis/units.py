@@ -33,6 +33,8 @@ What = Literal["context", "rows"]
 
 BASELINE = 4
 """Times as many episodes are played whole: every ablation is compared with them."""
+SILENT = 0.01
+"""Of the most active unit's mean, below which a unit says too little to prefer anything."""
 RATE = 0.05
 """Of false discoveries among those that are marked (Benjamini and Hochberg)."""
 
@@ -76,7 +78,8 @@ def selectivity(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     if len(levels) == 1:
         return levels[best], np.zeros_like(there)
     elsewhere = (means.sum(0) - there) / (len(levels) - 1)
-    return levels[best], (there - elsewhere) / np.maximum(there + elsewhere, 1e-12)
+    prefers = (there - elsewhere) / np.maximum(there + elsewhere, 1e-12)
+    return levels[best], np.where(there > SILENT * there.max(), prefers, 0.0)
 
 
 @contextlib.contextmanager
@@ -164,18 +167,19 @@ def agreement(strength: np.ndarray, found: Ablations) -> float | None:
 
     None of fewer than three, and where drops are of returns, of which one level's may outweigh all others'.
     """
-    if not found.normalised or len(strength) < 3 or np.ptp(strength) == 0:
+    sizes = np.abs(found.drop).mean(0)
+    if not found.normalised or len(strength) < 3 or np.ptp(strength) == 0 or np.ptp(sizes) == 0:
         return None
-    rho = float(stats.spearmanr(strength, np.abs(found.drop).mean(0)).statistic)
+    rho = float(stats.spearmanr(strength, sizes).statistic)
     return rho if np.isfinite(rho) else None
 
 
 def draw(found: Ablations, levels: Sequence[str], preferred: Sequence[int | None], title: str, file: Path) -> None:
     """The drops as a heat map; a dot: found to be real, a frame: a unit's preferred level, where it has one."""
     u, k = len(found.names), len(levels)
-    figure = Figure(figsize=(3.2 + 0.32 * u, 1.8 + 0.34 * k), layout="constrained")
+    figure = Figure(figsize=(max(7.0, 3.2 + 0.32 * u), 2.2 + 0.34 * k), layout="constrained")
     axes = figure.subplots()
-    most = max(float(np.abs(found.drop).max()), 1e-9)
+    most = float(np.abs(found.drop).max()) or 1.0
     image = axes.imshow(found.drop, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     rows, columns = np.nonzero(found.real)
     axes.scatter(columns, rows, s=8, color="black")
@@ -184,7 +188,8 @@ def draw(found: Ablations, levels: Sequence[str], preferred: Sequence[int | None
     axes.scatter(framed, at, s=110, marker="s", facecolors="none", edgecolors="black", linewidths=0.8)
     axes.set_xticks(range(u), found.names, rotation=90, fontsize=7)
     axes.set_yticks(range(k), levels, fontsize=8)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel("most selective first; frame: preferred level, dot: real", fontsize=8)
     label = "drop in normalised score" if found.normalised else "drop in return"
     figure.colorbar(image, ax=axes, label=label)
     figure.savefig(file, dpi=150)

@@ -29,6 +29,7 @@ def command(runs: tuple[str, ...], out: Path | None) -> None:
     from impala_mi.analysis.history import read
     from impala_mi.analysis.report import write_report
 
+    runs = tuple(run.removeprefix("file://") for run in runs)
     folders = [Path(run).expanduser() for run in runs]
     populations = [folder for folder in folders if rundir.is_population(folder)]
     if populations and len(runs) > 1:

@@ -83,7 +83,7 @@ def command(
     with console.status("embedding"):
         panels, found, files = write_maps(titles, recordings, kind, seed, folder, stem)
         for one, panel in zip(mine, panels, strict=False):
-            name = "-".join([one.checkpoint, *([kind] if kind else [])])
+            name = stem if len(every) == 1 else f"{stem}-of-{one.checkpoint}"
             panel.recording.save(folder / f"{name}.npz", kind=np.array(panel.kind), points=panel.points)
             project(panel.recording, panel.kind, one.folder.path / "tensorboard", one.checkpoint, seed)
     console.print(_table(found))
@@ -110,15 +110,25 @@ def _check(sources: "Sequence[Trained]", kind: str | None) -> None:
 
 
 def _table(found: "dict[str, list[Apartness]]") -> Table:
-    """At the first step of an episode and at the last octave."""
+    """At the first step of an episode and at the last octave, which fewer levels may come to."""
     table = Table(title="neighbours of the same level, silhouette", title_justify="left")
-    for heading in ("", "at step 0", "silhouette", "later", "silhouette", "from step", "chance"):
+    for heading in (
+        "",
+        "at step 0",
+        "chance",
+        "silhouette",
+        "later",
+        "chance",
+        "silhouette",
+        "from step",
+        "levels",
+    ):
         table.add_column(heading, justify="right" if heading else "left")
     for name, rows in found.items():
         if rows:
             first, last = rows[0], rows[-1]
             table.add_row(
-                name, f"{100 * first.purity:.0f} %", f"{first.silhouette:.2f}", f"{100 * last.purity:.0f} %",
-                f"{last.silhouette:.2f}", str(last.first), f"{100 * last.chance:.0f} %",
+                name, f"{first.purity:.0%}", f"{first.chance:.0%}", f"{first.silhouette:.2f}", f"{last.purity:.0%}",
+                f"{last.chance:.0%}", f"{last.silhouette:.2f}", str(last.first), str(last.levels),
             )  # fmt: skip
     return table

@@ -59,7 +59,7 @@ def command(
     with playing("playing", total, console) as bar:
         found = units.ablate(agent, suite, kind, numbers.tolist(), episodes, seed, bar)
     file = folder / f"{trained.checkpoint}-{kind}.png"
-    title = f"{trained.folder.path.resolve().name}, {trained.checkpoint}: without single " + (
+    title = f"{trained.folder.path.resolve().name}, {trained.checkpoint}\nwithout single " + (
         "units of the context" if kind == "context" else "rows of the generated weights"
     )
     units.draw(found, suite.level_names, preferred, title, file)

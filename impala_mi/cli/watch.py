@@ -45,6 +45,7 @@ def command(run: str, every: float, once: bool) -> None:
     from impala_mi.pbt import journal
     from impala_mi.rundir import is_population
 
+    run = run.removeprefix("file://")
     population = Path(run).expanduser()
 
     def look() -> tuple[RenderableType, bool]:
