@@ -141,7 +141,7 @@ def load(folder: Path, which: str = "last") -> Checkpoint:
             raise UserError(f"no best checkpoint in {str(folder)!r}: no score was known; use --checkpoint last")
         return _read(folder / best["checkpoint"])
     path = folder / which
-    if not path.is_dir():
+    if path not in found:  # or a path could lead to another run's
         raise UserError(f"no checkpoint {which!r}; there are last, best, {', '.join(p.name for p in found)}")
     return _read(path)
 

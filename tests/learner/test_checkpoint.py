@@ -74,6 +74,8 @@ def test_missing(tmp_path):
     save(tmp_path, 1)
     with pytest.raises(UserError, match="no best checkpoint"):
         checkpoints.load(tmp_path, "best")
+    with pytest.raises(UserError, match=r"no checkpoint '\.\./"):
+        checkpoints.load(tmp_path, f"../{tmp_path.name}/{checkpoints.steps(tmp_path)[-1].name}")
     with pytest.raises(UserError, match=r"no checkpoint '7'; there are last, best, 0+1"):
         checkpoints.load(tmp_path, "7")
 
