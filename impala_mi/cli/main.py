@@ -22,6 +22,7 @@ COMMANDS = {
     "tsne": "Draw the t-SNE of a run's generated weights.",
     "units": "Show what each level loses without single units of a run's agent.",
     "video": "Film a run's agent with what it makes of what it sees.",
+    "reproduce": "Repeat an experiment of the paper.",
     "cache": "Compile the maps of DMLab-30 ahead of training.",
     "levels": "List the levels of a suite and their scores.",
     "bench": "Measure the speed of the parts and of the whole.",

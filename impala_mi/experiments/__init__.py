@@ -1,0 +1,1 @@
+"""The paper's supervised experiments, and its comparison of heads."""
