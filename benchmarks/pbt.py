@@ -15,9 +15,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from impala_mi.analysis.compare import interval
 from impala_mi.pbt.journal import read
 from impala_mi.pbt.lineage import Life, lives
-from impala_mi.pbt.pictures import interval
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -27,7 +27,7 @@ def _faint(colour: str) -> str:
     return f"rgba({r},{g},{b},0.18)"
 
 
-def finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
+def _finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
     """Colours that do on light and on dark, and little room wasted."""
     figure.update_layout(
         height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color=GREY,
@@ -77,7 +77,7 @@ def learning(groups: Sequence[Group], key: str, label: str) -> go.Figure | None:
         return None
     figure.update_xaxes(title="env frames")
     figure.update_yaxes(title=label)
-    return finish(figure, 420)
+    return _finish(figure, 420)
 
 
 def small(groups: Sequence[Group], charts: Sequence[tuple[str, str]]) -> go.Figure | None:
@@ -105,7 +105,7 @@ def small(groups: Sequence[Group], charts: Sequence[tuple[str, str]]) -> go.Figu
             row, col = _at(place)
             figure.update_yaxes(range=[flat - room, flat + room], row=row, col=col)
     figure.update_annotations(font_size=12)
-    return finish(figure, 90 + 210 * rows)
+    return _finish(figure, 90 + 210 * rows)
 
 
 def _at(place: int) -> tuple[int, int]:
@@ -148,4 +148,4 @@ def bars(groups: Sequence[Group], known: Mapping[str, Mapping[str, float]]) -> g
     figure.update_yaxes(autorange="reversed", automargin=True)
     # One level far below random play would leave no room for the others.
     figure.update_xaxes(title="normalised score", range=[max(LOW, 1.05 * min(ends)), 1.05 * max(ends)])
-    return finish(figure, 140 + 10 * len(levels) + 14 * len(levels) * len(figure.data), barmode="group")
+    return _finish(figure, 140 + 10 * len(levels) + 14 * len(levels) * len(figure.data), barmode="group")

@@ -12,8 +12,13 @@ from impala_mi.config import MACHINE_KEYS
 
 POINTS = 200
 """Of a curve."""
-_SAME = ("seed", "run.", *(f"env.dmlab.{key}" for key in MACHINE_KEYS))
-"""Keys in which runs of one group may differ."""
+_SAME = (
+    "seed", "run.", "train.max_time_s", "train.log_every_s", "train.checkpoint_every_s", "train.keep_checkpoints",
+    *(f"env.dmlab.{key}" for key in MACHINE_KEYS),
+)  # fmt: skip
+"""Keys in which runs of one group may differ: none changes what is learnt from a frame."""
+WORDS = 3
+"""Settings in the name of a group, or more where so few do not tell groups apart."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +57,29 @@ def groups(runs: Sequence[History]) -> list[Group]:
         found.setdefault(repr(sorted(_own(run).items(), key=lambda kv: kv[0])), []).append(run)
     sets = list(found.values())
     keys = differing([some[0] for some in sets])
-    named: list[Group] = []
-    for number, some in enumerate(sets):
-        words = [f"{k.rpartition('.')[2]}={shown(some[0].settings.get(k, '-'))}" for k in _first(keys)[:3]]
-        name = ", ".join(words) or some[0].name
-        if not some[0].settings:
-            name = f"{some[0].name} (settings unknown)"
-        if any(name == other.name for other in named):
-            name += f" ({number + 1})"
-        named.append(Group(name, some))
-    return named
+    for count in range(WORDS, max(WORDS, len(keys)) + 1):
+        names = [_name(some[0], _first(keys)[:count]) for some in sets]
+        if len(set(names)) == len(names):
+            break
+    return [
+        Group(name if names.count(name) == 1 else f"{name} ({number})", some)
+        for number, (name, some) in enumerate(zip(names, sets, strict=True), 1)
+    ]
+
+
+def _name(run: History, keys: Sequence[str]) -> str:
+    if not run.settings:
+        return f"{run.name} (settings unknown)"
+    return ", ".join(f"{key.rpartition('.')[2]}={shown(run.settings.get(key, '-'))}" for key in keys) or run.name
+
+
+def same_seed(group: Group) -> list[tuple[str, ...]]:
+    """Names of runs of a group that share a seed: copies, or continued elsewhere, and no independent samples."""
+    by_seed: dict[object, list[str]] = {}
+    for run in group.runs:
+        if run.settings:
+            by_seed.setdefault(run.settings.get("seed"), []).append(run.name)
+    return [tuple(names) for names in by_seed.values() if len(names) > 1]
 
 
 def shown(value: Any) -> str:
@@ -138,6 +156,15 @@ def interquartile_mean(values: np.ndarray) -> float:
     return float(stats.trim_mean(values, 0.25))
 
 
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and half of the 95 % interval (Student's t) over axis 0; NaN for one."""
+    count = len(values)
+    half = (
+        stats.t.ppf(0.975, count - 1) * values.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.nan * values[0]
+    )
+    return values.mean(0), half
+
+
 STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {
     "interquartile mean": interquartile_mean,
     "median": np.median,
@@ -160,10 +187,6 @@ def aggregate(rows: np.ndarray) -> dict[str, Aggregate]:
     """
     found = {}
     for name, statistic in STATISTICS.items():
-        values = np.array([float(statistic(row)) for row in rows])
-        interval = None
-        if len(values) > 1:
-            half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-            interval = (float(values.mean()) - half, float(values.mean()) + half)
-        found[name] = Aggregate(float(values.mean()), interval)
+        mean, half = map(float, interval(np.array([float(statistic(row)) for row in rows])))
+        found[name] = Aggregate(mean, (mean - half, mean + half) if len(rows) > 1 else None)
     return found

@@ -13,6 +13,7 @@ import fsspec
 from impala_mi.errors import UserError
 from impala_mi.yaml_text import parse_yaml
 
+CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
 MOST = 1000
 """Records that are read of a log, evenly spread, however long it is."""
 SMALL = 8 * 2**20
@@ -68,7 +69,8 @@ class History:
 def read(path: str) -> History:
     """A run's folder, or a copy of one in any file system that fsspec knows (`s3://bucket/runs/a`).
 
-    Lines and files that are damaged or half-written are passed over. Raises `UserError` where there is no folder.
+    Lines and files that are damaged or half-written are passed over. Raises `UserError` where there is no folder,
+    or nothing of a run in it.
     """
     try:
         there, root = fsspec.core.url_to_fs(str(Path(path).expanduser()) if "://" not in path else path)
@@ -79,6 +81,8 @@ def read(path: str) -> History:
     if not found:
         raise UserError(f"no run {path!r}: there is no such folder")
     root = root.rstrip("/")
+    if not any(there.exists(f"{root}/{name}") for name in (CONFIG, METRICS, EVENTS)):
+        raise UserError(f"{path!r} is not a run: it has neither {CONFIG} nor {METRICS} nor {EVENTS}")
 
     def opened(name: str) -> BinaryIO | None:
         try:
@@ -86,10 +90,10 @@ def read(path: str) -> History:
         except Exception:  # it is not there, or may not be read
             return None
 
-    events, newest = _events(opened("events.jsonl"))
+    events, newest = _events(opened(EVENTS))
     return History(
-        path, Path(root).name, _settings(opened("config.yaml")), _records(opened("metrics.jsonl")), events, newest,
-        _evaluations(map(opened, _names(there, root))), _written_at(there, f"{root}/metrics.jsonl"),
+        path, Path(root).name, _settings(opened(CONFIG)), _records(opened(METRICS)), events, newest,
+        _evaluations(map(opened, _names(there, root))), _written_at(there, f"{root}/{METRICS}"),
     )  # fmt: skip
 
 

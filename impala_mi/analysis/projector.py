@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from impala_mi.analysis.clusters import reduce
-from impala_mi.analysis.recording import Recording
+from impala_mi.analysis.recording import Recording, rgb
 from impala_mi.analysis.tsne import WHAT
 
 MOST = 3000
@@ -54,7 +54,5 @@ def project(recording: Recording, kind: str, folder: Path, checkpoint: str, seed
 
 def _thumbnails(frames: np.ndarray) -> torch.Tensor:
     """[N, 3, SIDE, SIDE] in [0, 1] of [N, h, w, c]."""
-    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
-    if pictures.shape[1] != 3:
-        pictures = pictures[:, :1].expand(-1, 3, -1, -1)
+    pictures = torch.from_numpy(rgb(frames)).permute(0, 3, 1, 2).float() / 255
     return F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", antialias=True)

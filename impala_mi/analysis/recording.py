@@ -123,6 +123,11 @@ def thumbnail(frame: np.ndarray) -> np.ndarray:
     return frame[::n, ::n].copy()
 
 
+def rgb(frame: np.ndarray) -> np.ndarray:
+    """Frames [..., h, w, c] with three channels; of others than three the first is shown as grey."""
+    return frame if frame.shape[-1] == 3 else np.repeat(frame[..., :1], 3, axis=-1)
+
+
 def record(
     agent: Agent, suite: Suite, episodes: int, points: int, seed: int, on_episode: OnEpisode | None = None
 ) -> Recording:
@@ -153,10 +158,8 @@ def look(agent: Agent, core: np.ndarray, level: np.ndarray) -> dict[str, np.ndar
     parts: dict[str, list[np.ndarray]] = {"core": [core]}
     for start in range(0, len(core), _AT_ONCE):
         h, k = torch.from_numpy(core[start : start + _AT_ONCE]), torch.from_numpy(level[start : start + _AT_ONCE])
-        if agent.head.context is not None:
-            parts.setdefault("context", []).append(agent.head.context(h, k).numpy())
-        for name, generated in agent.head.generate(h, k).items():
-            parts.setdefault(name, []).append(generated.weight.flatten(1).numpy())
+        for name, vectors in agent.head.vectors(h, k).items():
+            parts.setdefault(name, []).append(vectors.numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 

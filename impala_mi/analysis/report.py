@@ -13,7 +13,17 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from impala_mi.analysis import charts
-from impala_mi.analysis.compare import Aggregate, Group, aggregate, common_levels, differing, groups, scores, shown
+from impala_mi.analysis.compare import (
+    Aggregate,
+    Group,
+    aggregate,
+    common_levels,
+    differing,
+    groups,
+    same_seed,
+    scores,
+    shown,
+)
 from impala_mi.analysis.history import History
 from impala_mi.rundir import write_atomically
 
@@ -70,12 +80,12 @@ def write_report(runs: Sequence[History], title: str, out: Path) -> list[Path]:
         several=any(len(group.runs) > 1 for group in sets), aggregates=tables["Scores over levels"],
         settings=tables["Settings that differ"], events=tables["Faults and events"], failures=_failures(runs),
         charts=[(heading, text, Markup(_plain(figure))) for heading, text, figure in _charts(sets, source, known)],
-        source=SOURCES[source], levels=len(levels),
+        source=SOURCES[source], levels=len(levels), warnings=_warnings(sets),
         pictures=pictures, left_out=left_out, plotly=Markup(plotly.offline.get_plotlyjs()),
     )  # fmt: skip
     files = {
         "report.html": html,
-        "report.md": _markdown(title, tables, _failures(runs)),
+        "report.md": _markdown(title, tables, _warnings(sets), _failures(runs)),
         "report.json": _json(sets, source, known, found),
     }
     for name, text in files.items():
@@ -161,6 +171,15 @@ def _events(runs: Sequence[History]) -> Table:
     return [{"event": kind} | {run.path: str(run.events[kind]) for run in runs} for kind in kinds]
 
 
+def _warnings(sets: Sequence[Group]) -> list[str]:
+    return [
+        f"{', '.join(names)} have the same settings and the same seed: if one is a copy or a continuation of "
+        "another, leave it out, or intervals are too narrow."
+        for group in sets
+        for names in same_seed(group)
+    ]
+
+
 def _failures(runs: Sequence[History]) -> list[tuple[str, str]]:
     return [
         (run.name, str(event.get("error", ""))[:LONGEST_ERROR])
@@ -179,10 +198,7 @@ def _pictures(runs: Sequence[History]) -> tuple[list[tuple[str, str, str]], list
     room, left_out = PICTURES, 0
     for run in runs:
         folder = Path(run.path).expanduser()
-        maps = sorted(folder.glob("tsne/*.png"), key=lambda file: file.stem)
-        newest = max((file.name.split("-")[0].split(".")[0] for file in maps), default="")
-        files = [file for file in maps if file.name.startswith(newest)]
-        for file in [*files, *_newest_videos(folder)]:
+        for file in [*_newest(folder, "tsne/*.png"), *_newest(folder, "videos/*.mp4", "videos/*.gif")]:
             if (size := file.stat().st_size * 4 // 3) > room:
                 left_out += 1
                 continue
@@ -193,17 +209,20 @@ def _pictures(runs: Sequence[History]) -> tuple[list[tuple[str, str, str]], list
     return found, [line] if left_out else []
 
 
-def _newest_videos(folder: Path) -> list[Path]:
-    files = sorted(file for ending in ("mp4", "gif") for file in folder.glob(f"videos/*.{ending}"))
-    newest = max((file.name.split("-")[0] for file in files), default="")
-    return [file for file in files if file.name.startswith(newest)]
+def _newest(folder: Path, *patterns: str) -> list[Path]:
+    """Those of the last checkpoint; names begin with it."""
+    files = sorted((file for pattern in patterns for file in folder.glob(pattern)), key=lambda file: file.stem)
+    newest = max((file.stem.split("-")[0] for file in files), default="")
+    return [file for file in files if file.stem.split("-")[0] == newest]
 
 
 # -- other forms ---------------------------------------------------------------------------------
 
 
-def _markdown(title: str, tables: dict[str, Table], failures: Sequence[tuple[str, str]]) -> str:
-    parts = [f"# {title}", *(f"{run} failed: {error}" for run, error in failures)]
+def _markdown(
+    title: str, tables: dict[str, Table], warnings: Sequence[str], failures: Sequence[tuple[str, str]]
+) -> str:
+    parts = [f"# {title}", *warnings, *(f"{run} failed: {error}" for run, error in failures)]
     for heading, rows in tables.items():
         if rows:
             columns = list(rows[0])

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from plotly.subplots import make_subplots
 
 from impala_mi.analysis.colours import SYMBOLS, palette
+from impala_mi.analysis.recording import rgb
 from impala_mi.analysis.tsne import WHAT, Panel, opacity
 
 MOST_THUMBNAILS = 4000
@@ -45,7 +47,7 @@ def page(panels: Sequence[Panel], title: str) -> go.Figure:
                 (
                     offset + int(i),
                     int(one.recording.time[i]),
-                    _wrapped(html.escape(str(one.recording.instruction[i]))),
+                    _wrapped(str(one.recording.instruction[i])),
                 )
                 for i in mine
             ]
@@ -92,17 +94,10 @@ def _pictures(panels: Sequence[Panel]) -> dict[int, str]:
 def jpeg(frame: np.ndarray) -> str:
     """A frame [h, w, c] in base64."""
     out = io.BytesIO()
-    plain = frame if frame.shape[-1] == 3 else np.repeat(frame[..., :1], 3, axis=-1)
-    Image.fromarray(plain).save(out, "JPEG", quality=70)
+    Image.fromarray(rgb(frame)).save(out, "JPEG", quality=70)
     return base64.b64encode(out.getvalue()).decode()
 
 
 def _wrapped(text: str, width: int = 60) -> str:
     """In lines for a small box."""
-    lines, line = [], ""
-    for word in text.split():
-        if len(line) + len(word) > width:
-            lines.append(line)
-            line = ""
-        line = f"{line} {word}".strip()
-    return "<br>".join([*lines, line])
+    return "<br>".join(html.escape(line) for line in textwrap.wrap(text, width))

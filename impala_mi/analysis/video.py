@@ -1,6 +1,7 @@
 """Films as MP4 or GIF: what the agent sees, beside what it makes of it."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from impala_mi.analysis.colours import palette
 from impala_mi.analysis.film import Film, Map, Step
+from impala_mi.analysis.recording import rgb
 
 HEIGHT = 360
 """Of a video, in pixels."""
@@ -67,16 +69,15 @@ def _frame(
     earned: float | None,
 ) -> Image.Image:
     step = film.steps[t]
-    frame = step.frame if step.frame.shape[-1] == 3 else np.repeat(step.frame[..., :1], 3, axis=-1)
-    height, width = frame.shape[:2]
+    height, width = step.frame.shape[:2]
     wide = 2 * round(HEIGHT * width / height / 2)  # encoders want even sizes
     out = Image.new("RGB", (wide + SIDE, HEIGHT), BACKGROUND)
-    out.paste(Image.fromarray(frame).resize((wide, HEIGHT), Image.Resampling.NEAREST), (0, 0))
+    out.paste(Image.fromarray(rgb(step.frame)).resize((wide, HEIGHT), Image.Resampling.NEAREST), (0, 0))
     pen, left = ImageDraw.Draw(out), wide + 10
     pen.text((left, 6), film.level, INK, _font(13))
     pen.text((left, 6 + LINE), f"step {t}   entropy {step.entropy:.2f}", FAINT, _font(11))
     y = 10 + 2 * LINE
-    for line in _lines(step.instruction, 46)[:3]:
+    for line in textwrap.wrap(step.instruction, 46)[:3]:
         pen.text((left, y), line, INK, _font(11))
         y += LINE
     y = _policy(pen, step, actions, left, y + 4)
@@ -151,16 +152,6 @@ def _within(place: np.ndarray, box: np.ndarray) -> np.ndarray:
     """[2] in [0, 1] with a margin; y points down in pictures."""
     share = 0.03 + 0.94 * (place - box[0]) / np.maximum(box[1] - box[0], 1e-9)
     return np.array([share[0], 1 - share[1]])
-
-
-def _lines(text: str, width: int) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and len(lines[-1]) + len(word) < width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -20,6 +20,7 @@ def report(folder: "RunFolder", out: Path) -> None:
     Replays the journal; raises `TrainingError` where a decision is not what its inputs lead to.
     """
     from impala_mi import rundir
+    from impala_mi.analysis.compare import interval
     from impala_mi.envs.scores import has_references
     from impala_mi.envs.suites import make_suite
     from impala_mi.pbt import journal, pictures
@@ -42,7 +43,7 @@ def report(folder: "RunFolder", out: Path) -> None:
     if len(known) > 1 and not ranked:
         import numpy as np
 
-        mean, half = pictures.interval(np.array(known))
+        mean, half = interval(np.array(known))
         console.print(
             f"best of each population: {mean:.1f} +- {half:.1f} (95 % interval, {len(known)} populations)"
         )

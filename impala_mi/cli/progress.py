@@ -25,19 +25,25 @@ def duration(seconds: float) -> str:
     return f"{h}:{m:02}:{s:02}"
 
 
-def remaining(config: Config, record: Mapping[str, float]) -> float:
-    """Seconds until training ends, at the present speed."""
-    frames = (config.train.env_frames - record["env_frames"]) / record["fps"] if record["fps"] else math.inf
-    limit = config.train.max_time_s
-    return max(0.0, frames if limit is None else min(frames, limit - record["time_s"]))
+def remaining(env_frames: float, max_time_s: float | None, record: Mapping[str, float]) -> float:
+    """Seconds until training to these limits ends, at the present speed."""
+    frames = (env_frames - record["env_frames"]) / record["fps"] if record.get("fps") else math.inf
+    return max(0.0, frames if max_time_s is None else min(frames, max_time_s - record["time_s"]))
+
+
+def cell(record: Mapping[str, float], level: str, metric: str, form: str) -> str:
+    """A level's metric, a dash where there is none."""
+    value = record.get(f"level/{level}/{metric}")
+    return "-" if value is None else format(value, form)
 
 
 def line(config: Config, record: Mapping[str, float]) -> str:
     """One record in one line."""
     score, faults = record.get("score/capped_mean"), record.get("actors/faults")
+    left = remaining(config.train.env_frames, config.train.max_time_s, record)
     return (
         f"{duration(record['time_s'])}  frames {record['env_frames']:,}  {record['fps']:,.0f} frames/s  "
-        f"ETA {duration(remaining(config, record))}  lag {record.get('lag_mean', 0):.1f}"
+        f"ETA {duration(left)}  lag {record.get('lag_mean', 0):.1f}"
         + ("" if score is None else f"  score {score:.1f}")
         + (f"  faults {faults:.0f}" if faults else "")
     )
@@ -49,19 +55,13 @@ def table(suite: Suite, record: Mapping[str, float]) -> Table:
     for title in ("level", "episodes", "return", "length", "random", "score"):
         out.add_column(title, justify="left" if title == "level" else "right")
     for level in suite.levels:
-        key = f"level/{level.name}/"
-
-        def cell(name: str, form: str, key: str = key) -> str:
-            value = record.get(key + name)
-            return "-" if value is None else format(value, form)
-
         out.add_row(
             level.name,
-            cell("episodes", ".0f"),
-            cell("return_mean", ".2f"),
-            cell("length_mean", ".0f"),
+            cell(record, level.name, "episodes", ".0f"),
+            cell(record, level.name, "return_mean", ".2f"),
+            cell(record, level.name, "length_mean", ".0f"),
             "-" if level.random_score is None else f"{level.random_score:.2f}",
-            cell("score", ".1f"),
+            cell(record, level.name, "score", ".1f"),
         )
     return out
 

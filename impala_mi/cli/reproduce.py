@@ -112,3 +112,37 @@ def language_model(quick: bool, seed: int, device: str, out: Path | None, corpus
     _run(
         "language-model", quick, seed, device, out, {"corpus": None if corpus is None else str(corpus.expanduser())}
     )
+
+
+@command.command("multitask", help=EXPERIMENTS["multitask"] + "\n\nCONFIG and KEY=VALUE as for impala-mi train.")
+@_options
+@click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Runs of each head.")
+@click.option(
+    "--episodes", type=click.IntRange(min=1), default=50, show_default=True, help="To score each level by."
+)
+@click.argument("config", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def multitask(
+    quick: bool, seed: int, device: str, out: Path | None, seeds: int, episodes: int, config: str | None,
+    overrides: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Not shown: EXPERIMENTS has the help."""
+    from impala_mi import preflight
+    from impala_mi.config import load
+    from impala_mi.envs.suites import make_suite
+    from impala_mi.experiments.multitask import QUICK_FRAMES
+
+    if config is not None and "=" in config and not config.endswith(".yaml"):
+        overrides, config = (config, *overrides), None
+    frames = [f"train.env_frames={QUICK_FRAMES}"] if quick else []
+    loaded = load(config or ("smoke" if quick else "doom"), ["train.max_time_s=null", *frames, *overrides])
+    if loaded.train.max_time_s is not None:
+        raise UserError(
+            f"train.max_time_s={loaded.train.max_time_s}: heads are compared by equal frames; set train.env_frames"
+        )
+    preflight.check(loaded)
+    options = {
+        "seeds": seeds, "episodes": episodes, "levels": make_suite(loaded.env).level_names,
+        "config": loaded.model_dump(mode="json"),
+    }  # fmt: skip
+    _run("multitask", quick, seed, device, out, options)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--beside", multiple=True, metavar="RUN", help="Another run of the same levels, beside it.")
 @click.option("--episodes", type=click.IntRange(min=1), default=8, show_default=True, help="Played of each level.")
 @click.option(
-    "--points", type=click.IntRange(min=1), default=400, show_default=True, help="Steps kept of each level."
+    "--points", type=click.IntRange(min=10), default=400, show_default=True, help="Steps kept of each level."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 def command(

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from impala_mi.cli.console import make_console
-from impala_mi.cli.progress import duration
+from impala_mi.cli.progress import cell, duration, remaining
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,36 +93,35 @@ def view(run: "History", now: float) -> RenderableType:
     last = run.last
     if not last:
         return Group(_heading(run, now), Text("no record yet", style="dim"), _events(run))
-    return Group(_heading(run, now), _progress(run), _levels(run), _machine(run), _events(run))
+    return Group(_heading(run, now), _progress(run, now), _levels(run), _machine(run), _events(run))
 
 
 def _heading(run: "History", now: float) -> Text:
     text = Text.assemble((run.name, "bold"), "  ", _status(run))
     if run.status == "unfinished" and run.written_at is not None:
-        age = now - run.written_at
-        late = age > SILENT * float(run.settings.get("train.log_every_s", 10.0))
-        text.append(f"  last record {duration(age)} ago", style="red" if late else "dim")
+        style = "red" if _late(run, now) else "dim"
+        text.append(f"  last record {duration(now - run.written_at)} ago", style=style)
     return text
 
 
-def _progress(run: "History") -> Table:
+def _late(run: "History", now: float) -> bool:
+    """Whether a record is overdue: its run was killed, or hangs."""
+    interval = float(run.settings.get("train.log_every_s", 10.0))
+    return run.written_at is not None and now - run.written_at > SILENT * interval
+
+
+def _progress(run: "History", now: float) -> Table:
     frames, total = run.last["env_frames"], run.settings.get("train.env_frames")
     table = Table.grid(padding=(0, 2))
     cells: list[RenderableType] = [f"{frames:,.0f} env frames"]
     if isinstance(total, int | float) and total > 0:
         cells += [ProgressBar(total, min(frames, total), width=30), f"{frames / total:.1%} of {total:,.0f}"]
-        if run.status == "unfinished" and (left := _left(run, total)) < math.inf:
+        left = remaining(total, run.settings.get("train.max_time_s"), run.last)
+        if run.status == "unfinished" and not _late(run, now) and left < math.inf:
             cells.append(f"{duration(left)} left")
     cells.append(f"{run.last.get('fps', 0.0):,.0f} frames/s")
     table.add_row(*cells)
     return table
-
-
-def _left(run: "History", total: float) -> float:
-    """Seconds until a run ends, at the present speed."""
-    fps, limit = run.last.get("fps"), run.settings.get("train.max_time_s")
-    left = max(0.0, total - run.last["env_frames"]) / fps if fps else math.inf
-    return left if limit is None else min(left, max(0.0, limit - run.last.get("time_s", 0.0)))
 
 
 def _levels(run: "History") -> Table:
@@ -132,16 +131,12 @@ def _levels(run: "History") -> Table:
             heading, justify="right" if heading in ("return", "score", "episodes", "faults") else "left"
         )
     for level in run.levels:
-
-        def cell(metric: str, form: str, level: str = level) -> str:
-            value = run.last.get(f"level/{level}/{metric}")
-            return "-" if value is None else format(value, form)
-
         curve = sparkline(run.series(f"level/{level}/return_mean")[1])
-        faults = cell("faults", ",.0f")
+        faults = cell(run.last, level, "faults", ",.0f")
         table.add_row(
-            Text(level), cell("return_mean", ",.4g"), Text(curve, style="cyan"), cell("score", ".1f"),
-            cell("episodes", ",.0f"), Text(faults, style="" if faults in ("0", "-") else "red"),
+            Text(level), cell(run.last, level, "return_mean", ",.4g"), Text(curve, style="cyan"),
+            cell(run.last, level, "score", ".1f"),
+            cell(run.last, level, "episodes", ",.0f"), Text(faults, style="" if faults in ("0", "-") else "red"),
         )  # fmt: skip
     if "score/capped_mean" in run.last:
         curve = sparkline(run.series("score/capped_mean")[1])

@@ -34,9 +34,7 @@ def sample(agent: Agent, column: Transitions, device: torch.device, even: bool) 
     batch = to_device(stack([column]), device, even)
     core = agent(batch.inputs, batch.state).core.flatten(0, 1)
     level = batch.inputs.level.flatten()
-    vectors = {k: generated.weight.flatten(1) for k, generated in agent.head.generate(core, level).items()}
-    if agent.head.context is not None:
-        vectors["context"] = agent.head.context(core, level)
+    vectors = agent.head.vectors(core, level)
     frames = column.inputs.frame[:, 0]
     spread = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)
     return Sample(

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from impala_mi.config import AgentConfig
-from impala_mi.nn.multiplicative import Generated, Multiplicative
+from impala_mi.nn.multiplicative import Multiplicative
 
 
 class HeadOutput(NamedTuple):
@@ -144,13 +144,15 @@ class Head(nn.Module):
         context = None if self.context is None else self.context(h, level)
         return HeadOutput(self.policy(h, level, context), self.value(h, level, context).squeeze(-1))
 
-    def generate(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> dict[str, Generated]:
-        """The generated weights of the policy and the value, where they are multiplicative."""
+    def vectors(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> dict[str, Tensor]:
+        """What a multiplicative head makes of h: `context` [N, C]; `policy` and `value`, the generated weights.
+
+        Those are W', flattened, [N, k * H]. Empty of other heads.
+        """
         if self.context is None:
             return {}
-        context = self.context(h, level)
-        return {
-            name: output.layer.generate(context)
-            for name, output in (("policy", self.policy), ("value", self.value))
-            if isinstance(output, MultiplicativeOutput)
-        }
+        found = {"context": self.context(h, level)}
+        for name, output in (("policy", self.policy), ("value", self.value)):
+            if isinstance(output, MultiplicativeOutput):
+                found[name] = output.layer.generate(found["context"]).weight.flatten(1)
+        return found

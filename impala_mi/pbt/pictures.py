@@ -9,8 +9,8 @@ import matplotlib
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from scipy import stats
 
+from impala_mi.analysis.compare import interval
 from impala_mi.pbt.lineage import Life, ancestry, schedule
 
 matplotlib.use("Agg")
@@ -168,15 +168,6 @@ def over_populations(lives: dict[str, Life], points: int = 100) -> tuple[np.ndar
             line = np.interp(frames, life.frames, life.fitness, left=np.nan, right=np.nan)
             found.setdefault(life.population, []).append(line)
     return frames, {p: np.fmax.reduce(lines) for p, lines in sorted(found.items())}
-
-
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and half of the 95 % interval (Student's t) over axis 0; NaN for one."""
-    count = len(values)
-    half = (
-        stats.t.ppf(0.975, count - 1) * values.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.nan * values[0]
-    )
-    return values.mean(0), half
 
 
 def draw_populations(lives: dict[str, Life], ranked: bool, title: str, file: Path) -> None:

@@ -14,6 +14,7 @@ from impala_mi.analysis.compare import (
     differing,
     groups,
     interquartile_mean,
+    same_seed,
     scores,
 )
 from impala_mi.analysis.history import History
@@ -45,8 +46,24 @@ def test_names_of_groups():
     assert [g.name for g in groups([run("one", settings())])] == ["one"]
     both = [run("a", settings(**{"learner.discount": d, "agent.head": h})) for d, h in ((0.9, "x"), (0.99, "y"))]
     assert [g.name for g in groups(both)] == ["head=x, discount=0.9", "head=y, discount=0.99"]
+    four = [
+        run("a", settings(**dict.fromkeys(("agent.a", "agent.b", "agent.c"), x) | {"learner.z": z}))
+        for x, z in ((1, 1), (2, 2), (2, 3))
+    ]
+    assert [g.name for g in groups(four)] == ["a=1, b=1, c=1, z=1", "a=2, b=2, c=2, z=2", "a=2, b=2, c=2, z=3"]
     unknown = [run("a"), run("b"), run("c", settings())]
     assert [g.name for g in groups(unknown)] == ["a (settings unknown)", "b (settings unknown)", "c"]
+
+
+def test_how_long_runs_last_and_are_watched_tells_no_groups_apart():
+    runs = [run(f"{s}", settings(**{"train.max_time_s": s, "train.log_every_s": s})) for s in (10, 20)]
+    assert len(groups(runs)) == 1
+
+
+def test_runs_of_one_seed_in_a_group():
+    runs = [run(name, settings(seed=seed)) for name, seed in (("a", 1), ("b", 2), ("copy", 1))]
+    assert same_seed(groups(runs)[0]) == [("a", "copy")]
+    assert same_seed(groups(runs[:2])[0]) == []
 
 
 def test_a_curve_is_the_mean_with_students_interval():

@@ -44,7 +44,14 @@ def test_no_folder(tmp_path):
         read(str(tmp_path / "none"))
 
 
-def test_an_empty_folder(tmp_path):
+def test_a_folder_of_no_run(tmp_path):
+    (tmp_path / "first").mkdir()
+    with pytest.raises(UserError, match="is not a run"):
+        read(str(tmp_path))
+
+
+def test_an_empty_run(tmp_path):
+    (tmp_path / "config.yaml").touch()
     run = read(str(tmp_path))
     assert (run.status, run.records, run.settings, run.last, run.levels) == ("empty", [], {}, {}, [])
 

@@ -52,6 +52,7 @@ def test_a_page_holds_everything_and_fetches_nothing(tmp_path):
 
 def test_runs_that_ended_badly(tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.yaml").touch()
     empty = read(str(tmp_path / "empty"))
     runs = [history("crashed", end="failed", n=5), history("short", n=1), history("alone", levels=()), empty]
     html = write_report(runs, "<all>", tmp_path)[0].read_text()
@@ -65,6 +66,7 @@ def test_runs_that_ended_badly(tmp_path):
 
 def test_only_an_empty_run(tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.yaml").touch()
     html = write_report([read(str(tmp_path / "empty"))], "empty", tmp_path)[0].read_text()
     assert "<h2>Runs</h2>" in html
     assert "<h2>Learner</h2>" not in html
@@ -80,6 +82,7 @@ def test_the_newest_pictures_as_far_as_there_is_room(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     for name in ("tsne", "videos"):
         (folder / name).mkdir(parents=True)
+    (folder / "config.yaml").touch()
     for name in ("0100.png", "0200.png", "0200-levels.png"):
         Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "tsne" / name)
     (folder / "videos" / "0200-a-1.mp4").write_bytes(b"x" * 1000)

@@ -71,6 +71,7 @@ def test_a_run_that_ended_has_nothing_left(folder):
 
 
 def test_a_run_that_has_just_begun(tmp_path):
+    (tmp_path / "config.yaml").touch()
     text = shown(view(read(str(tmp_path)), time.time()))
     assert "no record yet" in text
 

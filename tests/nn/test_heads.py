@@ -78,8 +78,10 @@ def test_contexts_start_with_a_second_moment_of_one(width):
 
 def test_what_is_generated():
     h, level = torch.randn(6, H), torch.randint(0, K, (6,))
-    assert make("shared").generate(h, level) == {}
-    assert set(make("mi_task", "value").generate(h, level)) == {"value"}
+    assert make("shared").vectors(h, level) == {}
+    assert set(make("mi_task", "value").vectors(h, level)) == {"context", "value"}
     head = make("mi_context")
-    weight, bias = head.generate(h, level)["policy"]
+    found = head.vectors(h, level)
+    assert found["context"].shape == (6, 8)
+    weight, bias = found["policy"].unflatten(1, (A, H)), head.policy.layer.generate(found["context"]).bias
     torch.testing.assert_close((weight @ h.unsqueeze(-1)).squeeze(-1) + bias, head(h, level).logits)

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from impala_mi.analysis.compare import interval
 from impala_mi.pbt.lineage import Stretch, ancestry, lives, schedule
-from impala_mi.pbt.pictures import best, draw, draw_populations, interval, over_populations, page
+from impala_mi.pbt.pictures import best, draw, draw_populations, over_populations, page
 
 KEY = "learner.learning_rate"
 
