@@ -171,7 +171,8 @@ def _draw(runs: Path, seeds: Sequence[int], capped: dict[str, np.ndarray]) -> Fi
             if found.low is not None and found.high is not None:
                 left.fill_between(found.frames / 1e6, found.low, found.high, color=f"C{number}", alpha=0.15, lw=0)
     left.set(xlabel="env frames (millions)", ylabel="mean capped score, last episodes", ylim=(0, None))
-    left.legend(frameon=False)
+    if left.lines:
+        left.legend(frameon=False)
     for number, (name, values) in enumerate(capped.items()):
         right.plot([number] * len(values), values, "o", color="0.6" if name == ALONE else f"C{number}", alpha=0.6)
         right.plot([number - 0.25, number + 0.25], [values.mean()] * 2, color="0.2")

@@ -1,7 +1,6 @@
 """A user's mistakes: one line with the remedy, exit code 2, nothing started, nothing overwritten."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,25 +13,10 @@ from impala_mi import preflight, rundir
 from impala_mi.errors import UserError
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.update import Learner
+from tests.commands import impala, refused
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def impala(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    paths = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "impala_mi", *args]
-    return subprocess.run(
-        command, cwd=cwd, env=os.environ | paths | env, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def refused(done: subprocess.CompletedProcess[str], says: str) -> None:
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    assert says in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +171,11 @@ def test_a_ray_that_does_not_start_leaves_the_name_free(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"Ray does not start on this machine: no room$"):
         command.main(["cartpole", "run.name=x"], standalone_mode=False)
     assert not (tmp_path / "runs" / "x").exists()
+
+
+def test_a_process_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "impala_mi", "train", "doom", "actors.count=0"]
+    refused(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120), "actors.count=0")
 
 
 def test_exit_codes_of_the_command_line_itself(tmp_path):

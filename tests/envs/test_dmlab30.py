@@ -8,7 +8,7 @@ from impala_mi.envs import dmlab30
 from impala_mi.envs.scores import capped_mean
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
-from tests.cli.test_bad_input import impala, refused
+from tests.commands import impala, refused
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "dmlab30_published.csv"
 

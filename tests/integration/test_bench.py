@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.commands import impala, refused
+
 pytestmark = pytest.mark.integration
 
 
@@ -24,10 +26,16 @@ def test_training_is_measured(session):
 
 def test_parts_and_transport_are_measured(session):
     noise = ("env.suite=noise", "env.levels=all", "learner.unroll_length=4")
-    assert "noise" in session.run("bench", "envs", *noise, "--seconds", "0.2", "--json", "a.json")
-    assert "ratio" in session.run("bench", "envs", *noise, "--seconds", "0.2", "--compare", "a.json")
-    assert "bfloat16" in session.run("bench", "inference", *noise, "--seconds", "0.1")
-    assert "per_task" in session.run("bench", "learner", *noise, "agent.core_width=16", "--seconds", "0.1")
+
+    def bench(what: str, *args: str) -> str:
+        done = impala("bench", what, *noise, *args, cwd=session.folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "noise" in bench("envs", "--seconds", "0.2", "--json", "a.json")
+    assert "ratio" in bench("envs", "--seconds", "0.2", "--compare", "a.json")
+    assert "bfloat16" in bench("inference", "--seconds", "0.1")
+    assert "per_task" in bench("learner", "agent.core_width=16", "--seconds", "0.1")
     assert "MB/s" in session.run("bench", "transport", *noise, "--seconds", "1")
 
 
@@ -40,5 +48,5 @@ def test_a_run_that_fails_is_told(session):
 
 
 def test_bad_input_is_told_before_anything_starts(session):
-    assert "actors.cuont" in session.run("bench", "train", "actors.cuont=3", code=2)
-    assert "no level 'nowhere'" in session.run("bench", "envs", "env.levels=[nowhere]", code=2)
+    refused(impala("bench", "train", "actors.cuont=3", cwd=session.folder), "actors.cuont")
+    refused(impala("bench", "envs", "env.levels=[nowhere]", cwd=session.folder), "no level 'nowhere'")

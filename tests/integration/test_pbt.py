@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.pbt.journal import Journal, disagreements, read
 from impala_mi.rundir import RunFolder
+from tests.commands import impala, refused
 from tests.integration.cluster import Cluster
 from tests.integration.session import TINY, actors_of, left_behind, processes_of, wait_for
 
@@ -94,8 +95,7 @@ def test_members_take_turns_copy_each_other_and_keep_their_actors(population):
     assert "reproduced by a replay" in session.run("report", "runs/p")
     for file in ("lineage.png", "lineage.html", "populations.png", "report.json"):
         assert (folder / "report" / file).stat().st_size > 100
-    refused = session.run("eval", "runs/p", code=2)
-    assert "is a population; name one of its members" in refused
+    refused(impala("eval", "runs/p", cwd=session.folder), "is a population; name one of its members")
     assert "catch" in session.run("eval", "runs/p/members/0-01", "--episodes", "3")
 
 
@@ -147,8 +147,7 @@ def test_deaths_in_the_middle_of_a_copy_leave_every_member_whole(population):
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(population, overrides, message):
-    out = population.run("pbt", "pbt.yaml", "run.name=p", *overrides, code=2)
-    assert message in out
+    refused(impala("pbt", "pbt.yaml", "run.name=p", *overrides, cwd=population.folder), message)
     assert not (population.folder / "runs").exists()
 
 

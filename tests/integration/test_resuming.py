@@ -8,6 +8,7 @@ import torch
 
 from impala_mi import reaper
 from impala_mi.learner import checkpoint as checkpoints
+from tests.commands import impala, refused
 from tests.integration.session import actors_of, left_behind, wait_for
 
 pytestmark = pytest.mark.integration
@@ -102,4 +103,4 @@ def test_a_run_that_did_not_get_to_a_checkpoint_starts_again(session):
 
 
 def test_resuming_by_itself_needs_a_name(session):
-    assert "--resume auto needs run.name" in session.run("train", "tiny.yaml", "--resume", "auto", code=2)
+    refused(impala("train", "tiny.yaml", "--resume", "auto", cwd=session.folder), "--resume auto needs run.name")
