@@ -105,8 +105,8 @@ class AgentConfig(Section):
 
     torso: Literal["shallow", "deep", "mlp"] = "shallow"
     """Features of a frame: two convolutions, IMPALA's residual net, or two linear layers."""
-    core: Literal["lstm", "feedforward"] = "lstm"
-    """What remembers; `feedforward` does not."""
+    core: Literal["lstm", "mlstm", "highway", "feedforward"] = "lstm"
+    """What remembers, an LSTM or a multiplicative one; `highway` and `feedforward` layers do not."""
     core_width: Count = 256
     """H, the width of the core's output."""
     head: Literal["shared", "per_task", "mi_task", "mi_context"] = "mi_context"

@@ -60,6 +60,7 @@ def test_overrides(override, value):
         (["learner.discount=1.5"], "learner.discount=1.5.*less than or equal to 1"),
         (["learner.learning_rate=.nan"], "learner.learning_rate=nan"),
         (["agent.head=mi"], "agent.head='mi'.*'shared', 'per_task', 'mi_task' or 'mi_context'"),
+        (["agent.core=mltsm"], "agent.core='mltsm'.*'lstm', 'mlstm', 'highway' or 'feedforward'"),
         (["learner.batch_size=31"], "learner.batch_size=31 must be a multiple of actors.envs=16"),
         (["env.levels=basic"], r"env.levels='basic'.*write a list: \[basic\]"),
         (["actors.count=2", "actors.per_level=1"], "x?actors: count=2 and per_level=1: set one of them to null"),

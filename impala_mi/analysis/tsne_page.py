@@ -64,7 +64,7 @@ def page(panels: Sequence[Panel], title: str) -> go.Figure:
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.update_layout(
-        title=html.escape(title), height=720,
+        title=html.escape(title) if len(panels) > 1 else None, height=720,
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color="#888",
         legend={"itemsizing": "constant", "font": {"size": 11}}, margin={"l": 10, "r": 10, "b": 10},
     )  # fmt: skip

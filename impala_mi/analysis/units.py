@@ -5,6 +5,7 @@ level is (its mean there - its mean elsewhere) / (their sum), its importance the
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,9 @@ def _scores(level: Level, played: Sequence[Episode], ranked: bool) -> np.ndarray
 def _p(whole: np.ndarray, found: np.ndarray) -> float:
     if np.ptp(whole) == np.ptp(found) == 0:  # the test has no answer where nothing varies
         return float(whole[0] == found[0])
-    return float(stats.ttest_ind(whole, found, equal_var=False).pvalue)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # one of the two may be constant, which is no loss here
+        return float(stats.ttest_ind(whole, found, equal_var=False).pvalue)
 
 
 def agreement(strength: np.ndarray, found: Ablations) -> float | None:

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impala_mi.config import AgentConfig
-from impala_mi.nn.core import Before, FeedForwardCore, LSTMCore
+from impala_mi.nn.core import Before, FeedForwardCore, HighwayCore, LSTMCore
 from impala_mi.nn.heads import Head
 from impala_mi.nn.instruction import InstructionEncoder
+from impala_mi.nn.mlstm import MultiplicativeLSTMCore
 from impala_mi.nn.torsos import WIDTH, make_torso
 from impala_mi.types import AgentInput, CoreState, Spaces
+
+CORES = {"lstm": LSTMCore, "mlstm": MultiplicativeLSTMCore, "highway": HighwayCore, "feedforward": FeedForwardCore}
 
 
 class AgentOutput(NamedTuple):
@@ -45,8 +48,7 @@ class Agent(nn.Module):
         self.torso = make_torso(config.torso, spaces.frame_shape)
         self.instruction = InstructionEncoder() if spaces.instructions else None
         inputs = WIDTH + spaces.num_actions + 1 + (InstructionEncoder.width if spaces.instructions else 0)
-        core = LSTMCore if config.core == "lstm" else FeedForwardCore
-        self.core = core(inputs, config.core_width)
+        self.core = CORES[config.core](inputs, config.core_width)
         self.head = Head(config, spaces.num_actions, spaces.num_levels)
 
     @property

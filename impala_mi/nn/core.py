@@ -1,4 +1,4 @@
-"""The recurrent core: an LSTM whose state is reset where an episode starts."""
+"""Cores: an LSTM whose state is reset where an episode starts, and layers that remember nothing."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from impala_mi.nn.gated import Highway
 from impala_mi.types import CoreState
 
 Before = Callable[[Int[Tensor, " F"], Int[Tensor, " F"]], CoreState]
@@ -117,10 +118,25 @@ class FeedForwardCore(nn.Module):
 
     def forward(self, x: Float[Tensor, "T B D"], first: Bool[Tensor, "T B"], state: CoreState) -> CoreOutput:
         """Outputs [T, B, H]; the state passes unchanged."""
-        output = torch.relu(self.linear(x.to(self.linear.weight.dtype)))
+        output = self._features(x.to(self.linear.weight.dtype))
 
         def at(_: Tensor, columns: Tensor) -> CoreState:
             there = columns.to(state.hidden.device, non_blocking=True)
             return CoreState(*(part[there] for part in state))
 
         return CoreOutput(output.to(state.hidden.dtype), state, at)
+
+    def _features(self, x: Float[Tensor, "T B D"]) -> Float[Tensor, "T B H"]:
+        return torch.relu(self.linear(x))
+
+
+class HighwayCore(FeedForwardCore):
+    """A highway layer behind the linear one, which brings the input to its width: remembers nothing either."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__(inputs, width)
+        self.highway = Highway(width, width)
+
+    def _features(self, x: Float[Tensor, "T B D"]) -> Float[Tensor, "T B H"]:
+        features = super()._features(x)
+        return self.highway(features, features)

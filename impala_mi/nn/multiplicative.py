@@ -62,7 +62,7 @@ class Multiplicative(nn.Module):
 
 
 class LowRank(nn.Module):
-    """W as a sum of `rank` products: y = ((x P) * (z Q)) R + z^T U + V x + b."""
+    """W as a sum of `rank` products (Taylor & Hinton, 2009): y = ((x P) * (z Q)) R + z^T U + V x + b."""
 
     def __init__(self, n: int, m: int, k: int, rank: int) -> None:
         super().__init__()
@@ -84,7 +84,10 @@ class LowRank(nn.Module):
 
 
 class Diagonal(nn.Module):
-    """Gating: y = (z^T W + v) * x + z^T U + b, W' a diagonal matrix; the output is as wide as x."""
+    """Gating (paper, section 2): y = (z^T W + v) * x + z^T U + b, W' a diagonal matrix; the output is as wide as x.
+
+    Of an embedding x and an LSTM's last output z it is the multiplicative input embedding (section 8).
+    """
 
     def __init__(self, n: int, m: int) -> None:
         super().__init__()
@@ -103,7 +106,7 @@ class Diagonal(nn.Module):
 
 
 class ScaleBias(nn.Module):
-    """One generated scale and bias for each channel of x (FiLM); the output is as wide as x.
+    """One generated scale and bias for each channel of x (FiLM, Perez et al., 2018); the output is as wide as x.
 
     x is read as `channels` groups of n / channels features: 1 gives the paper's scalar matrix, n the diagonal
     form. Raises ValueError where n is not a multiple of `channels`.
@@ -133,7 +136,10 @@ class ScaleBias(nn.Module):
 
 
 class HyperNetwork(nn.Module):
-    """Any network g: [..., m] -> [..., k * n + k] generates the weights: y = W'(z) x + b'(z)."""
+    """Any network g: [..., m] -> [..., k * n + k] generates the weights: y = W'(z) x + b'(z) (Ha et al., 2017).
+
+    Where g is affine it is the full form (paper, section 2).
+    """
 
     def __init__(self, n: int, k: int, generator: nn.Module) -> None:
         super().__init__()

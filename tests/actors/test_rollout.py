@@ -13,9 +13,11 @@ from impala_mi.config import ActorsConfig
 from impala_mi.envs.suites import make_suite
 from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Learner
+from impala_mi.nn.agent import CORES
 from impala_mi.types import NO_ACTION, Transitions
 from tests.conftest import started, tiny_config
 from tests.games import LENGTHS, CountingGame
+from tests.nn.test_agent import RECURRENT
 
 LEVELS = ["terminates", "truncates", "no_final"]
 CPU = torch.device("cpu")
@@ -110,9 +112,10 @@ def test_episodes_are_reported_once_with_unscaled_returns(rollout):
             assert episode.return_ == sum(actions[i * n : (i + 1) * n]) + 10 * n * (n + 1) / 2
 
 
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("suite", ["tests.games:counting", "tiny"])
-def test_actor_logits_are_learner_logits(suite):
-    config = counting() if suite != "tiny" else tiny_config()
+def test_actor_logits_are_learner_logits(suite, core):
+    config = (counting if suite != "tiny" else tiny_config)(f"agent.core={core}")
     made = make_suite(config.env)
     learner = Learner(config, made.spaces, 1, CPU)
     rollout = started(config, made, 0, [0])
@@ -123,7 +126,7 @@ def test_actor_logits_are_learner_logits(suite):
         with torch.no_grad():
             out = learner.agent(batch.inputs, batch.state)
         torch.testing.assert_close(out.logits[:-1], batch.logits, rtol=1e-4, atol=1e-5)
-    assert batch.state.hidden.abs().sum() > 0
+    assert (batch.state.hidden.abs().sum() > 0) == (core in RECURRENT)
     rollout.close()
 
 

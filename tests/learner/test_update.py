@@ -14,10 +14,12 @@ from impala_mi.errors import TrainingError
 from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.batching import stack, to_device
 from impala_mi.learner.update import Learner, final_values, next_values
+from impala_mi.nn.agent import CORES
 from impala_mi.types import AgentInput, CoreState, Finals, Spaces
 from tests.conftest import started, tiny_config
 
 CPU = torch.device("cpu")
+HEADS = ["shared", "per_task", "mi_task", "mi_context"]
 
 
 def setup(*overrides):
@@ -29,16 +31,20 @@ def setup(*overrides):
     return learner, rollout
 
 
-@pytest.mark.parametrize("head", ["shared", "per_task", "mi_task", "mi_context"])
-def test_an_update_moves_every_trained_parameter(head):
-    learner, rollout = setup(f"agent.head={head}", "learner.entropy_cost=0.1")
+@pytest.mark.parametrize(
+    ("head", "core"),
+    [*((head, "lstm") for head in HEADS), *(("mi_context", core) for core in CORES if core != "lstm")],
+)
+def test_an_update_moves_every_trained_parameter(head, core):
+    learner, rollout = setup(f"agent.head={head}", f"agent.core={core}", "learner.entropy_cost=0.1")
     before = {k: v.clone() for k, v in learner.agent.named_parameters()}
     for _ in range(3):
         learner.update(stack([rollout.unroll().data]))
     rollout.close()
     still = [k for k, v in learner.agent.named_parameters() if torch.equal(v, before[k]) and v.requires_grad]
     assert still == []
-    assert learner.agent.core.lstm.bias_hh_l0.abs().sum() == 0  # the second bias stays frozen
+    if core == "lstm":
+        assert learner.agent.core.lstm.bias_hh_l0.abs().sum() == 0  # the second bias stays frozen
     assert (learner.counters.updates, learner.counters.version) == (3, 3)
     assert learner.counters.agent_steps == learner.counters.env_frames == 3 * 7 * 5
 
@@ -53,9 +59,10 @@ def test_frames_count_the_action_repeat():
     assert learner.counters.env_frames == 4 * learner.counters.agent_steps
 
 
-def test_value_of_a_final_observation_is_one_more_step_of_its_own_episode():
-    learner, rollout = setup("env.suite=tests.games:counting", "env.levels=[truncates,terminates]",
-                             "actors.envs=2", "learner.batch_size=2", "learner.unroll_length=8")  # fmt: skip
+@pytest.mark.parametrize("core", CORES)
+def test_value_of_a_final_observation_is_one_more_step_of_its_own_episode(core):
+    learner, rollout = setup("env.suite=tests.games:counting", "env.levels=[truncates,terminates]", "actors.envs=2",
+                             "learner.batch_size=2", "learner.unroll_length=8", f"agent.core={core}")  # fmt: skip
     rollout.unroll()
     data = rollout.unroll().data
     rollout.close()
@@ -135,14 +142,15 @@ def test_gradients_are_clipped_to_the_norm():
     assert (after - before).norm().item() * 1e9**0.5 == pytest.approx(0.5, rel=1e-2)
 
 
-def test_state_restores_bit_for_bit():
-    learner, rollout = setup()
+@pytest.mark.parametrize("core", CORES)
+def test_state_restores_bit_for_bit(core):
+    learner, rollout = setup(f"agent.core={core}")
     batches = [stack([rollout.unroll().data]) for _ in range(4)]
     rollout.close()
     for b in batches[:2]:
         learner.update(b)
     saved = learner.state()
-    other, unused = setup("seed=2")
+    other, unused = setup("seed=2", f"agent.core={core}")
     unused.close()
     other.load_state(saved)
     for b in batches[2:]:
@@ -163,15 +171,18 @@ def test_resumed_hyperparameters_are_the_configurations():
     assert other.optimizer.rule.eps == 1e-3
 
 
-@pytest.mark.parametrize("head", ["shared", "per_task", "mi_task", "mi_context"])
-@pytest.mark.parametrize("torso", ["shallow", "deep"])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("torso", "core"), [("shallow", "lstm"), ("deep", "lstm"), ("shallow", "mlstm"), ("shallow", "highway")]
+)
 @pytest.mark.parametrize("even", [False, True])
-def test_an_update_reads_nothing_back_from_its_device(even, torso, head, monkeypatch):
+def test_an_update_reads_nothing_back_from_its_device(even, torso, core, head, monkeypatch):
     """Tensors of the device `meta` have no numbers: whatever would wait for a GPU raises there."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none for it
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
-    changed = [f"agent.torso={torso}", f"agent.head={head}", "learner.batch_size=16", "learner.unroll_length=12",
-               "learner.optimizer=adam", "learner.max_grad_norm=1.0", "learner.precision=float32"]  # fmt: skip
+    changed = [f"agent.torso={torso}", f"agent.core={core}", f"agent.head={head}", "learner.batch_size=16",
+               "learner.unroll_length=12", "learner.optimizer=adam", "learner.max_grad_norm=1.0",
+               "learner.precision=float32"]  # fmt: skip
     config = build("test", {}, changed)
     spaces = Spaces((24, 28, 3), "uint8", 4, 3, instructions=True)
     data = random_unrolls(spaces, config, 12, 16)

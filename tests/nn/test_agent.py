@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from impala_mi.config import AgentConfig
 from impala_mi.nn import instruction
-from impala_mi.nn.agent import Agent
+from impala_mi.nn.agent import CORES, Agent
 from impala_mi.nn.instruction import InstructionEncoder, distinct_rows
 from impala_mi.nn.torsos import same_max_pool
 from impala_mi.types import NO_ACTION, NO_TOKEN, AgentInput, CoreState, Spaces
@@ -39,7 +39,7 @@ def test_parameters_are_the_published_ones(torso, count):
 
 
 @pytest.mark.parametrize("head", ["shared", "per_task", "mi_task", "mi_context"])
-@pytest.mark.parametrize("core", ["lstm", "feedforward"])
+@pytest.mark.parametrize("core", CORES)
 def test_an_unroll_is_t_single_steps_with_episode_starts_inside(head, core):
     agent = Agent(AgentConfig(head=head, core=core, core_width=24), SMALL).double().eval()
     torch.set_default_dtype(torch.float64)
@@ -59,8 +59,12 @@ def test_an_unroll_is_t_single_steps_with_episode_starts_inside(head, core):
         torch.set_default_dtype(torch.float32)
 
 
-def test_nothing_passes_an_episode_start():
-    agent = Agent(AgentConfig(core_width=24), SMALL).eval()
+RECURRENT = ["lstm", "mlstm"]
+
+
+@pytest.mark.parametrize("core", RECURRENT)
+def test_nothing_passes_an_episode_start(core):
+    agent = Agent(AgentConfig(core=core, core_width=24), SMALL).eval()
     x = inputs(SMALL, 8, 3)
     first = torch.zeros(8, 3, dtype=torch.bool)
     first[5, 1] = True
@@ -77,8 +81,20 @@ def test_nothing_passes_an_episode_start():
     torch.testing.assert_close(kept, CoreState(until.state.hidden[[1, 0]], until.state.cell[[1, 0]]))
 
 
-def test_an_episode_start_ends_what_was_not_a_number():
-    agent = Agent(AgentConfig(core_width=24), SMALL).eval()
+@pytest.mark.parametrize("core", CORES)
+def test_only_a_recurrent_core_remembers(core):
+    agent = Agent(AgentConfig(core=core, core_width=24), SMALL).eval()
+    x = inputs(SMALL, 4, 3)._replace(first=torch.zeros(4, 3, dtype=torch.bool))
+    other = x._replace(frame=x.frame.clone())
+    other.frame[:3] = 255 - other.frame[:3]
+    zeros = agent.initial_state(3)
+    alike = torch.allclose(agent(x, zeros).logits[3], agent(other, zeros).logits[3])
+    assert alike == (core not in RECURRENT)
+
+
+@pytest.mark.parametrize("core", RECURRENT)
+def test_an_episode_start_ends_what_was_not_a_number(core):
+    agent = Agent(AgentConfig(core=core, core_width=24), SMALL).eval()
     x = inputs(SMALL, 3, 2)._replace(first=torch.tensor([[False, True], [False, False], [True, False]]))
     nan = torch.full((2, 24), float("nan"))
     logits = agent(x, CoreState(nan, nan)).logits

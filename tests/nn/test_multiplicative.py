@@ -69,15 +69,80 @@ def test_generated_weights_reproduce_the_output(name):
     torch.testing.assert_close((weight @ x.unsqueeze(-1)).squeeze(-1) + bias, layer(x, z))
 
 
-def test_affine_hypernetwork_is_the_full_form():
-    """Section 2: where f and g are affine, a hypernetwork is exactly the multiplicative form."""
-    full, generator = randomised(Multiplicative(5, 3, 2)), nn.Linear(3, 12).double()
-    hyper = HyperNetwork(5, 2, generator)
+def streams(n, m):
+    return torch.randn(2, 3, n).double(), torch.randn(2, 3, m).double()
+
+
+@given(widths, widths, widths, st.booleans())
+@settings(deadline=None, max_examples=50)
+def test_an_affine_hypernetwork_is_the_full_form(n, m, k, from_full):
+    """Section 2: where f and g are affine, one is exactly the other; here in both directions."""
+    full, generator = randomised(Multiplicative(n, m, k)), randomised(nn.Linear(m, k * n + k))
+    hyper = HyperNetwork(n, k, generator)
     with torch.no_grad():
-        generator.weight.copy_(torch.cat([full.W.permute(2, 1, 0).reshape(10, 3), full.U.T]))
-        generator.bias.copy_(torch.cat([full.V.reshape(-1), full.b]))
-    x, z = torch.randn(7, 5).double(), torch.randn(7, 3).double()
+        if from_full:
+            generator.weight.copy_(torch.cat([full.W.permute(2, 1, 0).reshape(k * n, m), full.U.T]))
+            generator.bias.copy_(torch.cat([full.V.reshape(-1), full.b]))
+        else:
+            to_weight, to_bias = generator.weight.split([k * n, k])
+            full.W.copy_(to_weight.view(k, n, m).permute(2, 1, 0))
+            full.U.copy_(to_bias.T)
+            full.V.copy_(generator.bias[: k * n].view(k, n))
+            full.b.copy_(generator.bias[k * n :])
+    x, z = streams(n, m)
     torch.testing.assert_close(hyper(x, z), full(x, z))
+    torch.testing.assert_close(hyper.generate(z), full.generate(z))
+
+
+def test_any_hypernetwork_with_a_linear_output_is_the_full_form_of_an_embedded_context():
+    """Section 2: 'we first embed the context z and then use it in the equation above'."""
+    embed, last = nn.Sequential(nn.Linear(4, 5), nn.Tanh()).double(), nn.Linear(5, 21).double()
+    deep, shallow = HyperNetwork(6, 3, nn.Sequential(embed, last)), HyperNetwork(6, 3, last)
+    x, z = streams(6, 4)
+    torch.testing.assert_close(deep(x, z), full_form(shallow, 5, last.weight.dtype)(x, embed(z)))
+
+
+def full_form(layer, m, dtype=torch.float64):
+    """The full form with the W, U, V and b that a member's generated weights show: they are affine in z."""
+    weight, bias = layer.generate(torch.zeros(m, dtype=dtype))
+    weights, biases = layer.generate(torch.eye(m, dtype=dtype))
+    k, n = weight.shape
+    full = Multiplicative(n, m, k).to(dtype)
+    with torch.no_grad():
+        full.W.copy_((weights - weight).transpose(1, 2))
+        full.U.copy_(biases - bias)
+        full.V.copy_(weight)
+        full.b.copy_(bias)
+    return full
+
+
+AFFINE = [name for name in LAYERS if name != "hypernetwork"]
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_members_are_full_forms_with_fewer_numbers(name):
+    """Figure 1: one 3D tensor, approximated."""
+    layer = randomised(LAYERS[name]())
+    n, m = (4, 6) if name == "full, z first" else (6, 4)
+    x, z = streams(n, m)
+    torch.testing.assert_close(full_form(layer, m)(x, z), layer(x, z))
+
+
+def test_what_the_tensor_of_each_member_is():
+    low, diagonal, film = (
+        randomised(LowRank(6, 4, 3, 2)),
+        randomised(Diagonal(6, 4)),
+        randomised(ScaleBias(6, 4, 3)),
+    )
+    product = torch.einsum("mr,nr,rk->mnk", low.Q, low.P, low.R)
+    torch.testing.assert_close(full_form(low, 4).W, product)
+    full = full_form(diagonal, 4)
+    torch.testing.assert_close(full.W, torch.diag_embed(diagonal.W))  # each slice is a diagonal matrix
+    torch.testing.assert_close(full.V, torch.diag(diagonal.v))
+    slices = torch.diagonal(full_form(film, 4).W, dim1=1, dim2=2)  # diagonal too, with one number a channel
+    torch.testing.assert_close(torch.diag_embed(slices), full_form(film, 4).W)
+    assert torch.equal(slices.view(4, 3, 2)[..., 0], slices.view(4, 3, 2)[..., 1])
+    assert full_form(randomised(Additive(6, 4, 3)), 4).W.abs().max() < 1e-12
 
 
 def test_low_rank_of_enough_rank_is_the_full_form():
@@ -98,6 +163,32 @@ def test_scale_and_bias_of_as_many_channels_is_the_diagonal_form():
     torch.testing.assert_close(film(x, z), film.gate(x, z))
     with pytest.raises(ValueError, match="not a multiple"):
         ScaleBias(6, 4, channels=4)
+
+
+def test_scale_and_bias_is_the_diagonal_form_with_tied_entries():
+    film, diagonal = randomised(ScaleBias(6, 4, channels=2)), Diagonal(6, 4).double()
+    with torch.no_grad():
+        for tied, own in zip(diagonal.parameters(), film.gate.parameters(), strict=True):
+            tied.copy_(own.repeat_interleave(3, -1))
+    x, z = streams(6, 4)
+    torch.testing.assert_close(film(x, z), diagonal(x, z))
+
+
+@given(widths)
+@settings(deadline=None, max_examples=20)
+def test_the_mahalanobis_distance_is_a_multiplicative_unit(n):
+    """Section 2, metric learning: (x - z)^T C^-1 (x - z), also written out in three terms."""
+    root = torch.randn(n, n).double()
+    inverse = root @ root.T
+    unit = Multiplicative(n, n, 1).double()
+    with torch.no_grad():
+        for p in unit.parameters():
+            p.zero_()
+        unit.W[..., 0] = inverse
+    x, z = streams(n, n)
+    distance = unit(x - z, x - z).squeeze(-1)
+    torch.testing.assert_close(distance, torch.einsum("...i,ij,...j", x - z, inverse, x - z))
+    torch.testing.assert_close(distance, (unit(x, x) - 2 * unit(x, z) + unit(z, z)).squeeze(-1))
 
 
 @pytest.mark.parametrize("m", [1, 8, 64, 512])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from impala_mi.config import AgentConfig
-from impala_mi.nn.agent import Agent
+from impala_mi.nn.agent import CORES, Agent
 from impala_mi.nn.precision import choose_dtype, native_bfloat16
 from impala_mi.nn.torsos import first_conv, make_torso
 from impala_mi.types import AgentInput
@@ -36,7 +36,7 @@ def test_torsos_stay_channels_last(torso):
     assert all(sizes)
 
 
-@pytest.mark.parametrize("core", ["lstm", "feedforward"])
+@pytest.mark.parametrize("core", CORES)
 def test_acting_in_bfloat16_is_near_and_its_state_stays_float32(core):
     agent = Agent(AgentConfig(core=core, core_width=64), SMALL).eval()
     rough = copy.deepcopy(agent).act_in(torch.bfloat16)
