@@ -14,6 +14,8 @@ COLOURS = qualitative.D3
 GREY, GRID = "#888", "rgba(128,128,128,0.2)"
 COLUMNS = 3
 """Of small charts in a row."""
+TITLE = 24
+"""Pixels that the title of a small chart takes, or a word above a line."""
 LOW = -60.0
 """Below which scores are off the chart."""
 
@@ -27,12 +29,13 @@ def _faint(colour: str) -> str:
     return f"rgba({r},{g},{b},0.18)"
 
 
-def _finish(figure: go.Figure, height: int, **layout: object) -> go.Figure:
-    """Colours that do on light and on dark, and little room wasted."""
+def _finish(figure: go.Figure, height: int, above: int = 4, **layout: object) -> go.Figure:
+    """Colours that do on light and on dark, and little room wasted; the legend so many pixels above the charts."""
+    top, bottom = 40 + above, 40
+    legend = {"orientation": "h", "yanchor": "bottom", "y": 1 + above / (height - top - bottom), "x": 0}
     figure.update_layout(
         height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color=GREY,
-        margin={"l": 50, "r": 15, "t": 40, "b": 40}, hovermode="closest",
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}, **layout,
+        margin={"l": 50, "r": 15, "t": top, "b": bottom}, hovermode="closest", legend=legend, **layout,
     )  # fmt: skip
     figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID)
     figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID)
@@ -99,13 +102,23 @@ def small(groups: Sequence[Group], charts: Sequence[tuple[str, str]]) -> go.Figu
             if one is not None:
                 _add(figure, one, html.escape(groups[number].name), number, number not in named, *_at(place))
                 named.add(number)
-        values = np.concatenate([one.mean for one in curves if one is not None])
-        flat, room = float(values.max()), abs(float(values.max())) / 2 or 1.0
-        if flat - values.min() < 1e-3 * room:  # Plotly would show it as 0 +- 1
-            row, col = _at(place)
-            figure.update_yaxes(range=[flat - room, flat + room], row=row, col=col)
+        row, col = _at(place)
+        figure.update_yaxes(range=_span([one for one in curves if one is not None]), row=row, col=col)
     figure.update_annotations(font_size=12)
-    return _finish(figure, 90 + 210 * rows)
+    return _finish(figure, 90 + 210 * rows, above=TITLE)
+
+
+def _span(curves: Sequence[Curve]) -> list[float]:
+    """Of the means and of as much of the bands: those of two runs may be wide, and would leave the curves flat."""
+    means = np.concatenate([one.mean for one in curves])
+    ends = [means, *(end for one in curves for end in (one.low, one.high) if end is not None)]
+    low, high = float(means.min()), float(means.max())
+    room = high - low
+    if room < 1e-3 * abs(high) or room == 0:  # Plotly would show it as 0 +- 1
+        room = abs(high) / 2 or 1.0
+        return [low - room, high + room]
+    outer, edge = np.concatenate(ends), 0.05 * room
+    return [max(float(np.nanmin(outer)), low - room) - edge, min(float(np.nanmax(outer)), high + room) + edge]
 
 
 def _at(place: int) -> tuple[int, int]:
@@ -148,4 +161,6 @@ def bars(groups: Sequence[Group], known: Mapping[str, Mapping[str, float]]) -> g
     figure.update_yaxes(autorange="reversed", automargin=True)
     # One level far below random play would leave no room for the others.
     figure.update_xaxes(title="normalised score", range=[max(LOW, 1.05 * min(ends)), 1.05 * max(ends)])
-    return _finish(figure, 140 + 10 * len(levels) + 14 * len(levels) * len(figure.data), barmode="group")
+    return _finish(
+        figure, 140 + 10 * len(levels) + 14 * len(levels) * len(figure.data), above=TITLE, barmode="group"
+    )

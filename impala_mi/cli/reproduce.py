@@ -1,10 +1,11 @@
 """`impala-mi reproduce`."""
 
 import importlib
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,6 +13,8 @@ from rich.table import Table
 
 from impala_mi.cli.console import make_console
 from impala_mi.errors import UserError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 EXPERIMENTS = {
     "expressivity": "Figure 2: parameters that sums, gates and dot products need.",
@@ -22,36 +25,50 @@ EXPERIMENTS = {
 }
 
 
-def _options(function: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option(
-            "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: reproductions/NAME]"
-        ),
-        click.option(
-            "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-            help="auto: a GPU where there is one.",
-        ),
-        click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True),
-        click.option("--quick", is_flag=True, help="Minutes on two cores, instead of the paper's whole protocol."),
-    ):  # fmt: skip
-        function = option(function)
-    return function
+DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+    help="auto: a GPU where there is one.",
+)  # fmt: skip
 
 
-def _run(
-    name: str, quick: bool, seed: int, device: str, out: Path | None, options: Mapping[str, Any] | None = None
-) -> None:
-    """Run an experiment, or what is left of it, and write what it found."""
+def _options(quick: str) -> Callable[[F], F]:
+    """What all experiments take; `quick` says what --quick does."""
+
+    def decorate(function: F) -> F:
+        for option in (
+            click.option(
+                "--out", type=click.Path(path_type=Path, file_okay=False),
+                help="Folder.  [default: reproductions/NAME, with --quick NAME-quick]",
+            ),
+            click.option(
+                "--seed", type=click.IntRange(min=0, max=2**31 - 1000), default=1, show_default=True,
+                help="The first, where there are several.",
+            ),
+            click.option("--quick", is_flag=True, help=quick),
+        ):  # fmt: skip
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _device(asked: str) -> str:
     import torch
 
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
+    return "cuda" if there and asked != "cpu" else "cpu"
+
+
+def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
+    """Run an experiment, or what is left of it, and write what it found."""
     from impala_mi.experiments import findings
     from impala_mi.experiments.study import Study
 
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
-        raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
-    settings = {"quick": quick, "seed": seed, "device": "cuda" if there and device != "cpu" else "cpu"}
-    folder = out or Path("reproductions") / (f"{name}-quick" if quick else name)
+    quick = settings["quick"]
+    folder = (out or Path("reproductions") / (f"{name}-quick" if quick else name)).expanduser()
+    command = shlex.join(["impala-mi", *sys.argv[1:]])
     console = make_console()
     columns = (
         TextColumn("{task.description}"),
@@ -62,7 +79,7 @@ def _run(
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(name, total=1.0)
         study = Study(
-            name, folder, settings | dict(options or {}),
+            name, folder, settings,
             lambda share, what: bar.update(task, completed=share, description=f"{name}: {what}"),
         )  # fmt: skip
         found = importlib.import_module(f"impala_mi.experiments.{name.replace('-', '_')}").run(study)
@@ -74,7 +91,6 @@ def _run(
             table.add_row(*map(findings.shown, row))
         console.print(table)
     console.print(f"The paper: {found.claim}\nHere: {found.verdict}", soft_wrap=True, highlight=False, markup=False)
-    command = "impala-mi reproduce " + " ".join(sys.argv[sys.argv.index(name) :])
     for file in findings.write(study, found, command):
         console.print(f"wrote {file}", soft_wrap=True)
 
@@ -89,9 +105,10 @@ def command() -> None:
 
 def _plain(name: str) -> click.Command:
     @click.command(name, help=EXPERIMENTS[name])
-    @_options
+    @_options("Minutes on two cores, instead of the paper's protocol.")
+    @DEVICE
     def run(quick: bool, seed: int, device: str, out: Path | None) -> None:
-        _run(name, quick, seed, device, out)
+        _run(name, out, {"quick": quick, "seed": seed, "device": _device(device)})
 
     return run
 
@@ -101,21 +118,31 @@ for _name in ("expressivity", "regression", "neural-process"):
 
 
 @command.command("language-model", help=EXPERIMENTS["language-model"])
-@_options
+@_options("Minutes on two cores: small models of Python's own documentation.")
+@DEVICE
 @click.option(
     "--corpus",
     type=click.Path(path_type=Path),
     help="Folder with wiki.train.tokens, wiki.valid.tokens, wiki.test.tokens.",
 )
-def language_model(quick: bool, seed: int, device: str, out: Path | None, corpus: Path | None) -> None:
+@click.option(
+    "--softmax", type=click.Choice(["exact", "adaptive"]), default="exact", show_default=True,
+    help="adaptive: faster, but its output embeddings are not the input's.",
+)  # fmt: skip
+def language_model(
+    quick: bool, seed: int, device: str, out: Path | None, corpus: Path | None, softmax: str
+) -> None:
     """Not shown: EXPERIMENTS has the help."""
-    _run(
-        "language-model", quick, seed, device, out, {"corpus": None if corpus is None else str(corpus.expanduser())}
-    )
+    folder = None if corpus is None else str(corpus.expanduser().resolve())
+    settings = {"quick": quick, "seed": seed, "device": _device(device), "corpus": folder, "softmax": softmax}
+    _run("language-model", out, settings)
 
 
-@command.command("multitask", help=EXPERIMENTS["multitask"] + "\n\nCONFIG and KEY=VALUE as for impala-mi train.")
-@_options
+@command.command(
+    "multitask",
+    help=EXPERIMENTS["multitask"] + " CONFIG (doom; with --quick smoke) and KEY=VALUE as for impala-mi train.",
+)
+@_options("A million frames a run of five Doom levels: an hour on two cores.")
 @click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Runs of each head.")
 @click.option(
     "--episodes", type=click.IntRange(min=1), default=50, show_default=True, help="To score each level by."
@@ -123,26 +150,22 @@ def language_model(quick: bool, seed: int, device: str, out: Path | None, corpus
 @click.argument("config", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def multitask(
-    quick: bool, seed: int, device: str, out: Path | None, seeds: int, episodes: int, config: str | None,
+    quick: bool,
+    seed: int,
+    out: Path | None,
+    seeds: int,
+    episodes: int,
+    config: str | None,
     overrides: tuple[str, ...],
-) -> None:  # fmt: skip
+) -> None:
     """Not shown: EXPERIMENTS has the help."""
-    from impala_mi import preflight
     from impala_mi.config import load
-    from impala_mi.envs.suites import make_suite
-    from impala_mi.experiments.multitask import QUICK_FRAMES
+    from impala_mi.experiments.multitask import QUICK_FRAMES, check
 
     if config is not None and "=" in config and not config.endswith(".yaml"):
         overrides, config = (config, *overrides), None
     frames = [f"train.env_frames={QUICK_FRAMES}"] if quick else []
     loaded = load(config or ("smoke" if quick else "doom"), ["train.max_time_s=null", *frames, *overrides])
-    if loaded.train.max_time_s is not None:
-        raise UserError(
-            f"train.max_time_s={loaded.train.max_time_s}: heads are compared by equal frames; set train.env_frames"
-        )
-    preflight.check(loaded)
-    options = {
-        "seeds": seeds, "episodes": episodes, "levels": make_suite(loaded.env).level_names,
-        "config": loaded.model_dump(mode="json"),
-    }  # fmt: skip
-    _run("multitask", quick, seed, device, out, options)
+    settings = {"quick": quick, "seed": seed, "seeds": seeds, "episodes": episodes}
+    levels = check(loaded, overrides)
+    _run("multitask", out, settings | {"levels": levels, "config": loaded.model_dump(mode="json")})

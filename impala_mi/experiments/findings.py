@@ -1,19 +1,18 @@
 """What a study found, as JSON, Markdown and figures."""
 
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 from matplotlib.figure import Figure
 
 from impala_mi.experiments.study import Study
 from impala_mi.rundir import versions, write_atomically
-
-matplotlib.use("Agg")
 
 Cell = str | int | float | None
 
@@ -62,11 +61,8 @@ def write(study: Study, found: Findings, command: str) -> list[Path]:
         files.append(study.folder / f"{name}.png")
         figure.savefig(files[-1], dpi=110, bbox_inches="tight")
     seconds = sum(json.loads(file.read_text())["seconds"] for file in (study.folder / "parts").glob("*.json"))
-    device = (
-        torch.cuda.get_device_name() if study.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    )
     facts = {
-        "command": command, **study.settings, "device": device, "minutes": round(seconds / 60, 1),
+        "command": command, "where": where(study.settings), **study.settings, "minutes": round(seconds / 60, 1),
         "versions": {k: v for k, v in versions().items() if k in ("python", "torch", "numpy", "impala-mi", "git")},
     }  # fmt: skip
     text = [f"# {study.name}", "", f"The paper: {found.claim}", "", f"Here: {found.verdict}", ""]
@@ -76,7 +72,9 @@ def write(study: Study, found: Findings, command: str) -> list[Path]:
         text += ["| " + " | ".join(map(shown, row)) + " |" for row in table.rows] + [""]
     text += [line for name in found.figures for line in (f"![{name}]({name}.png)", "")]
     text += ["## How", "", f"`{command}`", ""]
-    text += [f"- {key}: {value}" for key, value in facts.items() if key not in ("command", "versions")]
+    text += [
+        f"- {key}: {value}" for key, value in facts.items() if key != "command" and not isinstance(value, dict)
+    ]
     text += ["- versions: " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()), ""]
     values = {
         "name": study.name, **facts, "claim": found.claim, "verdict": found.verdict,
@@ -85,5 +83,22 @@ def write(study: Study, found: Findings, command: str) -> list[Path]:
     }  # fmt: skip
     files += [study.folder / "results.md", study.folder / "results.json"]
     write_atomically(files[-2], "\n".join(text))
-    write_atomically(files[-1], json.dumps(values) + "\n")
+    write_atomically(files[-1], json.dumps(_finite(values), allow_nan=False) + "\n")
     return files
+
+
+def where(settings: Mapping[str, Any]) -> str:
+    """The processors that were used."""
+    cores = f"{os.cpu_count()} cores"
+    if "device" not in settings:  # of runs, whose configurations tell
+        return f"{settings['config']['learner']['num_gpus']} GPUs, {cores}"
+    return torch.cuda.get_device_name() if settings["device"] == "cuda" else f"CPU, {cores}"
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value

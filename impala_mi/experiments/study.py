@@ -1,12 +1,14 @@
 """A study: an experiment run into a folder, part by part, so that it can be interrupted and gone on with."""
 
+import contextlib
+import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -14,6 +16,9 @@ from impala_mi.errors import UserError
 from impala_mi.rundir import write_atomically
 
 SAVE_EVERY_S = 60.0
+SETTINGS = "settings.json"
+GROWS = "seeds"
+"""The last word of settings that may change: more of them are more parts."""
 
 Progress = Callable[[float, str], None]
 """Told the share of the whole that is done, and what is being done."""
@@ -24,38 +29,20 @@ class Study:
     """The folder of one experiment, with what it has done so far.
 
     The same command goes on where it stopped: parts that were done are read, the part that was being done
-    continues from its last state. Raises `UserError` where the folder belongs to other settings.
+    continues from its last state.
     """
 
     name: str
     folder: Path
     settings: dict[str, Any]
-    """Everything that the results depend on: quick or not, seed, device, options."""
+    """What was asked for: quick or not, seed, device, options."""
     progress: Progress = lambda share, what: None
-    _spent: float = 0.0
-    _began_at: float = 0.0
+    _lock: IO[str] | None = field(default=None, repr=False)
     _saved_at: float = 0.0
-
-    def __post_init__(self) -> None:
-        file = self.folder / "settings.json"
-        try:
-            (self.folder / "parts").mkdir(parents=True, exist_ok=True)
-            if not file.exists():
-                write_atomically(file, json.dumps({"name": self.name, **self.settings}, indent=1) + "\n")
-            known = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise UserError(f"{str(self.folder)!r}: cannot be used: {e}; name another folder with --out") from None
-        asked = json.loads(json.dumps({"name": self.name, **self.settings}))
-        for key in known.keys() | asked.keys():
-            if known.get(key) != asked.get(key):
-                raise UserError(
-                    f"{str(self.folder)!r} was begun with {key}={known.get(key)!r}, not {asked.get(key)!r}; "
-                    "name another folder with --out, or remove it"
-                )
 
     @property
     def quick(self) -> bool:
-        """Minutes on two cores, instead of the paper's protocol."""
+        """Minutes on two cores, instead of the whole protocol."""
         return bool(self.settings["quick"])
 
     @property
@@ -68,21 +55,57 @@ class Study:
         """To train on."""
         return torch.device(self.settings["device"])
 
+    def begin(self, **protocol: Any) -> None:
+        """Take the folder, when all that was asked for is known to make sense; `part` does so where nobody has.
+
+        Args:
+            protocol: what results depend on besides `settings`: sizes, steps, the data.
+
+        Raises `UserError` where the folder belongs to other settings or to something else, or is in use.
+        """
+        file = self.folder / SETTINGS
+        asked = json.loads(json.dumps({"name": self.name, **self.settings, **protocol}))
+        try:
+            if self.folder.exists() and not file.exists() and any(self.folder.iterdir()):
+                raise UserError(f"{str(self.folder)!r} holds something else; name another folder with --out")
+            (self.folder / "parts").mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
+            before, now = (dict(_flat(some, "")) for some in (known, asked))
+        except BlockingIOError:
+            raise UserError(f"{str(self.folder)!r} is being worked on by another process") from None
+        except (OSError, ValueError, AttributeError) as e:
+            raise UserError(f"{str(self.folder)!r}: cannot be used: {e}; name another folder with --out") from None
+        for key in before.keys() | now.keys():
+            if before.get(key) != now.get(key) and key.rpartition(".")[2] != GROWS:
+                raise UserError(
+                    f"{str(self.folder)!r} was begun with {key}={before.get(key)!r}, not {now.get(key)!r}; name "
+                    "another folder with --out, or remove it"
+                )
+        write_atomically(file, json.dumps(asked, indent=1) + "\n")
+
     def part(self, name: str, run: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The results of a part: read if it was done, or else run and written. Plain containers and numbers.
 
-        `seconds`, the time that it took over all its attempts, is added.
+        `seconds`, the time that it took over all its attempts, is added. Raises `UserError` where they are damaged.
         """
+        if self._lock is None:
+            self.begin()
         file = self.folder / "parts" / f"{name}.json"
         if not file.exists():
-            before = self.saved(name)
-            self._spent = 0.0 if before is None else float(before["seconds"])
-            self._began_at = self._saved_at = time.monotonic()
-            result = dict(run())
-            result["seconds"] = self._seconds()
-            write_atomically(file, json.dumps(result) + "\n")
-            self._state(name).unlink(missing_ok=True)
-        read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            clock = file.with_suffix(".seconds")
+            before, began = float(clock.read_text()) if clock.exists() else 0.0, time.monotonic()
+            self._saved_at = began
+            try:
+                result = dict(run())
+            finally:
+                write_atomically(clock, str(before + time.monotonic() - began))
+            write_atomically(file, json.dumps(result | {"seconds": float(clock.read_text())}) + "\n")
+            for left in (clock, self._state(name)):
+                left.unlink(missing_ok=True)
+        with _damage_named(file):
+            read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return read
 
     def saved(self, name: str) -> dict[str, Any] | None:
@@ -90,15 +113,10 @@ class Study:
 
         Raises `UserError` where it is damaged; it is never unpickled.
         """
-        try:
-            state: dict[str, Any] = torch.load(self._state(name), map_location="cpu", weights_only=True)
-        except FileNotFoundError:
+        if not self._state(name).exists():
             return None
-        except Exception as e:  # torch raises anything on a damaged file
-            reason = (str(e).splitlines() or [type(e).__name__])[0]
-            raise UserError(
-                f"{str(self._state(name))!r} is damaged ({reason}); remove it to begin that part again"
-            ) from None
+        with _damage_named(self._state(name)):
+            state: dict[str, Any] = torch.load(self._state(name), map_location="cpu", weights_only=True)
         return state
 
     def save(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
@@ -106,12 +124,26 @@ class Study:
         if time.monotonic() - self._saved_at < SAVE_EVERY_S:
             return
         aside = self._state(name).with_suffix(".aside")
-        torch.save(state() | {"seconds": self._seconds()}, aside)
+        torch.save(state(), aside)
         os.replace(aside, self._state(name))
         self._saved_at = time.monotonic()
 
     def _state(self, name: str) -> Path:
         return self.folder / "parts" / f"{name}.pt"
 
-    def _seconds(self) -> float:
-        return self._spent + time.monotonic() - self._began_at
+
+@contextlib.contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:  # torch raises anything on a damaged file
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise UserError(f"{str(file)!r} is damaged ({reason}); remove it to begin that part again") from None
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,6 +1,7 @@
 """Studies: interrupted, gone on with, refused."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -52,29 +53,57 @@ def test_a_part_goes_on_from_its_last_state(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
-    Study("n", tmp_path, SETTINGS)
-    with pytest.raises(UserError, match="seed=3, not 4"):
-        Study("n", tmp_path, SETTINGS | {"seed": 4})
-    with pytest.raises(UserError, match="name='n', not 'm'"):
-        Study("m", tmp_path, SETTINGS)
+    first = Study("n", tmp_path, SETTINGS | {"seeds": 2})
+    first.begin(plan={"steps": 10})
+    with pytest.raises(UserError, match="is being worked on"):
+        Study("n", tmp_path, SETTINGS).begin()
+    del first  # the lock goes with it
+    for name, settings, steps, says in (
+        ("n", {"seed": 4}, 10, "seed=3, not 4"),
+        ("m", {}, 10, "name='n', not 'm'"),
+        ("n", {}, 20, "plan.steps=10, not 20"),
+    ):
+        with pytest.raises(UserError, match=says):
+            Study(name, tmp_path, SETTINGS | {"seeds": 2} | settings).begin(plan={"steps": steps})
+    Study("n", tmp_path, SETTINGS | {"seeds": 5}).begin(plan={"steps": 10})  # more parts
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="holds something else"):
+        Study("n", tmp_path, SETTINGS).begin()
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_time_of_attempts_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 5.0, 100.0, 107.0))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with pytest.raises(ZeroDivisionError):
+        Study("n", tmp_path, SETTINGS).part("a", lambda: {"x": 1 / 0})
+    assert Study("n", tmp_path, SETTINGS).part("a", lambda: {"x": 1})["seconds"] == 12.0
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     study = Study("n", tmp_path, SETTINGS)
+    study.begin()
     (tmp_path / "parts" / "a.pt").write_bytes(b"half")
     with pytest.raises(UserError, match=r"a\.pt' is damaged"):
-        study.part("a", lambda: {})
+        study.part("a", lambda: study.saved("a") or {})
+    (tmp_path / "parts" / "b.json").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"b\.json' is damaged"):
+        study.part("b", lambda: {})
 
 
 def test_findings_are_written(tmp_path: Path) -> None:
     study = Study("n", tmp_path, SETTINGS)
     study.part("a", lambda: {"x": 1})
     table = Table("T", ["what", "value"], [["one", 1.23456], ["two", None], ["three", 1200]])
-    files = write(study, Findings("C.", "V.", [table], {"f": Figure()}, {"x": [1, 2]}), "impala-mi reproduce n")
+    found = Findings("C.", "V.", [table], {"f": Figure()}, {"x": [1, math.inf]})
+    files = write(study, found, "impala-mi reproduce n")
     assert [file.name for file in files] == ["f.png", "results.md", "results.json"]
     text = files[1].read_text()
     assert "| one | 1.235 |\n| two | - |\n| three | 1,200 |" in text
     assert "![f](f.png)" in text
     values = json.loads(files[2].read_text())
-    assert values["data"] == {"x": [1, 2]}
+    assert values["data"] == {"x": [1, None]}  # JSON knows no infinity
     assert values["seed"] == 3
