@@ -83,8 +83,10 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
             lambda share, what: bar.update(task, completed=share, description=f"{name}: {what}"),
         )  # fmt: skip
         found = importlib.import_module(f"impala_mi.experiments.{name.replace('-', '_')}").run(study)
+        bar.update(task, completed=1.0, description=name)
     for one in found.tables:
-        table = Table(title=one.title, title_justify="left", box=None, padding=(0, 2), pad_edge=False)
+        console.print(f"\n{one.title}", style="bold", soft_wrap=True, highlight=False, markup=False)
+        table = Table(box=None, padding=(0, 2), pad_edge=False)
         for number, heading in enumerate(one.header):
             table.add_column(heading, justify="right" if number else "left")
         for row in one.rows:

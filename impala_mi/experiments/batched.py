@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from impala_mi.machine import keep_freed_memory
+
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -23,6 +25,12 @@ def made(seed: int, make: Callable[[], N]) -> N:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
+
+
+def prepare() -> None:
+    """Have the process suit stacks of a few MB: freed memory is kept, and one thread is faster than several."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
 
 
 def stacked(networks: Sequence[nn.Module], device: torch.device) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from impala_mi.experiments.batched import Networks, made, pruned, seed_of
+from impala_mi.experiments.batched import Networks, made, prepare, pruned, seed_of
 from impala_mi.experiments.findings import Cell, Findings, Table
 from impala_mi.experiments.parameters_needed import (
     ERROR,
@@ -52,7 +52,6 @@ from impala_mi.experiments.parameters_needed import (
     verdict,
 )
 from impala_mi.experiments.study import Study
-from impala_mi.machine import keep_freed_memory
 from impala_mi.nn.multiplicative import Additive, Diagonal, LowRank, Multiplicative
 
 RATES = (0.1, 0.001, 0.0001)
@@ -283,7 +282,7 @@ def run(study: Study) -> Findings:
     """Train every network of the protocol, and compare what they need."""
     protocol = QUICK if study.quick else PAPER
     study.begin(**asdict(protocol))
-    keep_freed_memory()
+    prepare()
     kinds = list(product(protocol.widths, MODELS))
     whole, before = sum(width for width, _ in kinds), 0
     points = []

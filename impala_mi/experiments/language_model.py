@@ -370,7 +370,7 @@ def full_size() -> Table:
 
 
 def figure(corpus: Corpus, checks: int, found: Mapping[Kind, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Validation perplexity by epoch, `checks` times in each, and against the LSTM's: means and ranges over seeds."""
+    """Validation perplexity by epoch, `checks` times in each, and against the LSTM's: means, ranges over seeds."""
     drawn = Figure(figsize=(10, 4), layout="constrained")
     left, right = drawn.subplots(1, 2)
     length = min(len(one["valid"]) for ones in found.values() for one in ones)

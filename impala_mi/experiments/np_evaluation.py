@@ -154,15 +154,15 @@ def interval(networks: np.ndarray, functions: np.ndarray) -> tuple[float, float]
     """A mean over networks and held-out functions, and half of its 95 % interval.
 
     Both are samples, and each network meets each function: the variance of the mean is that over networks plus that
-    over functions (a little too large by their interaction), with Student's t for the networks.
+    over functions (a little too large, by their interaction), with Welch's degrees of freedom for such a sum.
 
     Args:
-        networks: mean over functions of each network [K].
+        networks: mean over functions of each network [K]; of one, its variance is left out.
         functions: mean over networks of each function [D].
     """
-    if len(networks) == 1:
-        freedom, variance = len(functions) - 1, functions.var(ddof=1) / len(functions)
-    else:
-        freedom = len(networks) - 1
-        variance = networks.var(ddof=1) / len(networks) + functions.var(ddof=1) / len(functions)
+    parts = [(some.var(ddof=1) / len(some), len(some) - 1) for some in (networks, functions) if len(some) > 1]
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return float(networks.mean()), 0.0
+    freedom = variance**2 / sum(part**2 / count for part, count in parts)
     return float(networks.mean()), float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))

@@ -4,8 +4,9 @@ A function's points are encoded one by one and averaged: into h, deterministic, 
 z. The decoder sees both as one context c = [z; h], which all points of a function share: what depends on c alone is
 computed once a function.
 
-What the paper leaves open is done as in Kim et al. (2019), which it follows: the encoders end in a linear map, the
-standard deviation of z is 0.1 + 0.9 sigmoid(.), the targets contain the contexts. Two things are not:
+What the paper leaves open is done as in Kim et al. (2019), which it follows: h is linear in the average of its
+points, the last of the three layers before z comes after the average, the standard deviation of z is
+0.1 + 0.9 sigmoid(.), the targets contain the contexts. Two things are not:
 
 - The standard deviation of y is bounded below by that of the data's noise, which no prediction can do without.
   Their bound, 0.1, would hide how near a prediction comes to these functions.
@@ -82,12 +83,12 @@ def _rectified(layer: nn.Linear | Additive) -> nn.Module:
 
 
 class _Encoder(nn.Module):
-    """Points to one vector for each function; `after` maps the average, which is as good as mapping each point."""
+    """Points, embedded one by one and averaged, to one vector for each function."""
 
-    def __init__(self, layers: int, out: int) -> None:
+    def __init__(self, layers: int, after: nn.Module) -> None:
         super().__init__()
         self.layers = nn.ModuleList(_rectified(nn.Linear(n, WIDTH)) for n in [2, *[WIDTH] * (layers - 1)])
-        self.after = nn.Linear(WIDTH, out)
+        self.after = after
 
     def embed(self, x: Tensor, y: Tensor) -> Tensor:
         """[F, N, width] of points [F, N]."""
@@ -147,8 +148,10 @@ class NeuralProcess(nn.Module):
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        self.to_h = _Encoder(H_LAYERS - 1, WIDTH)
-        self.to_z = _Encoder(Z_LAYERS, 2 * LATENT)
+        # Linear: the average of what it makes of each point is what it makes of the average.
+        self.to_h = _Encoder(H_LAYERS - 1, nn.Linear(WIDTH, WIDTH))
+        of_average = nn.Sequential(_rectified(nn.Linear(WIDTH, WIDTH)), nn.ReLU(), nn.Linear(WIDTH, 2 * LATENT))
+        self.to_z = _Encoder(Z_LAYERS - 1, of_average)
         self.decode = _Decode(decoder, LATENT + WIDTH)
 
     def _latent(self, average: Tensor) -> Gaussian:

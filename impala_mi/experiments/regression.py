@@ -27,10 +27,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor, nn
 
-from impala_mi.experiments.batched import Networks, made, seed_of
+from impala_mi.experiments.batched import Networks, made, prepare, seed_of
 from impala_mi.experiments.findings import Cell, Findings, Table
 from impala_mi.experiments.study import Study
-from impala_mi.machine import keep_freed_memory
 from impala_mi.nn.multiplicative import Multiplicative
 
 matplotlib.use("Agg")
@@ -222,7 +221,7 @@ def run(study: Study) -> Findings:
     """Train every repetition, and compare the models."""
     protocol = QUICK if study.quick else PAPER
     study.begin(**asdict(protocol))
-    keep_freed_memory()
+    prepare()
     whole, before = sum(protocol.tasks) * protocol.repetitions, 0
     curves: dict[int, np.ndarray] = {}
     for tasks in protocol.tasks:

@@ -92,12 +92,12 @@ def test_parameters_are_as_many_as_the_paper_s_layers_have() -> None:
     wanted = {
         "mlp": first + 3 * hidden + last,
         "skip-mlp": first + 3 * (hidden + contexts * WIDTH) + last + 2 * contexts,
-        "mi": 2 * WIDTH + 3 * hidden + last + generated,
-        "mi-both": first + 3 * hidden + last + generated,
+        "mi-x": 2 * WIDTH + 3 * hidden + last + generated,
+        "mi-all": first + 3 * hidden + last + generated,
     }
     found = {name: parameters(NeuralProcess(decoder)) for name, decoder in DECODERS.items()}
     assert {name: found[name] - encoders for name in wanted} == wanted
-    assert found["mi-both"] <= found["mlp-wide"] <= 1.02 * found["mi-both"]
+    assert found["mi-all"] <= found["mlp-wide"] <= 1.02 * found["mi-all"]
 
 
 @settings(max_examples=25)
@@ -116,21 +116,20 @@ def test_a_shared_context_does_what_a_repeated_one_does(kind: type[Additive], si
 def _transcribed(network: NeuralProcess, x: Any, y: Any, contexts: int, noise: Any) -> tuple[float, float]:
     """One function's terms, point by point and with PyTorch's distributions."""
 
-    def encoded(encoder: Any, points: int) -> torch.Tensor:
-        rows = []
-        for n in range(points):
-            row = torch.stack([x[n], y[n]])
-            for layer in encoder.layers:
-                row = torch.relu(layer(row))
-            rows.append(encoder.after(row))
-        return torch.stack(rows).mean(0)
+    def embedded(encoder: Any, n: int) -> torch.Tensor:
+        row = torch.stack([x[n], y[n]])
+        for layer in encoder.layers:
+            row = torch.relu(layer(row))
+        return row
 
     def latent(points: int) -> distributions.Normal:
-        mean, raw = encoded(network.to_z, points).split(LATENT)
+        average = torch.stack([embedded(network.to_z, n) for n in range(points)]).mean(0)
+        mean, raw = network.to_z.after(average).split(LATENT)
         return distributions.Normal(mean, 0.1 + 0.9 * torch.sigmoid(raw))
 
+    h = torch.stack([network.to_h.after(embedded(network.to_h, n)) for n in range(contexts)]).mean(0)
     prior, q = latent(contexts), latent(len(x))
-    c = torch.cat([q.mean + q.stddev * noise, encoded(network.to_h, contexts)])
+    c = torch.cat([q.mean + q.stddev * noise, h])
     density = 0.0
     for n in range(len(x)):
         row = x[n : n + 1]
@@ -158,7 +157,7 @@ def test_terms_equal_a_transcription(name: str) -> None:
 
 
 def test_without_its_interaction_the_multiplicative_decoder_is_the_mlp() -> None:
-    both, mlp = NeuralProcess(DECODERS["mi-both"]), NeuralProcess(DECODERS["mlp"])
+    both, mlp = NeuralProcess(DECODERS["mi-all"]), NeuralProcess(DECODERS["mlp"])
     last: Any = both.decode.last
     nn.init.zeros_(last.W)  # U starts at zero
     of_last = {"decode.last.weight": last.V, "decode.last.bias": last.b}
@@ -239,7 +238,7 @@ def test_every_decoder_begins_and_learns_from_the_same(monkeypatch: pytest.Monke
 
 def test_learning_lowers_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 10)
-    training = Training(DECODERS["mi"], replace(SMALL, networks=1), 1, CPU)
+    training = Training(DECODERS["mi-x"], replace(SMALL, networks=1), 1, CPU)
     before = training.learn()
     for _ in range(5):
         training.learn()
@@ -247,7 +246,7 @@ def test_learning_lowers_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_are_those_of_the_mixture_at_targets() -> None:
-    held, network = held_out(3, 4, 0, CPU), NeuralProcess(DECODERS["mi"])
+    held, network = held_out(3, 4, 0, CPU), NeuralProcess(DECODERS["mi-x"])
     assert held.x.shape == (3, POINTS + TARGETS)
     found = errors(network, held)
     assert found.shape == (2, len(CONTEXTS), 3)
@@ -288,12 +287,28 @@ def test_examples_are_their_contexts_and_a_smooth_function() -> None:
 
 def test_intervals_count_networks_and_functions() -> None:
     networks, functions = np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.0, 2.0, 3.0])
-    mean, half = interval(networks, functions)
-    wanted = stats.t.ppf(0.975, 2) * np.sqrt(networks.var(ddof=1) / 3 + functions.var(ddof=1) / 4)
-    assert (mean, half) == pytest.approx((7 / 3, wanted))
-    assert interval(np.array([2.5]), functions)[1] == pytest.approx(
-        stats.t.ppf(0.975, 3) * functions.std(ddof=1) / 2
+    parts = networks.var(ddof=1) / 3, functions.var(ddof=1) / 4
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 3)
+    assert interval(networks, functions) == pytest.approx(
+        (7 / 3, stats.t.ppf(0.975, freedom) * np.sqrt(sum(parts)))
     )
+    assert interval(networks[1:2], functions) == pytest.approx((2.0, stats.t.ppf(0.975, 3) * np.sqrt(parts[1])))
+    assert interval(np.ones(3), np.zeros(2)) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(("networks", "functions"), [(3, 200), (5, 10)])
+def test_intervals_cover_the_mean(networks: int, functions: int) -> None:
+    """Of networks and functions that both vary, and their interaction."""
+    random, found = np.random.default_rng(0), []
+    for _ in range(1000):
+        values = (
+            random.normal(size=(networks, 1)) / 4
+            + random.normal(size=functions)
+            + random.normal(size=(networks, functions))
+        )
+        mean, half = interval(values.mean(1), values.mean(0))
+        found.append(abs(mean) < half)
+    assert 0.94 < np.mean(found) < 0.995
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(small: None, tmp_path: Path) -> None:
@@ -307,7 +322,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(small: None, tmp_path: P
             if next(done) == chunks:
                 raise KeyboardInterrupt
 
-        return study.part("mi", lambda: train(study, "mi", SMALL, held, examples, told))
+        return study.part("mi-x", lambda: train(study, "mi-x", SMALL, held, examples, told))
 
     whole = attempt(tmp_path / "whole", 99)
     for chunks in (2, 1, 3):  # two chunks of four steps make a point of the curve
@@ -334,7 +349,7 @@ def test_the_study_runs_through_and_is_read_when_it_is_done(small: None, tmp_pat
     main, nll, squared = values["tables"]
     assert [row[1] for row in main["rows"]][:2] == [207490, parameters(NeuralProcess(DECODERS["mlp-wide"]))]
     assert len(nll["rows"]) == len(squared["rows"]) == len(DECODERS) + 1
-    curve = values["data"]["decoders"]["mi"]["curve"]
+    curve = values["data"]["decoders"]["mi-x"]["curve"]
     assert [point["step"] for point in curve] == [4, 8]
     count = len(shares)
     assert module.run(study).verdict == found.verdict
@@ -355,17 +370,18 @@ def _result(value: float, spread: float = 0.01) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("mlp", "skip", "wanted"),
+    ("mlp", "skip", "mi_x", "wanted"),
     [
-        (1.0, 1.0, "it held."),
-        (1.0, 0.0, "it held in part."),
-        (0.0, -1.0, "it did not hold."),
-        (0.0, 0.0, "it did not hold."),
+        (1.0, 1.0, 0.0, "it held."),
+        (1.0, 1.0, 2.0, "it held in part."),
+        (1.0, 0.0, 1.0, "it held in part."),
+        (0.0, -1.0, 0.0, "it did not hold."),
+        (0.0, 0.0, 0.0, "it did not hold."),
     ],
 )
-def test_the_verdict_follows_from_the_numbers(mlp: float, skip: float, wanted: str) -> None:
+def test_the_verdict_follows_from_the_numbers(mlp: float, skip: float, mi_x: float, wanted: str) -> None:
     found = {name: _result(0.0) for name in DECODERS}
-    found["mlp"], found["skip-mlp"] = _result(mlp), _result(skip)
+    found |= {"mlp": _result(mlp), "skip-mlp": _result(skip), "mi-x": _result(mi_x)}
     text = verdict(SMALL, found, _result(-2.0), 0.1)
     assert text.startswith(wanted)
     assert f"{mlp:+.3f}" in text
