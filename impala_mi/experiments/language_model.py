@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from impala_mi.errors import UserError
+from impala_mi.experiments.batched import made
 from impala_mi.experiments.corpus import END, NEEDED, WIKITEXT_103, Corpus, files, python_documentation, read
 from impala_mi.experiments.findings import Cell, Findings, Table
 from impala_mi.experiments.lstm_lm import KINDS, Kind, LanguageModel, Sizes, as_large, parameters
@@ -87,6 +88,7 @@ def run(study: Study) -> Findings:
     check(study.quick, folder)
     keep_freed_memory()
     if study.quick:
+        torch.set_num_threads(1)  # more gain little on products this small, and stall on a busy machine
         return learn(study, python_documentation(), QUICK)
     return learn(study, read(folder), FULL)
 
@@ -150,10 +152,7 @@ class Training:
         self, kind: Kind, sizes: Sizes, plan: Plan, corpus: Corpus, seed: int, device: torch.device
     ) -> None:
         self.kind, self.plan, self.corpus, self.device, self.seed = kind, plan, corpus, device, seed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.model = LanguageModel(kind, sizes)
-        self.model.to(device)
+        self.model = made(seed, lambda: LanguageModel(kind, sizes)).to(device)
         self.learnt = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.learnt, plan.learning_rate, fused=True)
         self.generator = torch.Generator(device).manual_seed(seed)

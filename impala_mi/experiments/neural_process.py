@@ -110,7 +110,7 @@ class Stack:
     def __init__(self, decoder: Decoder, seeds: Sequence[int], device: torch.device) -> None:
         networks = [made(seed, lambda: NeuralProcess(decoder)) for seed in seeds]
         self.parameters = stacked(networks, device)
-        self.one = NeuralProcess(decoder).to(device).requires_grad_(False)
+        self.one = networks[0].to(device).requires_grad_(False)
 
     def terms(self, x: Tensor, y: Tensor, contexts: int, noise: Tensor) -> Terms:
         """As `NeuralProcess`, with a first axis for networks."""
@@ -298,8 +298,8 @@ def verdict(
     return (
         f"{text}. Held-out NLL per target {'; '.join(texts)} (95 % over {protocol.networks} networks each and "
         f"{protocol.draws:,} functions; the criterion is the paper's two baselines). After {protocol.steps:,} "
-        f"steps they {state}: the NLL of one fell by {fell:.2g} in the last quarter, and the best is {left:.2f} above "
-        f"the {GP}'s."
+        f"steps they {state}: the NLL of one fell by {fell:.2g} in the last quarter, and the best is {left:.2f} "
+        f"above the {GP}'s."
     )
 
 

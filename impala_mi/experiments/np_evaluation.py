@@ -153,16 +153,13 @@ def best(examples: Examples) -> list[dict[str, Any]]:
 def interval(networks: np.ndarray, functions: np.ndarray) -> tuple[float, float]:
     """A mean over networks and held-out functions, and half of its 95 % interval.
 
-    Both are samples, and each network meets each function: the variance of the mean is that over networks plus that
-    over functions (a little too large, by their interaction), with Welch's degrees of freedom for such a sum.
+    Both are samples, and each network meets each function: the half is the root of the summed squares of the two
+    that either sample has alone (Student's t).
 
     Args:
-        networks: mean over functions of each network [K]; of one, its variance is left out.
+        networks: mean over functions of each network [K]; one alone has no spread.
         functions: mean over networks of each function [D].
     """
-    parts = [(some.var(ddof=1) / len(some), len(some) - 1) for some in (networks, functions) if len(some) > 1]
-    variance = sum(part for part, _ in parts)
-    if variance == 0:
-        return float(networks.mean()), 0.0
-    freedom = variance**2 / sum(part**2 / count for part, count in parts)
-    return float(networks.mean()), float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    samples = [some for some in (networks, functions) if len(some) > 1]
+    halves = [stats.t.ppf(0.975, len(some) - 1) * some.std(ddof=1) / np.sqrt(len(some)) for some in samples]
+    return float(networks.mean()), float(np.linalg.norm(halves))

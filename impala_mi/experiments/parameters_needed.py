@@ -152,7 +152,7 @@ def _needs(p: Point) -> str:
 
 def _fewer(found: Curves, function: str, less: str, more: str) -> Claim:
     pairs = list(zip(_wide(found[less, function]), _wide(found[more, function]), strict=True))
-    held = [a.needs < b.needs for a, b in pairs]
+    held = [a.needs < (b.needs if math.isfinite(b.needs) else b.tried) for a, b in pairs]
     a, b = pairs[-1]
     return Claim(
         f"{function}: {less} needs fewer parameters than {more}", all(held),
@@ -169,6 +169,7 @@ def _quadratic(found: Curves, function: str) -> Claim:
 
 
 def _exponential(found: Curves, function: str) -> Claim:
+    # Of so few widths, an exponential must fit twice as well before it is believed.
     some = found["MLP", function]
     power, exponential = growth(some), growth(some, of=float)
     text = f"{function}: the MLP grows exponentially rather than as a power of d"
@@ -177,7 +178,7 @@ def _exponential(found: Curves, function: str) -> Claim:
     if power is None or exponential is None:
         return Claim(text, False, f"found at fewer than three widths{more}")
     return Claim(
-        text, exponential[2] < power[2],
+        text, exponential[2] < power[2] / 2,
         f"residuals {exponential[2]:.3f} of an exponential, {power[2]:.3f} of the power "
         f"{power[0]:.2f} ± {power[1]:.2f}{more}",
     )  # fmt: skip

@@ -287,12 +287,11 @@ def test_examples_are_their_contexts_and_a_smooth_function() -> None:
 
 def test_intervals_count_networks_and_functions() -> None:
     networks, functions = np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.0, 2.0, 3.0])
-    parts = networks.var(ddof=1) / 3, functions.var(ddof=1) / 4
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 3)
-    assert interval(networks, functions) == pytest.approx(
-        (7 / 3, stats.t.ppf(0.975, freedom) * np.sqrt(sum(parts)))
-    )
-    assert interval(networks[1:2], functions) == pytest.approx((2.0, stats.t.ppf(0.975, 3) * np.sqrt(parts[1])))
+    halves = [
+        stats.t.ppf(0.975, len(some) - 1) * some.std(ddof=1) / len(some) ** 0.5 for some in (networks, functions)
+    ]
+    assert interval(networks, functions) == pytest.approx((7 / 3, np.hypot(*halves)))
+    assert interval(networks[1:2], functions) == pytest.approx((2.0, halves[1]))
     assert interval(np.ones(3), np.zeros(2)) == (1.0, 0.0)
 
 
