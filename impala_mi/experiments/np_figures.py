@@ -3,16 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-
 Intervals = Sequence[tuple[float, float]]
 """Means and halves of their 95 % intervals."""
-COLOURS = matplotlib.colormaps["tab10"]
+COLOURS = colormaps["tab10"]
 DASHED = {"color": "0.2", "linestyle": "--", "linewidth": 1.3}
 
 

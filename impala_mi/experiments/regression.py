@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -31,8 +30,6 @@ from impala_mi.experiments.batched import Networks, made, prepare, seed_of
 from impala_mi.experiments.findings import Cell, Findings, Table
 from impala_mi.experiments.study import Study
 from impala_mi.nn.multiplicative import Multiplicative
-
-matplotlib.use("Agg")
 
 BATCH = 50
 """Samples of each task in a step."""
