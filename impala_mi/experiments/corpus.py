@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import numpy as np
 import torch
@@ -129,6 +128,13 @@ def python_documentation() -> Corpus:
     In lower case; punctuation is apart, a paragraph is a line. Every twentieth document (a module or a topic) is
     for validation, and another for the test. It needs no network, and depends on Python's version.
     """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise UserError(
+            "--quick reads Python's own documentation, and this Python comes without it; use one with its standard "
+            "library, or --corpus without --quick"
+        ) from None
     documents = [*_docstrings(), *(list(_paragraphs(topics[name])) for name in sorted(topics))]
     texts: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
     for number, document in enumerate(documents):
