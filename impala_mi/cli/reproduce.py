@@ -106,7 +106,7 @@ def command() -> None:
 
 
 def _plain(name: str) -> click.Command:
-    @click.command(name, help=EXPERIMENTS[name])
+    @click.command(name, help=EXPERIMENTS[name], short_help=EXPERIMENTS[name])
     @_options("Minutes on two cores, instead of the paper's protocol.")
     @DEVICE
     def run(quick: bool, seed: int, device: str, out: Path | None) -> None:
@@ -119,7 +119,7 @@ for _name in ("expressivity", "regression", "neural-process"):
     command.add_command(_plain(_name))
 
 
-@command.command("language-model", help=EXPERIMENTS["language-model"])
+@command.command("language-model", help=EXPERIMENTS["language-model"], short_help=EXPERIMENTS["language-model"])
 @_options("Minutes on two cores: small models of Python's own documentation.")
 @DEVICE
 @click.option(
@@ -142,6 +142,7 @@ def language_model(
 
 @command.command(
     "multitask",
+    short_help=EXPERIMENTS["multitask"],
     help=EXPERIMENTS["multitask"] + " CONFIG (doom; with --quick smoke) and KEY=VALUE as for impala-mi train.",
 )
 @_options("A million frames a run of five Doom levels: an hour on two cores.")

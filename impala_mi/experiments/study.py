@@ -79,6 +79,7 @@ class Study:
             raise UserError(f"{str(self.folder)!r}: cannot be used: {e}; name another folder with --out") from None
         for key in before.keys() | now.keys():
             if before.get(key) != now.get(key) and key.rpartition(".")[2] != GROWS:
+                self._lock.close()
                 raise UserError(
                     f"{str(self.folder)!r} was begun with {key}={before.get(key)!r}, not {now.get(key)!r}; name "
                     "another folder with --out, or remove it"
