@@ -246,13 +246,17 @@ class Training:
         return float((total / len(text)).exp().nan_to_num(nan=math.inf, posinf=math.inf))
 
 
+CONFIDENCE = 1 - 0.05 / 3
+"""Of the interval of each of three comparisons, so that all hold together with 95 % (Bonferroni)."""
+
+
 @dataclass(frozen=True)
 class Change:
     """Of one model's test perplexity against another's, in percent."""
 
     mean: float
     interval: tuple[float, float] | None
-    """Of 95 % (Welch's, over seeds, of the logarithm); None for one seed."""
+    """Welch's, over seeds, of the logarithm, at `CONFIDENCE`; None for one seed."""
 
     @property
     def better(self) -> bool:
@@ -272,7 +276,7 @@ def change(of: Sequence[float], against: Sequence[float]) -> Change:
         return Change(math.nan, (math.nan, math.nan))
     interval = None
     if len(one) > 1:
-        low, high = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+        low, high = stats.ttest_ind(one, other, equal_var=False).confidence_interval(CONFIDENCE)
         interval = (100 * math.expm1(low), 100 * math.expm1(high))
     return Change(100 * math.expm1(one.mean() - other.mean()), interval)
 
@@ -302,7 +306,11 @@ def verdict(corpus: Corpus, found: Mapping[Kind, Sequence[Mapping[str, Any]]]) -
         + ", ".join(f"{kind} {mean_and_deviation(tests[kind])}" for kind in KINDS)
         + "; "
         + ", ".join(f"{name} {one}" for name, one in changes.items())
-        + (f"; means, deviations and 95 % intervals over {seeds} seeds." if seeds > 1 else "; one run each.")
+        + (
+            f"; means and deviations over {seeds} seeds, intervals together of 95 %."
+            if seeds > 1
+            else "; one run each."
+        )
     )
 
 
