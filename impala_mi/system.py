@@ -36,6 +36,8 @@ from impala_mi.stop import StopSignal
 from impala_mi.types import UnrollInfo
 
 MakeLearner = Callable[[Config, dict[str, Any] | None, PlacementGroup], LearnerGroup]
+IN_FLIGHT = 2
+"""Updates that the learner is asked for at once: it brings one batch while it learns from another."""
 KEEP_EVERY_S = 10.0
 """How often the learner's state is kept in memory, for the case that it dies."""
 CATCH_UP = 50
@@ -127,8 +129,6 @@ class Trainer:
         self._ready: deque[HandIn] = deque()
         self._oldest = 0  # version of the weights whose unrolls are still wanted
         self._updating: deque[_Batch] = deque()
-        # On a GPU the next batch is brought, and its work queued, while it computes; on CPUs that gained nothing.
-        self._in_flight = 2 if config.learner.num_gpus else 1
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -174,10 +174,16 @@ class Trainer:
         late = limit is not None and self.records.time_s() >= limit
         return late or self.counters.env_frames >= self.config.train.env_frames
 
+    def _enough(self) -> bool:
+        """Whether the updates under way end the run."""
+        learner = self.config.learner
+        frames = learner.unroll_length * learner.batch_size * self.suite.action_repeat
+        return self.counters.env_frames + len(self._updating) * frames >= self.config.train.env_frames
+
     def _step(self) -> None:
         """Give work, wait for something to be done, take it."""
         batch = self.config.unrolls_per_actor_batch
-        if len(self._updating) < self._in_flight and len(self._ready) >= batch:
+        if len(self._updating) < IN_FLIGHT and len(self._ready) >= batch and not self._enough():
             self._submit()
         staged = max(0, len(self._updating) - 1)
         if len(self._ready) + staged * batch < 2 * batch:

@@ -96,7 +96,7 @@ def inference(config: Config, spaces: Spaces, threads: Sequence[int], seconds: f
 def learning(config: Config, spaces: Spaces, device: torch.device, seconds: float) -> Row:
     """Updates from a batch of noise, with the time of each stage in microseconds of wall time a frame."""
     keep_freed_memory()
-    learner = Learner(config, spaces, 1, device)
+    learner = Learner(config, spaces, 1, device, threads=torch.get_num_threads())
     unrolls = random_unrolls(spaces, config, config.learner.unroll_length, config.learner.batch_size)
     stager = Stager(device, torch.get_num_threads(), learner.even)
     batch, frames = stager.stage([unrolls]).take(), config.learner.unroll_length * config.learner.batch_size

@@ -85,9 +85,15 @@ class Adam:
         return (mean / root).mul_(rate / (1 - self.beta1**steps)), {"mean": mean, "square": square}
 
 
+def flatten(gradients: Iterable[Tensor | None], params: Iterable[nn.Parameter]) -> Float[Tensor, " P"]:
+    """One vector of the gradients of all parameters, zeros where there is none."""
+    both = zip(gradients, params, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in both])
+
+
 def flat_gradient(params: list[nn.Parameter]) -> Float[Tensor, " P"]:
-    """Of all parameters, zeros where there is none."""
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in params])
+    """What backward left at all parameters."""
+    return flatten((p.grad for p in params), params)
 
 
 class Optimizer:

@@ -40,10 +40,9 @@ class Staged:
 class Stager:
     """Brings batches to a device while it computes with others.
 
-    Buffers in the host's memory are used again, so that neither pages nor page locks are made for a batch. For a
-    CPU there is one set: a batch is good until the next is staged. For others two sets take turns, one filled while
-    the copy of the other may be under way on a stream of its own: what stays in the host's memory of a batch is
-    good until the second batch after it.
+    Buffers in the host's memory are used again, so that neither pages nor page locks are made for a batch. Two sets
+    take turns: one is filled while a CPU learns from the other, or while the other may still be copied to a GPU on a
+    stream of its own. So what is in the host's memory of a batch is good until the second batch after it.
 
     Args:
         device: of the learner.
@@ -54,7 +53,7 @@ class Stager:
     def __init__(self, device: torch.device, threads: int, even: bool = False) -> None:
         self._device, self._even = device, even
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._buffers = [_Buffers(pinned=device.type == "cuda") for _ in range(1 if device.type == "cpu" else 2)]
+        self._buffers = [_Buffers(pinned=device.type == "cuda") for _ in range(2)]
         self._pool = ThreadPoolExecutor(threads)
 
     def stage(self, unrolls: Sequence[Transitions]) -> Staged:

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from impala_mi.config import Config, LearnerConfig
 from impala_mi.errors import TrainingError
+from impala_mi.learner.columns import make_team
 from impala_mi.learner.distributed import GradientSum
 from impala_mi.learner.graphs import CudaRecorder, Graphs
-from impala_mi.learner.optim import Rate, learning_rate, make_optimizer, make_rule
+from impala_mi.learner.optim import Rate, flatten, learning_rate, make_optimizer, make_rule
 from impala_mi.losses.actor_critic import Loss, actor_critic_loss
 from impala_mi.nn.agent import Agent, AgentOutput
 from impala_mi.nn.core import LSTMCore
@@ -81,6 +82,15 @@ def final_values(
         return agent(inputs, out.before(finals.time.clamp(max=last) + 1, finals.column)).value.squeeze(0)
 
 
+class _Learnt(NamedTuple):
+    """What a batch, or a part of it, teaches."""
+
+    gradient: Float[Tensor, " P"]
+    outcome: Float[Tensor, " 5"]
+    forward_s: float
+    backward_s: float
+
+
 class Learner:
     """The agent, its optimiser and the counters on one device.
 
@@ -91,10 +101,17 @@ class Learner:
         device: where the agent lives.
         ranks: that learn together, this process being one of them (`distributed.join`); each is given an equal
             part of every batch, and all come to the same weights.
+        threads: of a CPU, which learn from parts of every batch at once; ranks have their parts already.
     """
 
     def __init__(
-        self, config: Config, spaces: Spaces, action_repeat: int, device: torch.device, ranks: int = 1
+        self,
+        config: Config,
+        spaces: Spaces,
+        action_repeat: int,
+        device: torch.device,
+        ranks: int = 1,
+        threads: int = 1,
     ) -> None:
         torch.manual_seed(config.seed)
         if config.train.deterministic != torch.are_deterministic_algorithms_enabled():
@@ -109,6 +126,8 @@ class Learner:
         self._sum = (
             GradientSum(self.optimizer.params, len(list(self.agent.torso.parameters()))) if ranks > 1 else None
         )
+        alone = device.type == "cpu" and ranks == 1
+        self._team = make_team(config.learner.batch_size, threads) if alone else None
         self.even = config.learner.cuda_graphs and device.type == "cuda"
         """Whether batches are to be `batching.even`."""
         self._graphs = self._make_graphs()
@@ -149,12 +168,30 @@ class Learner:
 
     def _compute(self, batch: Transitions, rate: Rate) -> tuple[Float[Tensor, " 6"], dict[str, float]]:
         """An update: what comes of it, and the host's time for its stages."""
-        config, began = self.config.learner, time.perf_counter()
+        config = self.config.learner
+        learnt = self._learn(batch) if self._team is None else self._learn_in_parts(batch)
+        gradient, began = learnt.gradient, time.perf_counter()
+        norm = torch.linalg.vector_norm(gradient)
+        if config.max_grad_norm is not None:
+            gradient *= (config.max_grad_norm / (norm + 1e-6)).clamp(max=1)
+        good = learnt.outcome[0].isfinite() & norm.isfinite()
+        if self.device.type != "cpu":
+            self.optimizer.step(gradient, rate, good)
+        elif good:  # free to know here, and cheaper than to choose in every number
+            self.optimizer.step(gradient, rate)
+        seconds = {
+            "time/forward_s": learnt.forward_s,
+            "time/backward_s": learnt.backward_s,
+            "time/optimizer_s": time.perf_counter() - began,
+        }
+        return torch.cat([learnt.outcome, norm.unsqueeze(0)]), seconds
+
+    def _loss(self, batch: Transitions) -> Loss:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.agent(batch.inputs, batch.state)
             following = next_values(self.agent, out, batch)
-        loss = actor_critic_loss(
-            config,
+        return actor_critic_loss(
+            self.config.learner,
             out.logits[:-1],
             out.value[:-1],
             following,
@@ -164,37 +201,56 @@ class Learner:
             batch.terminated,
             batch.truncated,
         )
-        self.optimizer.zero_grad()
+
+    def _learn(self, batch: Transitions) -> "_Learnt":
+        """From a whole batch, and with other ranks from theirs."""
+        began = time.perf_counter()
+        loss = self._loss(batch)
+        outcome = self._outcome(loss, batch.action.numel())
         if self._sum is not None:
             self._sum.expect()
         forward_done = time.perf_counter()
+        self.optimizer.zero_grad()
         loss.total.backward()
-        backward_done = time.perf_counter()
-        gradient, outcome = self._over_all_ranks(loss, batch.action.numel())
-        norm = torch.linalg.vector_norm(gradient)
-        if config.max_grad_norm is not None:
-            gradient *= (config.max_grad_norm / (norm + 1e-6)).clamp(max=1)
-        good = outcome[0].isfinite() & norm.isfinite()
-        if self.device.type != "cpu":
-            self.optimizer.step(gradient, rate, good)
-        elif good:  # free to know here, and cheaper than to choose in every number
-            self.optimizer.step(gradient, rate)
-        seconds = {
-            "time/forward_s": forward_done - began,
-            "time/backward_s": backward_done - forward_done,
-            "time/optimizer_s": time.perf_counter() - backward_done,
-        }
-        return torch.cat([outcome, norm.unsqueeze(0)]), seconds
-
-    def _over_all_ranks(self, loss: Loss, steps: int) -> tuple[Float[Tensor, " P"], Float[Tensor, " 5"]]:
-        """The gradient, and the loss, its parts a step and the mean of rho."""
-        mean = self.config.learner.loss_reduction == "mean"
-        parts = torch.stack([loss.total, loss.policy, loss.value, loss.entropy]).detach()
-        outcome = torch.cat([parts if mean else parts / steps, loss.rho.unsqueeze(0)])
         if self._sum is None:
-            return self.optimizer.gradient(), outcome
-        gradient, outcome = self._sum.take(outcome)
-        return gradient / self._sum.size if mean else gradient, outcome / self._sum.size
+            gradient = self.optimizer.gradient()
+        else:
+            gradient, outcome = self._sum.take(outcome)
+            outcome /= self._sum.size
+            if self._mean:
+                gradient /= self._sum.size
+        return _Learnt(gradient, outcome, forward_done - began, time.perf_counter() - forward_done)
+
+    def _learn_in_parts(self, batch: Transitions) -> "_Learnt":
+        """The same from parts of a batch, each in a thread of its own."""
+        assert self._team is not None
+        width = batch.action.shape[1]
+
+        def learn(part: Transitions) -> _Learnt:
+            began, share = time.perf_counter(), part.action.shape[1] / width
+            loss = self._loss(part)
+            outcome = self._outcome(loss, part.action.numel()) * share
+            forward_done = time.perf_counter()
+            total = loss.total * share if self._mean else loss.total
+            gradients = torch.autograd.grad(total, self.optimizer.params, allow_unused=True)
+            gradient = flatten(gradients, self.optimizer.params)
+            return _Learnt(gradient, outcome, forward_done - began, time.perf_counter() - forward_done)
+
+        parts = self._team.map(learn, batch)
+        gradient, outcome = parts[0].gradient, parts[0].outcome
+        for part in parts[1:]:  # in order, so that the sum is the same every time
+            gradient += part.gradient
+            outcome += part.outcome
+        return _Learnt(gradient, outcome, max(p.forward_s for p in parts), max(p.backward_s for p in parts))
+
+    @property
+    def _mean(self) -> bool:
+        return self.config.learner.loss_reduction == "mean"
+
+    def _outcome(self, loss: Loss, steps: int) -> Float[Tensor, " 5"]:
+        """The loss and its parts, a step, and the mean of rho."""
+        parts = torch.stack([loss.total, loss.policy, loss.value, loss.entropy]).detach()
+        return torch.cat([parts if self._mean else parts / steps, loss.rho.unsqueeze(0)])
 
     def finish(self, began: "Began") -> dict[str, float]:
         """Wait for an update, count it and return its metrics; see `update`."""

@@ -100,7 +100,7 @@ class _Learner:
             patience = timedelta(seconds=config.learner.timeout_s + 60)
             join(self._rank, size, *address, _own_ip(), self._listener, device, patience)
         suite = make_suite(config.env)
-        self._learner = Learner(config, suite.spaces, suite.action_repeat, device, size)
+        self._learner = Learner(config, suite.spaces, suite.action_repeat, device, size, threads)
         if state is not None:
             self._learner.load_state(state)
         self._stager = Stager(device, threads, self._learner.even)

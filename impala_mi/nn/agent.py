@@ -72,7 +72,7 @@ class Agent(nn.Module):
         first: Bool[Tensor, "T B"] = inputs.first
         steps, batch = first.shape
         parts = [
-            self.torso(inputs.frame.flatten(0, 1)).unflatten(0, (steps, batch)),
+            self.torso(inputs.frame),
             # One-hot of the last action, zeros where there is none (an index one too far, cut off).
             F.one_hot(inputs.last_action % (self.spaces.num_actions + 1), self.spaces.num_actions + 1)[..., :-1],
             inputs.last_reward.clamp(-1, 1).unsqueeze(-1),

@@ -1,4 +1,4 @@
-"""Torsos: a frame to features. Frames stay uint8, channels last, until here, and channels last within."""
+"""Torsos: frames to features. Frames stay uint8, channels last, until here, and channels last within."""
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,7 +12,7 @@ WIDTH = 256
 
 
 def make_torso(kind: str, frame_shape: tuple[int, ...]) -> nn.Module:
-    """A torso [N, *frame_shape] -> [N, 256]; raises `UserError` where the frame does not suit it."""
+    """A torso [..., *frame_shape] -> [..., 256]; raises `UserError` where the frame does not suit it."""
     if kind == "mlp":
         return _initialised(MLP(frame_shape))
     smallest = Shallow.SMALLEST if kind == "shallow" else 1
@@ -34,16 +34,17 @@ def _initialised(torso: nn.Module) -> nn.Module:
     return torso
 
 
-def first_conv(conv: nn.Conv2d, frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N o h2 w2"]:
+def first_conv(conv: nn.Conv2d, frame: Shaped[Tensor, "*N h w c"]) -> Float[Tensor, "M o h2 w2"]:
     """The convolution of frames scaled to [0, 1], without rearranging a frame or visiting its numbers once more.
 
-    The memory of frames is that of a channels-last tensor, and convolutions keep that format. It is the kernel that
-    is scaled. Where a stride of s divides the widths, s neighbouring pixels of c channels are read as one of s c
-    channels: the same sums, but few channels leave vector units empty (a third of the time in bfloat16 on a CPU).
+    The memory of frames is that of a channels-last tensor, and convolutions keep that format. Some columns of a
+    batch come to lie together, M frames in all, as they are converted. It is the kernel that is scaled. Where a
+    stride of s divides the widths, s neighbouring pixels of c channels are read as one of s c channels: the same
+    sums, but few channels leave vector units empty (a third of the time in bfloat16 on a CPU).
     """
-    x, weight = frame.to(compute_dtype(conv.weight)), conv.weight * (1 / 255)
+    x, weight = frame.to(compute_dtype(conv.weight)).flatten(end_dim=-4), conv.weight * (1 / 255)
     (_, columns), (_, stride) = conv.kernel_size, conv.stride
-    if stride == 1 or frame.shape[2] % stride or columns % stride or conv.padding != (0, 0):
+    if stride == 1 or x.shape[2] % stride or columns % stride or conv.padding != (0, 0):
         return F.conv2d(x.permute(0, 3, 1, 2), weight, conv.bias, conv.stride, conv.padding)
     x = x.unflatten(2, (-1, stride)).flatten(3)
     weight = weight.unflatten(3, (-1, stride)).permute(0, 4, 1, 2, 3).flatten(1, 2)
@@ -63,11 +64,11 @@ class Shallow(nn.Module):
         rows, columns = (((side - 8) // 4 + 1 - 4) // 2 + 1 for side in (height, width))
         self.linear = nn.Linear(32 * rows * columns, WIDTH)
 
-    def forward(self, frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N 256"]:
-        """[N, 256]."""
+    def forward(self, frame: Shaped[Tensor, "*N h w c"]) -> Float[Tensor, "*N 256"]:
+        """[..., 256]."""
         x = F.relu_(first_conv(self.conv1, frame))
         x = F.relu_(self.conv2(x))
-        return F.relu_(self.linear(x.flatten(1)))
+        return F.relu_(self.linear(x.flatten(1))).unflatten(0, frame.shape[:-3])
 
 
 def same_max_pool(x: Float[Tensor, "N c h w"]) -> Float[Tensor, "N c h2 w2"]:
@@ -105,13 +106,13 @@ class Deep(nn.Module):
             channels, height, width = out, -(-height // 2), -(-width // 2)
         self.linear = nn.Linear(channels * height * width, WIDTH)
 
-    def forward(self, frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N 256"]:
-        """[N, 256]."""
+    def forward(self, frame: Shaped[Tensor, "*N h w c"]) -> Float[Tensor, "*N 256"]:
+        """[..., 256]."""
         x = frame
         for i, (conv, block) in enumerate(zip(self.convs, self.blocks, strict=True)):
             assert isinstance(conv, nn.Conv2d)
             x = block(same_max_pool(conv(x) if i else first_conv(conv, frame)))
-        return F.relu_(self.linear(F.relu(x).flatten(1)))
+        return F.relu_(self.linear(F.relu(x).flatten(1))).unflatten(0, frame.shape[:-3])
 
 
 class MLP(nn.Module):
@@ -119,10 +120,10 @@ class MLP(nn.Module):
 
     def __init__(self, frame_shape: tuple[int, ...]) -> None:
         super().__init__()
-        size = int(torch.Size(frame_shape).numel())
+        self._dimensions, size = len(frame_shape), int(torch.Size(frame_shape).numel())
         self.layers = nn.Sequential(nn.Linear(size, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh())
 
-    def forward(self, frame: Shaped[Tensor, "N *shape"]) -> Float[Tensor, "N 256"]:
-        """[N, 256]; uint8 is scaled to [0, 1], floats are taken as they are."""
-        x = frame.flatten(1).to(compute_dtype(next(self.parameters())))
+    def forward(self, frame: Shaped[Tensor, "..."]) -> Float[Tensor, "... 256"]:
+        """[..., 256] of [..., *frame_shape]; uint8 is scaled to [0, 1], floats are taken as they are."""
+        x = frame.flatten(-self._dimensions).to(compute_dtype(next(self.parameters())))
         return self.layers(x / 255 if frame.dtype == torch.uint8 else x)
