@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from impala_mi.experiments.batched import Networks, made, pruned, stacked
-from impala_mi.experiments.expressivity import MODELS
+from impala_mi.experiments.expressivity.networks import MODELS
 
 CPU = torch.device("cpu")
 D = 4
