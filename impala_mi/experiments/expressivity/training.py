@@ -92,7 +92,9 @@ def _samples(steps: int, width: int, generator: torch.Generator) -> tuple[Tensor
 
 
 @torch.no_grad()
-def _errors(study: Study, sweep: Sweep, networks: Networks, parameters: dict[str, Tensor]) -> list[float | None]:
+def _errors(
+    study: Study, sweep: Sweep, networks: Networks[Network], parameters: dict[str, Tensor]
+) -> list[float | None]:
     """[N] errors on samples that no network has seen, the same for all of a width."""
     generator = torch.Generator(study.device).manual_seed(seed_of(study.seed, "test", sweep.width))
     x, z = _samples(SAMPLES // BATCH, sweep.width, generator)

@@ -64,15 +64,16 @@ def train(
         total += training.learn()
         if step % protocol.every == 0:
             loss, divergence = (total / protocol.every).tolist()
-            nll = WEIGHTS @ means(training.stack.errors(few))["nll"]["networks"]
+            nll = WEIGHTS @ means(training.errors(few))["nll"]["networks"]
             curve.append({"step": step, "loss": loss, "divergence": divergence, "nll": nll.tolist()})
             total.zero_()
         told(step / protocol.steps)
         progress = {"step": step, "curve": curve, "total": total}
         study.save(name, lambda p=progress: training.state() | p)  # type: ignore[misc]
+    network = training.networks.network(0)
     return {
-        "parameters": parameters(training.stack.one), "curve": curve, **means(training.stack.errors(held)),
-        "examples": predictions(training.stack.network(0), examples),
+        "parameters": parameters(network), "curve": curve, **means(training.errors(held)),
+        "examples": predictions(network, examples),
     }  # fmt: skip
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from impala_mi.experiments.batched import Networks
 from impala_mi.experiments.neural_process import training as module
 from impala_mi.experiments.neural_process.evaluation import POINTS
 from impala_mi.experiments.neural_process.model import DECODERS
-from impala_mi.experiments.neural_process.training import Stack, Training
+from impala_mi.experiments.neural_process.training import Training
 from tests.experiments.neural_process.small import SMALL
 
 CPU = torch.device("cpu")
@@ -24,11 +25,9 @@ def test_a_stack_learns_as_its_networks_would_alone(name: str, monkeypatch: pyte
     monkeypatch.setattr(module, "CLIP", 1e-3)
     training, again = (Training(DECODERS[name], SMALL, 1, CPU) for _ in range(2))
     total = training.learn()
-    seen: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(again.stack, "terms", _listening(again.stack, seen))
-    again.learn()  # only for what it sees
+    seen = _seen(again)
     for n in range(SMALL.networks):
-        network = Training(DECODERS[name], SMALL, 1, CPU).stack.network(n).requires_grad_()
+        network = Training(DECODERS[name], SMALL, 1, CPU).networks.network(n)
         optimiser = torch.optim.Adam(network.parameters(), SMALL.learning_rate)
         sums = 0.0
         for x, y, contexts, noise in seen:
@@ -39,18 +38,23 @@ def test_a_stack_learns_as_its_networks_would_alone(name: str, monkeypatch: pyte
             optimiser.step()
             sums += loss.item()
         assert float(total[0, n]) == pytest.approx(sums, rel=1e-4)
-        alone, stacked = dict(network.named_parameters()), training.stack.parameters
+        alone, stacked = dict(network.named_parameters()), training.networks.parameters
         assert all(torch.allclose(alone[k], stacked[k][n], rtol=1e-3, atol=2e-4) for k in alone)
 
 
-def _listening(stack: Stack, seen: list[tuple[Any, ...]]) -> Any:
-    plain = stack.terms
+def _seen(training: Training) -> list[tuple[Any, ...]]:
+    """What its networks are called with while it learns."""
+    seen: list[tuple[Any, ...]] = []
+    plain = Networks.__call__
 
-    def terms(*arguments: Any) -> Any:
-        seen.append(arguments)
-        return plain(*arguments)
+    def listening(self: Any, *inputs: Any) -> Any:
+        seen.append(inputs)
+        return plain(self, *inputs)
 
-    return terms
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Networks, "__call__", listening)
+        training.learn()
+    return seen
 
 
 def test_every_decoder_begins_and_learns_from_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,9 +63,10 @@ def test_every_decoder_begins_and_learns_from_the_same(monkeypatch: pytest.Monke
     first = {}
     for name, decoder in DECODERS.items():
         training = Training(decoder, SMALL, 1, CPU)
-        first[name] = {k: p.detach().clone() for k, p in training.stack.parameters.items() if k.startswith("to_")}
-        monkeypatch.setattr(training.stack, "terms", _listening(training.stack, seen.setdefault(name, [])))
-        training.learn()
+        first[name] = {
+            k: p.detach().clone() for k, p in training.networks.parameters.items() if k.startswith("to_")
+        }
+        seen[name] = _seen(training)
     for name in DECODERS:
         assert all(torch.equal(first[name][k], p) for k, p in first["mlp"].items())
         for one, other in zip(seen[name], seen["mlp"], strict=True):
