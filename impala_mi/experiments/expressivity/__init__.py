@@ -23,6 +23,7 @@ Diagonal(d, d), linear(out), which has no size.
 
 Networks of one model and width train in one stack, on the same samples. Sizes are tried from below, some at a time,
 and a function leaves once all of its repetitions are within the error: larger networks cannot be the smallest. A
-function of d outputs enters with the sizes that reach d: an output of rank s < d leaves d - s of its principal
-components out, each of variance 2 (summation) or 0.29 (gating).
+function of d outputs enters with the sizes that can be within the error by either reading. An output of rank s < d
+leaves d - s of its principal components out, each of variance 2 (summation) or 0.293 (gating): by the sum that is
+beyond the error, by the mean over outputs it is not from 0.95 d or 0.66 d on.
 """

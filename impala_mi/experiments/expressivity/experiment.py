@@ -9,7 +9,7 @@ from impala_mi.experiments.batched import prepare
 from impala_mi.experiments.expressivity.claims import FROM_WIDTH, claims, verdict
 from impala_mi.experiments.expressivity.figures import draw
 from impala_mi.experiments.expressivity.needs import ERROR, Curves, Point, Trained, curves, median, needed, point
-from impala_mi.experiments.expressivity.networks import FUNCTIONS, MODELS, TITLES, outputs
+from impala_mi.experiments.expressivity.networks import FUNCTIONS, MODELS, TITLES, VARIANCE, outputs
 from impala_mi.experiments.expressivity.training import Sweep, train
 from impala_mi.experiments.findings import Cell, Findings, Table
 from impala_mi.experiments.study import Study
@@ -54,7 +54,7 @@ QUICK = Protocol(
     sizes=((1, 2, 5), (10, 20, 40), (80, 200)),
     beyond=((500,),),
     steps=3000,
-    repetitions=2,
+    repetitions=3,
 )
 
 
@@ -92,11 +92,17 @@ def sweep_width(
         left = [f for f in FUNCTIONS if None in needed(found, f, protocol.repetitions)]
         if not left:
             break
-        functions = tuple(f for f in left if model == "low rank" or outputs(f, width) <= sizes[-1])
+        functions = tuple(f for f in left if model == "low rank" or within_reach(f, width, sizes[-1]))
         if functions:
             sweep = Sweep(model, width, functions, sizes, protocol.steps, protocol.repetitions)
             found += _done_or_trained(study, sweep, share[0] + number * length, length)
     return found
+
+
+def within_reach(function: str, width: int, rank: int) -> bool:
+    """Whether outputs of that rank can be within the error, by its mean over outputs if not by its sum."""
+    count = outputs(function, width)
+    return rank >= count or (count - rank) / count * VARIANCE[function] <= ERROR
 
 
 def _done_or_trained(study: Study, sweep: Sweep, before: float, share: float) -> list[Trained]:

@@ -15,6 +15,8 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gating, d outputs": lambda x, z: x.sigmoid() * z,
 }
 """Of x and z [..., d], to [..., 1] or [..., d]."""
+VARIANCE = {"summation, d outputs": 2.0, "gating, d outputs": 0.293}
+"""Of each of d outputs, which do not depend on each other."""
 TITLES = {
     "summation": "summation: Σ (x + z)",
     "gating": "gating: σ(x) · z",

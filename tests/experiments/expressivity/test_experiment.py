@@ -9,7 +9,7 @@ import pytest
 
 from impala_mi.errors import UserError
 from impala_mi.experiments.expressivity import experiment, training
-from impala_mi.experiments.expressivity.experiment import PAPER, Protocol, run
+from impala_mi.experiments.expressivity.experiment import PAPER, Protocol, run, within_reach
 from impala_mi.experiments.expressivity.networks import FUNCTIONS, MODELS
 from impala_mi.experiments.findings import write
 from impala_mi.experiments.study import Study
@@ -29,6 +29,14 @@ def test_the_papers_sweep() -> None:
     assert PAPER.groups("diagonal", 15) == ((15,),)
 
 
+def test_by_the_mean_narrower_networks_are_within_reach() -> None:
+    assert not within_reach("gating, d outputs", 6, 3)
+    assert within_reach("gating, d outputs", 6, 4)
+    assert not within_reach("summation, d outputs", 6, 5)
+    assert within_reach("summation, d outputs", 20, 19)
+    assert within_reach("gating", 40, 1)
+
+
 def test_the_whole_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "QUICK", SMALL)
     monkeypatch.setattr(training, "SAMPLES", 300)
@@ -39,7 +47,7 @@ def test_the_whole_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert 0.9 < shares[-1] <= 1.0
     assert len(found.data["points"]) == 3 * len(MODELS) * len(FUNCTIONS)
     part = json.loads((tmp_path / "parts" / "width3-MI-sizes1-2.json").read_text())["trained"]
-    assert {t["function"] for t in part} == {"summation", "gating", "dot product"}
+    assert {t["function"] for t in part} == {"summation", "gating", "dot product", "gating, d outputs"}
     files = write(own, found, "impala-mi reproduce expressivity")
     assert [f.name for f in files] == ["figure2.png", "outputs.png", "relatives.png", "results.md", "results.json"]
     del own  # and the lock with it; PyTorch's first optimiser keeps the frames that made it for a while
