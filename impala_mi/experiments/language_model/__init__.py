@@ -9,6 +9,7 @@ where it is silent:
 - The validation text is read four times an epoch, training ends when `patience` times brought nothing, and the
   test's perplexity is that at the best of them. Every token is predicted once, the first after an <eos>.
   They too are read in columns, each from a state of zeros: a little worse than from end to end.
+- Each model is trained from three seeds; all three of a seed come before the next seed.
 - On a GPU training computes in bfloat16 but for the softmax's logarithm, the loss and the multiplicative core;
   evaluation is in float32.
 

@@ -35,17 +35,15 @@ class Change:
     """Of one model's test perplexity against another's, in percent."""
 
     mean: float
-    interval: tuple[float, float] | None
-    """Welch's, over seeds, of the logarithm, at `CONFIDENCE`; None for one seed."""
+    interval: tuple[float, float]
+    """Welch's, over seeds, of the logarithm, at `CONFIDENCE`."""
 
     @property
     def better(self) -> bool:
-        """Whether it is surely lower; what diverged decides nothing, and neither does one seed."""
-        return self.interval is not None and self.interval[1] < 0
+        """Whether it is surely lower; what diverged decides nothing."""
+        return self.interval[1] < 0
 
     def __str__(self) -> str:
-        if self.interval is None:
-            return f"{self.mean:+.1f} %"
         return f"{self.mean:+.1f} % ({self.interval[0]:+.1f} to {self.interval[1]:+.1f})"
 
 
@@ -54,17 +52,14 @@ def change(of: Sequence[float], against: Sequence[float]) -> Change:
     one, other = np.log(of), np.log(against)
     if not (np.isfinite(one).all() and np.isfinite(other).all()):
         return Change(math.nan, (math.nan, math.nan))
-    interval = None
-    if len(one) > 1:
-        low, high = stats.ttest_ind(one, other, equal_var=False).confidence_interval(CONFIDENCE)
-        interval = (100 * math.expm1(low), 100 * math.expm1(high))
-    return Change(100 * math.expm1(one.mean() - other.mean()), interval)
+    low, high = stats.ttest_ind(one, other, equal_var=False).confidence_interval(CONFIDENCE)
+    return Change(100 * math.expm1(one.mean() - other.mean()), (100 * math.expm1(low), 100 * math.expm1(high)))
 
 
 def verdict(corpus: Corpus, found: Mapping[Kind, Sequence[Mapping[str, Any]]]) -> str:
     """Held: MultDec below the LSTM, and MultEncDec below MultDec, each with its whole interval.
 
-    In part: one of these, or MultEncDec below the LSTM. One seed decides nothing.
+    In part: one of these, or MultEncDec below the LSTM.
     """
     tests = {kind: [one["test"] for one in found[kind]] for kind in KINDS}
     lstm, decoder, both = KINDS
@@ -75,22 +70,13 @@ def verdict(corpus: Corpus, found: Mapping[Kind, Sequence[Mapping[str, Any]]]) -
     }
     better, seeds = [one.better for one in changes.values()], len(tests[lstm])
     word = "held" if all(better[:2]) else "held in part" if any(better) else "was not shown"
-    if seeds == 1:
-        below = [one.mean < 0 for one in changes.values()][:2]
-        word = "was not decided, by one run each which " + (
-            "point the same way" if all(below) else "do not all point the same way"
-        )
     other = "" if corpus.is_wikitext_103 else ", which is not WikiText-103"
     return (
         f"{word} on {corpus.name}{other}. Test perplexity "
         + ", ".join(f"{kind} {mean_and_deviation(tests[kind])}" for kind in KINDS)
         + "; "
         + ", ".join(f"{name} {one}" for name, one in changes.items())
-        + (
-            f"; means and deviations over {seeds} seeds, intervals together of 95 %."
-            if seeds > 1
-            else "; one run each."
-        )
+        + f"; means and deviations over {seeds} seeds, intervals together of 95 %."
     )
 
 
@@ -98,7 +84,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     """In a table."""
     if not np.isfinite(values).all():
         return "diverged"
-    return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
 
 
 def conclude(

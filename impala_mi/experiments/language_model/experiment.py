@@ -14,7 +14,7 @@ from impala_mi.experiments.language_model.training import Plan, Training
 from impala_mi.experiments.study import Study
 from impala_mi.machine import keep_freed_memory
 
-FULL = Plan(Sizes(0), equal=False, seeds=1, batch=64, length=128, epochs=30, patience=8)
+FULL = Plan(Sizes(0), equal=False, seeds=3, batch=64, length=128, epochs=30, patience=8)
 QUICK = Plan(
     Sizes(0, 64, 128, 8), equal=True, seeds=3, batch=16, length=32, epochs=3, patience=12, learning_rate=0.002
 )

@@ -26,6 +26,7 @@ class Plan:
     equal: bool
     """Whether the others are as wide as makes their parameters as many, or else as wide."""
     seeds: int
+    """Two at least: of one, no difference is sure."""
     batch: int
     """Columns."""
     length: int

@@ -31,8 +31,6 @@ def results(*tests: list[float]) -> dict[Kind, list[dict[str, Any]]]:
         (([50, 51, 52], [49, 51, 53], [48, 50, 56]), "was not shown on"),
         (([30, 31, 32], [40, 41, 42], [50, 51, 52]), "was not shown on"),
         (([math.inf, 50, 51], [40, 41, 42], [30, 31, 32]), "held in part on"),
-        (([36.7], [33.7], [30.3]), "was not decided, by one run each which point"),
-        (([36.7], [37.7], [38.3]), "was not decided, by one run each which do not"),
     ],
 )
 def test_verdicts(tests: tuple[list[float], ...], word: str) -> None:
@@ -48,4 +46,4 @@ def test_a_change_has_welchs_interval() -> None:
     one = change([40.0, 41.0, 42.0], [50.0, 51.0, 53.0])
     assert one.mean == pytest.approx(-20.1, abs=0.1)
     assert one.interval[0] < one.mean < one.interval[1] < 0
-    assert str(change([30.0], [40.0])) == "-25.0 %"
+    assert str(one).startswith("-20.1 % (-2")

@@ -1,5 +1,6 @@
 """The three models, from what is asked for to what is found."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from impala_mi.errors import UserError
 from impala_mi.experiments.language_model.corpus import numbered
-from impala_mi.experiments.language_model.experiment import QUICK, learn, run, sizes_of
+from impala_mi.experiments.language_model.experiment import FULL, QUICK, learn, run, sizes_of
 from impala_mi.experiments.language_model.model import KINDS, parameters
 from tests.experiments.language_model.small import PLAN, SMALL, a_study, corpus
 
@@ -54,3 +55,20 @@ def test_a_study_from_end_to_end(tmp_path: Path, softmax: str) -> None:
     assert ("adaptive" in found.tables[0].title) == (softmax == "adaptive")
     assert "which is not WikiText-103" in found.verdict
     assert list(found.figures) == ["perplexity"]
+
+
+def test_more_seeds_are_more_parts(tmp_path: Path) -> None:
+    """All models of a seed before the next seed; a study that is done goes on with more of them."""
+    plan, done = replace(PLAN, epochs=1), []
+    first = a_study(tmp_path)
+    learn(first, corpus(), plan)
+    del first  # and the lock with it; PyTorch's first optimiser keeps the frames that made it for a while
+    gc.collect()
+    study = a_study(tmp_path)
+    study.progress = lambda share, what: done.append(what.rpartition(",")[0])
+    learn(study, corpus(), replace(plan, seeds=4))
+    assert list(dict.fromkeys(done)) == [f"{kind}, seed {seed}" for seed in (5, 6) for kind in KINDS]
+
+
+def test_every_protocol_can_show_a_difference() -> None:
+    assert FULL.seeds == QUICK.seeds == 3
