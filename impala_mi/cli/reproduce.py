@@ -82,7 +82,7 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
             name, folder, settings,
             lambda share, what: bar.update(task, completed=share, description=f"{name}: {what}"),
         )  # fmt: skip
-        found = importlib.import_module(f"impala_mi.experiments.{name.replace('-', '_')}").run(study)
+        found = importlib.import_module(f"impala_mi.experiments.{name.replace('-', '_')}.experiment").run(study)
         bar.update(task, completed=1.0, description=name)
     for one in found.tables:
         console.print(f"\n{one.title}", style="bold", soft_wrap=True, highlight=False, markup=False)
@@ -163,7 +163,7 @@ def multitask(
 ) -> None:
     """Not shown: EXPERIMENTS has the help."""
     from impala_mi.config import load
-    from impala_mi.experiments.multitask import QUICK_FRAMES, check
+    from impala_mi.experiments.multitask.experiment import QUICK_FRAMES, check
 
     if config is not None and "=" in config and not config.endswith(".yaml"):
         overrides, config = (config, *overrides), None

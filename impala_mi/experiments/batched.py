@@ -1,10 +1,11 @@
 """Many small networks trained at once, as one stack of parameters under `torch.func.vmap`."""
 
 import copy
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def stacked(networks: Sequence[nn.Module], device: torch.device) -> dict[str, Te
     return found
 
 
-class Networks:
+class Networks(Generic[N]):
     """N networks, each with its own learning rate of Adam.
 
     Args:
@@ -59,20 +60,22 @@ class Networks:
         rates: [N] learning rates; networks of one rate come one after another.
         shared: whether all networks see the same inputs, which then have no dimension N.
         device: to train on.
+        clip: largest absolute value of a gradient's element.
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], rates: Sequence[float], shared: bool, device: torch.device
+        self,
+        networks: Sequence[N],
+        rates: Sequence[float],
+        shared: bool,
+        device: torch.device,
+        clip: float = math.inf,
     ) -> None:
+        self._shared, self._clip = shared, clip
         self.parameters = stacked(networks, device)
         shapes = {name: whole.shape[1:] for name, whole in self.parameters.items()}
         largest = next(n for n in networks if {k: p.shape for k, p in n.named_parameters()} == shapes)
-        bare = copy.deepcopy(largest).to("meta")
-
-        def one(parameters: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
-            return functional_call(bare, parameters, inputs)
-
-        self._all = vmap(one, in_dims=(0, None if shared else 0))
+        self._bare = copy.deepcopy(largest).to("meta")
         runs = [(rate, len(list(same))) for rate, same in groupby(rates)]
         # The fused optimiser has one rate a group, so it sees a view for each parameter and rate.
         self._lengths = [length for _, length in runs]
@@ -82,13 +85,30 @@ class Networks:
             [{"params": [some[i] for some in views], "lr": rate} for i, (rate, _) in enumerate(runs)], fused=True
         )
 
-    def __call__(self, *inputs: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """[N, ...] outputs, of the networks' own parameters or of others."""
-        return self._all(self.parameters if parameters is None else parameters, inputs)
+    def __call__(self, *inputs: Any, parameters: dict[str, Tensor] | None = None) -> Any:
+        """[N, ...] outputs, a tensor or a tuple of them, of the networks' own parameters or of others.
+
+        An input that is no tensor is the same for all networks.
+        """
+        dims = tuple(None if self._shared or not isinstance(some, Tensor) else 0 for some in inputs)
+
+        def one(parameters: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+            return functional_call(self._bare, parameters, inputs)
+
+        return vmap(one, in_dims=(0, dims))(self.parameters if parameters is None else parameters, inputs)
+
+    def network(self, number: int) -> N:
+        """A copy of one of them, of the largest shape."""
+        own = {name: p[number].detach().clone() for name, p in self.parameters.items()}
+        network = copy.deepcopy(self._bare)
+        network.load_state_dict(own, assign=True)
+        return network
 
     def step(self, losses: Tensor) -> None:
         """One step of each network down its own loss [N]."""
-        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
+        gradients: Sequence[Tensor] = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
+        if self._clip < math.inf:
+            gradients = [g.clamp(-self._clip, self._clip) for g in gradients]
         # The fused optimiser reads a gradient as if it lay like its parameter.
         parts = (part for g in gradients for part in g.contiguous().split(self._lengths))
         for view, part in zip(self._views, parts, strict=True):

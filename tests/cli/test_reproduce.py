@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from impala_mi.experiments import regression
+from impala_mi.experiments.regression import experiment
+from impala_mi.experiments.regression.training import Protocol
 from tests.commands import impala, refused
 
 
@@ -29,8 +30,8 @@ def test_no_gpu(tmp_path):
 
 
 def test_a_study_is_told_written_and_repeated(tmp_path, monkeypatch):
-    small = regression.Protocol(tasks=(2, 4), repetitions=2, steps=40)
-    monkeypatch.setattr(regression, "QUICK", small)
+    small = Protocol(tasks=(2, 4), repetitions=2, steps=100)
+    monkeypatch.setattr(experiment, "QUICK", small)
     args = ("reproduce", "regression", "--quick", "--seed", "5", "--out", "my results")
     done = impala(*args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -43,5 +44,5 @@ def test_a_study_is_told_written_and_repeated(tmp_path, monkeypatch):
     assert impala(*args, cwd=tmp_path).returncode == 0
     assert first == {file.name: file.read_bytes() for file in (folder / "parts").iterdir()}
     refused(impala(*args[:-3], "6", *args[-2:], cwd=tmp_path), "begun with seed=5, not 6")
-    monkeypatch.setattr(regression, "QUICK", regression.Protocol(tasks=(2, 4), repetitions=2, steps=50))
-    refused(impala(*args, cwd=tmp_path), "begun with steps=40, not 50")
+    monkeypatch.setattr(experiment, "QUICK", Protocol(tasks=(2, 4), repetitions=2, steps=200))
+    refused(impala(*args, cwd=tmp_path), "begun with steps=100, not 200")

@@ -1,6 +1,7 @@
 """Networks in a stack are the networks one by one."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from impala_mi.experiments.batched import Networks, made, pruned, stacked
-from impala_mi.experiments.expressivity import MODELS
+from impala_mi.experiments.expressivity.networks import MODELS
 
 CPU = torch.device("cpu")
 D = 4
@@ -62,6 +63,27 @@ def test_a_stack_of_own_inputs() -> None:
     stack = Networks(singles, [0.1] * 4, shared=False, device=CPU)
     x = torch.randn(4, 5, 3)
     torch.testing.assert_close(stack(x), torch.stack([f(row) for f, row in zip(singles, x, strict=True)]))
+
+
+def test_a_network_of_a_stack_is_a_copy() -> None:
+    singles = [nn.Linear(3, 2) for _ in range(2)]
+    stack = Networks(singles, [0.1] * 2, shared=False, device=CPU)
+    x = torch.randn(2, 5, 3)
+    before = stack(x).detach()
+    copied = stack.network(1)
+    stack.step(stack(x).square().mean((1, 2)))
+    torch.testing.assert_close(copied(x[1]), before[1])
+
+
+def test_gradients_are_clipped_by_element() -> None:
+    """The second moment of Adam's first step tells a gradient's size."""
+    single = nn.Linear(1, 1)
+    moments = []
+    for clip in (math.inf, 0.5):
+        stack = Networks([single], [0.1], shared=False, device=CPU, clip=clip)
+        stack.step(3 * stack(torch.ones(1, 1, 1)).sum((1, 2)))
+        moments.append([one["exp_avg_sq"].item() for one in stack.state()["adam"]["state"].values()])
+    assert moments == [pytest.approx([0.009] * 2), pytest.approx([0.00025] * 2)]
 
 
 def test_a_stack_goes_on_from_its_state() -> None:

@@ -9,8 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from impala_mi.errors import UserError
-from impala_mi.experiments import corpus as module
-from impala_mi.experiments.corpus import END, UNKNOWN, WIKITEXT_103, Corpus, numbered, python_documentation, read
+from impala_mi.experiments.language_model import corpus as module
+from impala_mi.experiments.language_model.corpus import (
+    END,
+    UNKNOWN,
+    WIKITEXT_103,
+    Corpus,
+    numbered,
+    python_documentation,
+    read,
+)
 
 LINES = st.lists(st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=5), min_size=1, max_size=8)
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
-from impala_mi.experiments.gaussian_process import NOISE, draw, posterior
-from impala_mi.experiments.np_model import LATENT, Gaussian, NeuralProcess
+from impala_mi.experiments.neural_process.gaussian_process import NOISE, draw, posterior
+from impala_mi.experiments.neural_process.model import LATENT, Gaussian, NeuralProcess
 
 SCALES = (0.1, 10.0)
 """Of the length scale (paper, appendix F)."""
@@ -148,18 +147,3 @@ def best(examples: Examples) -> list[dict[str, Any]]:
         mean, sd = posterior(x, y, examples.grid, torch.tensor([length], dtype=x.dtype, device=x.device), NOISE)
         found.append({"mean": mean[0].tolist(), "sd": sd[0].tolist(), "lines": []})
     return found
-
-
-def interval(networks: np.ndarray, functions: np.ndarray) -> tuple[float, float]:
-    """A mean over networks and held-out functions, and half of its 95 % interval.
-
-    Both are samples, and each network meets each function: the half is the root of the summed squares of the two
-    that either sample has alone (Student's t).
-
-    Args:
-        networks: mean over functions of each network [K]; one alone has no spread.
-        functions: mean over networks of each function [D].
-    """
-    samples = [some for some in (networks, functions) if len(some) > 1]
-    halves = [stats.t.ppf(0.975, len(some) - 1) * some.std(ddof=1) / np.sqrt(len(some)) for some in samples]
-    return float(networks.mean()), float(np.linalg.norm(halves))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impala_mi.experiments.gaussian_process import NOISE
+from impala_mi.experiments.neural_process.gaussian_process import NOISE
 from impala_mi.nn.multiplicative import Additive, Multiplicative
 
 WIDTH = 128
@@ -42,6 +42,15 @@ class Decoder:
     last: type[Additive] | type[Multiplicative] | None
     """How the output layer sees c; None: not at all."""
     width: int = WIDTH
+
+
+DECODERS = {
+    "mlp": Decoder(first=True, hidden=False, last=None),
+    "mlp-wide": Decoder(first=True, hidden=False, last=None, width=176),
+    "skip-mlp": Decoder(first=True, hidden=True, last=Additive),
+    "mi-all": Decoder(first=True, hidden=False, last=Multiplicative),
+    "mi-x": Decoder(first=False, hidden=False, last=Multiplicative),
+}
 
 
 class Terms(NamedTuple):
