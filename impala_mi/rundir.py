@@ -156,6 +156,12 @@ def versions() -> dict[str, str | None]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
+    found["git"] = revision()
+    return found
+
+
+def revision() -> str | None:
+    """The project's git revision, None where it is not run from a checkout."""
     here = Path(__file__).resolve().parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
@@ -163,7 +169,6 @@ def versions() -> dict[str, str | None]:
             [*git[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10
         )
         done = subprocess.run(git, capture_output=True, text=True, timeout=10)
-        found["git"] = done.stdout.strip() if tracked.returncode == done.returncode == 0 else None
+        return done.stdout.strip() if tracked.returncode == done.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired):
-        found["git"] = None
-    return found
+        return None

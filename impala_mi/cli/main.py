@@ -53,7 +53,7 @@ class _Commands(click.Group):
 def cli() -> None:
     """Train one agent on many tasks: IMPALA with multiplicative interactions.
 
-    Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (after a checkpoint).
+    Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (training: after a checkpoint).
     """
 
 

@@ -1,14 +1,16 @@
 """`impala-mi reproduce`."""
 
+import contextlib
 import importlib
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from impala_mi.cli.console import make_console
@@ -38,7 +40,7 @@ def _options(quick: str) -> Callable[[F], F]:
         for option in (
             click.option(
                 "--out", type=click.Path(path_type=Path, file_okay=False),
-                help="Folder.  [default: reproductions/NAME, with --quick NAME-quick]",
+                help="Folder of results.  [default: reproductions/EXPERIMENT, with --quick EXPERIMENT-quick]",
             ),
             click.option(
                 "--seed", type=click.IntRange(min=0, max=2**31 - 1000), default=1, show_default=True,
@@ -61,6 +63,33 @@ def _device(asked: str) -> str:
     return "cuda" if there and asked != "cpu" else "cpu"
 
 
+@contextlib.contextmanager
+def _told(name: str, console: Console) -> Iterator[Callable[[float, str], None]]:
+    """Shows progress from the first that is told: a bar, or a line each time that something else is done."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%, passed"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    bar, tasks, last = Progress(*columns, console=console, disable=not console.is_terminal), list[TaskID](), ""
+
+    def told(share: float, what: str) -> None:
+        nonlocal last
+        if not console.is_terminal:
+            if what != last:
+                console.print(f"{name}: {what}, {share:.0%}", soft_wrap=True, highlight=False, markup=False)
+        elif not tasks:
+            bar.start()
+            tasks.append(bar.add_task(name, total=1.0))
+        if tasks:
+            bar.update(tasks[0], completed=share, description=f"{name}: {what}")
+        last = what
+
+    try:
+        yield told
+    finally:
+        bar.stop()
+
+
 def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     """Run an experiment, or what is left of it, and write what it found."""
     from impala_mi.experiments import findings
@@ -70,20 +99,9 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     folder = (out or Path("reproductions") / (f"{name}-quick" if quick else name)).expanduser()
     command = shlex.join(["impala-mi", *sys.argv[1:]])
     console = make_console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f}%"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=1.0)
-        study = Study(
-            name, folder, settings,
-            lambda share, what: bar.update(task, completed=share, description=f"{name}: {what}"),
-        )  # fmt: skip
+    with _told(name, console) as told:
+        study = Study(name, folder, settings, told)
         found = importlib.import_module(f"impala_mi.experiments.{name.replace('-', '_')}.experiment").run(study)
-        bar.update(task, completed=1.0, description=name)
     for one in found.tables:
         console.print(f"\n{one.title}", style="bold", soft_wrap=True, highlight=False, markup=False)
         table = Table(box=None, padding=(0, 2), pad_edge=False)
@@ -99,15 +117,16 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
 
 @click.group(short_help="Repeat an experiment of the paper.")
 def command() -> None:
-    """Repeat an experiment of the paper: a table and a figure, and whether its claim held.
+    """Repeat an experiment of the paper: tables and figures, and whether its claim held.
 
-    The same command goes on where it was interrupted.
+    Results go to reproductions/EXPERIMENT (results.md, results.json and pictures). Without --quick it is the
+    paper's protocol, for hours or days. The same command goes on from at most a minute before it was interrupted.
     """
 
 
-def _plain(name: str) -> click.Command:
+def _plain(name: str, quick: str) -> click.Command:
     @click.command(name, help=EXPERIMENTS[name], short_help=EXPERIMENTS[name])
-    @_options("Minutes on two cores, instead of the paper's protocol.")
+    @_options(f"{quick} on two cores, instead of the paper's protocol.")
     @DEVICE
     def run(quick: bool, seed: int, device: str, out: Path | None) -> None:
         _run(name, out, {"quick": quick, "seed": seed, "device": _device(device)})
@@ -115,12 +134,16 @@ def _plain(name: str) -> click.Command:
     return run
 
 
-for _name in ("expressivity", "regression", "neural-process"):
-    command.add_command(_plain(_name))
+for _name, _quick in (
+    ("expressivity", "A quarter of an hour"),
+    ("regression", "A quarter of an hour"),
+    ("neural-process", "An hour"),
+):
+    command.add_command(_plain(_name, _quick))
 
 
 @command.command("language-model", help=EXPERIMENTS["language-model"], short_help=EXPERIMENTS["language-model"])
-@_options("Minutes on two cores: small models of Python's own documentation.")
+@_options("Half an hour on two cores: small models of Python's own documentation.")
 @DEVICE
 @click.option(
     "--corpus",
@@ -143,9 +166,11 @@ def language_model(
 @command.command(
     "multitask",
     short_help=EXPERIMENTS["multitask"],
-    help=EXPERIMENTS["multitask"] + " CONFIG (doom; with --quick smoke) and KEY=VALUE as for impala-mi train.",
+    help=EXPERIMENTS["multitask"]
+    + " CONFIG (doom; with --quick smoke) and KEY=VALUE are those of impala-mi train: "
+    "learner.num_gpus=1 takes a GPU.",
 )
-@_options("A million frames a run of five Doom levels: an hour on two cores.")
+@_options("A million frames a run of five Doom levels: an hour or two on two cores.")
 @click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Runs of each head.")
 @click.option(
     "--episodes", type=click.IntRange(min=1), default=50, show_default=True, help="To score each level by."

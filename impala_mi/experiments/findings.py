@@ -60,9 +60,11 @@ def write(study: Study, found: Findings, command: str) -> list[Path]:
     for name, figure in found.figures.items():
         files.append(study.folder / f"{name}.png")
         figure.savefig(files[-1], dpi=110, bbox_inches="tight")
-    seconds = sum(json.loads(file.read_text())["seconds"] for file in (study.folder / "parts").glob("*.json"))
+    parts = [json.loads(file.read_text()) for file in sorted((study.folder / "parts").glob("*.json"))]
     facts = {
-        "command": command, "where": where(study.settings), **study.settings, "minutes": round(seconds / 60, 1),
+        "command": command, "where": where(study.settings), **study.settings,
+        "minutes": round(sum(part["seconds"] for part in parts) / 60, 1),
+        "trained by": ", ".join(sorted({part.get("revision") or "a revision not known" for part in parts})),
         "versions": {k: v for k, v in versions().items() if k in ("python", "torch", "numpy", "impala-mi", "git")},
     }  # fmt: skip
     text = [f"# {study.name}", "", f"The paper: {found.claim}", "", f"Here: {found.verdict}", ""]

@@ -13,10 +13,11 @@ from typing import IO, Any
 import torch
 
 from impala_mi.errors import UserError
-from impala_mi.rundir import write_atomically
+from impala_mi.rundir import revision, write_atomically
 
 SAVE_EVERY_S = 60.0
 SETTINGS = "settings.json"
+BEGIN_AGAIN = "remove it to begin that part again"
 GROWS = "seeds"
 """The last word of settings that may change: more of them are more parts."""
 
@@ -67,58 +68,78 @@ class Study:
         asked = json.loads(json.dumps({"name": self.name, **self.settings, **protocol}))
         try:
             if self.folder.exists() and not file.exists() and any(self.folder.iterdir()):
-                raise UserError(f"{str(self.folder)!r} holds something else; name another folder with --out")
+                raise UserError(
+                    f"{str(self.folder)!r} is not empty and, without {SETTINGS}, no study to go on with; name "
+                    "another folder with --out"
+                )
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
-            before, now = (dict(_flat(some, "")) for some in (known, asked))
         except BlockingIOError:
             raise UserError(f"{str(self.folder)!r} is being worked on by another process") from None
-        except (OSError, ValueError, AttributeError) as e:
-            raise UserError(f"{str(self.folder)!r}: cannot be used: {e}; name another folder with --out") from None
-        for key in before.keys() | now.keys():
-            if before.get(key) != now.get(key) and key.rpartition(".")[2] != GROWS:
-                self._lock.close()
-                raise UserError(
-                    f"{str(self.folder)!r} was begun with {key}={before.get(key)!r}, not {now.get(key)!r}; name "
-                    "another folder with --out, or remove it"
-                )
+        except OSError as e:
+            raise UserError(
+                f"{str(self.folder)!r} cannot be used: {e.strerror}; name another folder with --out"
+            ) from None
+        try:
+            if file.exists():
+                self._compare(file, asked)
+        except UserError:
+            self._lock.close()
+            raise
         write_atomically(file, json.dumps(asked, indent=1) + "\n")
+
+    def _compare(self, file: Path, asked: dict[str, Any]) -> None:
+        """Raise `UserError` where the folder was begun with others than the settings that are asked for."""
+        with _damage_named(file, f"put it back, or name another folder than {str(self.folder)!r} with --out"):
+            before = dict(_flat(json.loads(file.read_text(encoding="utf-8")), ""))
+        now = dict(_flat(asked, ""))
+        for key in [*now, *(before.keys() - now.keys())]:  # the name first, then what was said, then what follows
+            if before.get(key) == now.get(key) or key.rpartition(".")[2] == GROWS:
+                continue
+            if key == "name":
+                what = f"holds the experiment {before.get(key)!r}, not {now[key]!r}"
+            elif key == "quick":
+                what = f"was begun {'with' if before.get(key) else 'without'} --quick"
+            else:
+                what = f"was begun with {key}={before.get(key)!r}, not {now.get(key)!r}"
+            raise UserError(f"{str(self.folder)!r} {what}; name another folder with --out, or remove it")
 
     def part(self, name: str, run: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The results of a part: read if it was done, or else run and written. Plain containers and numbers.
 
-        `seconds`, the time that it took over all its attempts, is added. Raises `UserError` where they are damaged.
+        `seconds`, the time that it took over all its attempts, and the `revision` that did it are added. Raises
+        `UserError` where they are damaged.
         """
         if self._lock is None:
             self.begin()
         file = self.folder / "parts" / f"{name}.json"
         if not file.exists():
             clock = file.with_suffix(".seconds")
-            before, began = float(clock.read_text()) if clock.exists() else 0.0, time.monotonic()
+            before, began = _seconds(clock), time.monotonic()
             self._saved_at = began
             try:
                 result = dict(run())
             finally:
                 write_atomically(clock, str(before + time.monotonic() - began))
-            write_atomically(file, json.dumps(result | {"seconds": float(clock.read_text())}) + "\n")
+            facts = {"seconds": _seconds(clock), "revision": revision()}
+            write_atomically(file, json.dumps(result | facts) + "\n")
             for left in (clock, self._state(name)):
                 left.unlink(missing_ok=True)
-        with _damage_named(file):
+        with _damage_named(file, BEGIN_AGAIN):
             read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            float(read["seconds"])
         return read
 
-    def saved(self, name: str) -> dict[str, Any] | None:
-        """The last state of a part that was interrupted, on the CPU; None where there is none.
+    def restore(self, name: str, go_on: Callable[[dict[str, Any]], None]) -> None:
+        """Call `go_on` with the last state of a part that was interrupted, on the CPU, if there is one.
 
-        Raises `UserError` where it is damaged; it is never unpickled.
+        Raises `UserError` where it is damaged or of another kind; it is never unpickled.
         """
-        if not self._state(name).exists():
-            return None
-        with _damage_named(self._state(name)):
-            state: dict[str, Any] = torch.load(self._state(name), map_location="cpu", weights_only=True)
-        return state
+        file = self._state(name)
+        if file.exists():
+            with _damage_named(file, BEGIN_AGAIN):
+                go_on(torch.load(file, map_location="cpu", weights_only=True))
 
     def save(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
         """Keep a part's state (tensors, numbers, strings, containers of them) where the last is a minute old."""
@@ -134,12 +155,20 @@ class Study:
 
 
 @contextlib.contextmanager
-def _damage_named(file: Path) -> Iterator[None]:
+def _damage_named(file: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:  # torch raises anything on a damaged file
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise UserError(f"{str(file)!r} is damaged ({reason}); remove it to begin that part again") from None
+        reason = f"{type(e).__name__}: {e}".splitlines()[0]
+        raise UserError(f"{str(file)!r} is damaged ({reason}); {remedy}") from None
+
+
+def _seconds(clock: Path) -> float:
+    """What earlier attempts took; none where nobody knows."""
+    try:
+        return float(clock.read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

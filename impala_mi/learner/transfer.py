@@ -41,7 +41,7 @@ class Stager:
     """Brings batches to a device while it computes with others.
 
     Buffers in the host's memory are used again, so that neither pages nor page locks are made for a batch. Two sets
-    take turns: one is filled while a CPU learns from the other, or while the other may still be copied to a GPU on a
+    take turns: one is filled while a CPU learns from the other, or while the other is still copied to a GPU, on a
     stream of its own. So what is in the host's memory of a batch is good until the second batch after it.
 
     Args:

@@ -15,7 +15,7 @@ from tests.commands import impala, refused
     ("args", "says"),
     [
         (["language-model"], "needs --corpus FOLDER, or --quick"),
-        (["language-model", "--corpus", "nowhere"], "there is no wiki.train.tokens"),
+        (["language-model", "--corpus", "nowhere"], "nowhere' is no folder"),
         (["language-model", "--quick", "--corpus", "nowhere"], "leave out one"),
     ],
 )

@@ -12,6 +12,7 @@ from impala_mi.errors import UserError
 from impala_mi.experiments import study as module
 from impala_mi.experiments.findings import Findings, Table, write
 from impala_mi.experiments.study import Study
+from tests.experiments.states import saved
 
 SETTINGS = {"quick": True, "seed": 3, "device": "cpu"}
 
@@ -35,7 +36,7 @@ def test_a_part_goes_on_from_its_last_state(tmp_path: Path, monkeypatch: pytest.
     begun = []
 
     def run(stop_at: int) -> dict[str, int]:
-        state = study.saved("a") or {"step": 0, "w": torch.zeros(2)}
+        state = saved(study, "a") or {"step": 0, "w": torch.zeros(2)}
         begun.append(state["step"])
         for step in range(state["step"], 10):
             if step == stop_at:
@@ -49,7 +50,7 @@ def test_a_part_goes_on_from_its_last_state(tmp_path: Path, monkeypatch: pytest.
     study = Study("n", tmp_path, SETTINGS)
     assert study.part("a", lambda: run(-1))["w"] == 20
     assert begun == [0, 4]
-    assert study.saved("a") is None
+    assert saved(study, "a") is None
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
@@ -60,7 +61,8 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     del first  # the lock goes with it
     for name, settings, steps, says in (
         ("n", {"seed": 4}, 10, "seed=3, not 4"),
-        ("m", {}, 10, "name='n', not 'm'"),
+        ("m", {"quick": False}, 20, "holds the experiment 'n', not 'm'"),
+        ("n", {"quick": False}, 20, "was begun with --quick"),
         ("n", {}, 20, "plan.steps=10, not 20"),
     ):
         with pytest.raises(UserError, match=says):
@@ -70,7 +72,7 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="no study to go on with"):
         Study("n", tmp_path, SETTINGS).begin()
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -83,15 +85,37 @@ def test_the_time_of_attempts_adds_up(tmp_path: Path, monkeypatch: pytest.Monkey
     assert Study("n", tmp_path, SETTINGS).part("a", lambda: {"x": 1})["seconds"] == 12.0
 
 
-def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+def test_what_is_damaged_is_named(tmp_path: Path) -> None:
     study = Study("n", tmp_path, SETTINGS)
     study.begin()
-    (tmp_path / "parts" / "a.pt").write_bytes(b"half")
+    parts = tmp_path / "parts"
+    (parts / "a.pt").write_bytes(b"half")
     with pytest.raises(UserError, match=r"a\.pt' is damaged"):
-        study.part("a", lambda: study.saved("a") or {})
-    (tmp_path / "parts" / "b.json").write_bytes(b"half")
-    with pytest.raises(UserError, match=r"b\.json' is damaged"):
-        study.part("b", lambda: {})
+        study.restore("a", lambda state: None)
+    torch.save({"another": 1}, parts / "a.pt")
+    with pytest.raises(UserError, match=r"a\.pt' is damaged \(KeyError: 'step'\); remove it"):
+        study.restore("a", lambda state: state["step"])
+    for text in ("half", "[]", "{}", '{"seconds": null}'):
+        (parts / "b.json").write_text(text)
+        with pytest.raises(UserError, match=r"b\.json' is damaged"):
+            study.part("b", lambda: {})
+
+
+@pytest.mark.parametrize("text", ["", '{"name"', "[1]", b"\xff"])
+def test_damaged_settings_are_named_and_nothing_is_lost(tmp_path: Path, text: str | bytes) -> None:
+    Study("n", tmp_path, SETTINGS).part("a", lambda: {"x": 1})
+    before = (tmp_path / "parts" / "a.json").read_bytes()
+    (tmp_path / "settings.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=r"settings\.json' is damaged .*; put it back, or name another folder"):
+        Study("n", tmp_path, SETTINGS).begin()
+    assert (tmp_path / "parts" / "a.json").read_bytes() == before
+
+
+def test_a_clock_that_cannot_be_read_costs_nothing_else(tmp_path: Path) -> None:
+    study = Study("n", tmp_path, SETTINGS)
+    study.begin()
+    (tmp_path / "parts" / "a.seconds").write_text("xx")
+    assert study.part("a", lambda: {"x": 1})["x"] == 1
 
 
 def test_findings_are_written(tmp_path: Path) -> None:
@@ -107,3 +131,4 @@ def test_findings_are_written(tmp_path: Path) -> None:
     values = json.loads(files[2].read_text())
     assert values["data"] == {"x": [1, None]}  # JSON knows no infinity
     assert values["seed"] == 3
+    assert f"- trained by: {values['trained by']}" in text

@@ -43,17 +43,19 @@ def claims(found: Curves, outputs: str) -> list[Claim]:
 
 
 def verdict(one: Sequence[Claim], several: Sequence[Claim]) -> str:
-    """Held: all statements about functions with one output did; those with d outputs are told apart."""
-    held = [c for c in one if c.held]
-    how = "held" if len(held) == len(one) else "held in part" if held else "did not hold"
-    failed = [c for c in one if not c.held]
-    said = [f"{word}: {'; '.join(map(str, told))}" for word, told in (("yes", held), ("no", failed)) if told]
-    others = [str(c) for c in several if not c.held]
-    return (
-        f"{how}, {len(held)} of {len(one)} statements about functions with one output. {'. '.join(said)}. With d "
-        f"outputs {len(several) - len(others)} of {len(several)}"
-        + (f"; no: {'; '.join(others)}." if others else ".")
-    )
+    """Held: all statements about functions with one output did; those with d outputs are told apart.
+
+    What did not hold is named, with numbers; the first table has the rest.
+    """
+    held = sum(c.held for c in one)
+    how = "held" if held == len(one) else "held in part" if held else "did not hold"
+    return f"{how}. Of functions with one output {_count(one)}. With d outputs {_count(several)}."
+
+
+def _count(some: Sequence[Claim]) -> str:
+    failed = [str(c) for c in some if not c.held]
+    told = f" (no: {'; '.join(failed)})" if failed else ""
+    return f"{len(some) - len(failed)} of {len(some)} statements{told}"
 
 
 def growth(some: Sequence[Point], of: Callable[[float], float] = math.log) -> tuple[float, float, float] | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from impala_mi.experiments.expressivity.needs import ERROR, Curves, Point, median
 
@@ -13,7 +14,7 @@ COLOURS = {"MLP": "tab:blue", "MI": "tab:green", "low rank": "tab:orange", "diag
 
 
 def draw(found: Curves, functions: Sequence[str], models: Sequence[str], titles: dict[str, str]) -> Figure:
-    """Parameters over width, a panel a function; dotted: pruned."""
+    """Parameters over width, a panel a function; dotted: pruned; shaded: the range over repetitions."""
     columns = min(3, len(functions))
     rows = -(-len(functions) // columns)
     figure = Figure(figsize=(4.1 * columns, 0.7 + 3.2 * rows), layout="constrained")
@@ -30,11 +31,17 @@ def draw(found: Curves, functions: Sequence[str], models: Sequence[str], titles:
     for axes in panels[:, 0]:
         axes.set_ylabel(f"parameters for an error of {ERROR}")
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    handles += [
-        Line2D([], [], color="grey", marker="^", markerfacecolor="none", linestyle=""),
-        Line2D([], [], color="grey", marker="x", linestyle=""),
-    ]
-    labels += ["more than the largest that was tried", "not within the error once pruned"]
+    shown = [p for function in functions for model in models for p in found[model, function]]
+    beyond = any(math.isinf(p.needs) for p in shown)
+    wrong = any(math.isfinite(p.needs) and not p.holds_pruned for p in shown)
+    for marker, label, there in (
+        ("^", "more than the largest that was tried", beyond), ("x", "not within the error once pruned", wrong)
+    ):  # fmt: skip
+        if there:
+            handles.append(Line2D([], [], color="grey", marker=marker, markerfacecolor="none", linestyle=""))
+            labels.append(label)
+    handles.append(Patch(color="grey", alpha=0.3))
+    labels.append("range over repetitions")
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,10 +52,14 @@ def train(study: Study, sweep: Sweep, done: Callable[[float], None]) -> list[Tra
     networks = Networks(singles, [rate for rate, *_ in kinds], shared=True, device=study.device)
     generator = torch.Generator(study.device).manual_seed(seed_of(study.seed, "samples", sweep.width))
     at = 0
-    if (before := study.saved(sweep.name)) is not None:
+
+    def go_on(before: dict[str, Any]) -> None:
+        nonlocal at
         at = before["step"]
         networks.restore(before["networks"])
         generator.set_state(before["generator"])
+
+    study.restore(sweep.name, go_on)
     by_function = (len(RATES), len(sweep.functions), -1)
     while at < sweep.steps:
         x, z = _samples(min(_STEPS_AT_A_TIME, sweep.steps - at), sweep.width, generator)

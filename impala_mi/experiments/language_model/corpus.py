@@ -58,6 +58,8 @@ class Corpus:
 
 def files(folder: str) -> dict[str, Path]:
     """The three files by split. Raises `UserError` where one is missing, and says where to get it."""
+    if not Path(folder).is_dir():
+        raise UserError(f"--corpus {folder!r} is no folder; {NEEDED}")
     paths = {split: Path(folder) / f"wiki.{split}.tokens" for split in SPLITS}
     for path in paths.values():
         if not path.is_file():
@@ -74,8 +76,6 @@ def read(folder: str) -> Corpus:
     paths = files(folder)
     try:
         corpus = numbered(Path(folder).resolve().name, {split: _lines(file) for split, file in paths.items()})
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"--corpus {folder!r} cannot be read as UTF-8 text: {e}") from None
     except KeyError as e:
         raise UserError(
             f"--corpus {folder!r}: {e.args[0]!r} of the validation or test text is not in wiki.train.tokens, which "
@@ -88,9 +88,12 @@ def read(folder: str) -> Corpus:
 
 
 def _lines(file: Path) -> Iterator[list[str]]:
-    with open(file, encoding="utf-8") as lines:
-        for line in lines:
-            yield line.split()
+    try:
+        with open(file, encoding="utf-8") as lines:
+            for line in lines:
+                yield line.split()
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"--corpus {str(file.parent)!r}: {file.name} cannot be read as UTF-8 text: {e}") from None
 
 
 def numbered(name: str, texts: Mapping[str, Iterable[Iterable[str]]]) -> Corpus:

@@ -48,7 +48,8 @@ def learn(study: Study, corpus: Corpus, plan: Plan) -> Findings:
     """All models, a part of the study each. Raises `UserError` where the corpus has too few words."""
     if len(corpus.train) < plan.batch:
         raise UserError(
-            f"{corpus.name!r}: {len(corpus.train)} words of training text, {plan.batch} at least are needed"
+            f"--corpus {study.settings.get('corpus')!r}: {len(corpus.train)} words of training text, line ends "
+            f"included; {plan.batch} at least are needed"
         )
     study.begin(**asdict(plan), corpus_counts=corpus.counts)
     models = sizes_of(plan, len(corpus.vocabulary), study.settings.get("softmax") == "adaptive")

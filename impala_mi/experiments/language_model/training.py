@@ -95,9 +95,7 @@ class Training:
 
     def finish(self, study: Study, name: str, begun: float, share: float) -> dict[str, Any]:
         """Train to the end, from where the part was interrupted; `share` of the study's progress from `begun`."""
-        saved = study.saved(name)
-        if saved is not None:
-            self.load(saved)
+        study.restore(name, self.load)
         while not self.over:
             self.update()
             epoch = len(self.valid) // self.plan.checks

@@ -39,6 +39,10 @@ def check(config: Config, overrides: Sequence[str]) -> list[str]:
             f"env.suite={config.env.suite!r}: level {without!r} has no random and reference scores to compare by; "
             "use doom, babyai, dmlab30, tiny, or give your suite's levels scores"
         )
+    if len(suite.levels) < 2:
+        raise UserError(
+            f"env.levels={suite.level_names}: heads for several tasks are compared; name two levels or more"
+        )
     for name in HEADS:
         preflight.check(changed(config, Path(), name, 1, {"agent": {"head": name}}))
     for level in suite.level_names:

@@ -50,6 +50,8 @@ def _call(arguments: Sequence[str], log: Path, tell: Callable[[], None]) -> None
                 time.sleep(POLL_S)
                 tell()
         finally:
+            if process.poll() is None:
+                print("stopping: the run that is under way writes a checkpoint", file=sys.stderr)
             while process.poll() is None:
                 process.send_signal(signal.SIGTERM)  # unlike SIGINT, background jobs of a shell do not ignore it
                 try:

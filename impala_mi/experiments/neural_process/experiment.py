@@ -55,10 +55,14 @@ def train(
     training = Training(DECODERS[name], protocol, study.seed, study.device)
     first, curve = 0, []
     total = torch.zeros(2, protocol.networks, device=study.device)
-    if (state := study.saved(name)) is not None:
-        training.load(state)
-        first, curve = state["step"], state["curve"]
-        total.copy_(state["total"])
+
+    def go_on(before: dict[str, Any]) -> None:
+        nonlocal first, curve
+        training.load(before)
+        first, curve = before["step"], before["curve"]
+        total.copy_(before["total"])
+
+    study.restore(name, go_on)
     few = held.some(protocol.curve_draws, protocol.curve_samples)
     for step in range(first + CHUNK, protocol.steps + 1, CHUNK):
         total += training.learn()

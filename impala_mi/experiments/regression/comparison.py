@@ -1,6 +1,6 @@
 """Who learns better and sooner."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -101,7 +101,8 @@ def _overtaken(log: np.ndarray, model: int, steps: int) -> int | None:
 def verdict(leads: Mapping[int, Mapping[str, Lead]]) -> str:
     """Held: ahead of both others at the end and throughout for every number of tasks, at the end by more of more.
 
-    Each of these is sure where an interval of 95 % is above 0; the last compares the most and the fewest tasks.
+    Each of these is sure where an interval of 95 % is above 0; the last compares the most and the fewest tasks. The
+    leads are in a table.
 
     Args:
         leads: over each other model, by number of tasks.
@@ -114,18 +115,20 @@ def verdict(leads: Mapping[int, Mapping[str, Lead]]) -> str:
         more = Mean(many.mean - few.mean, float(np.hypot(many.error, few.error)), few.count)
         held += [*end, *sooner, more.sure]
         said.append(
-            f"over the {other} its lead in decades is "
-            + ", ".join(
-                f"{x.end} at the end and {x.throughout} throughout ({tasks} tasks)" for tasks, x in some.items()
-            )
-            + f", sure at {sum(end)} and {sum(sooner)} of {len(some)} numbers of tasks, and grows from {min(some)} "
-            f"to {max(some)} tasks by {more} ({'sure' if more.sure else 'not sure'})"
+            f"ahead of the {other} with {_which(end, some)} tasks at the end, {_which(sooner, some)} throughout, "
+            f"by {more} decades more with {max(some)} than with {min(some)} "
+            f"({'sure' if more.sure else 'not sure'})"
         )
     how = "held" if all(held) else "held in part" if any(held) else "did not hold"
     return (
-        f"{how}, {sum(held)} of {len(held)} statements on the {OURS}: {'; '.join(said)} "
-        "(± standard error; sure: 95 %)."
+        f"{how}, {sum(held)} of {len(held)} statements. The {OURS} is, for sure (95 %), {'; it is '.join(said)} "
+        "(± standard error)."
     )
+
+
+def _which(sure: Sequence[bool], tasks: Iterable[int]) -> str:
+    """Of numbers of tasks."""
+    return ", ".join(str(t) for s, t in zip(sure, tasks, strict=True) if s) or "no number of"
 
 
 def _data(by: Mapping[int, np.ndarray]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,12 +59,16 @@ def train(
     a, b = torch.rand(2, len(repetitions), tasks, 1, generator=generator, device=device)
     curve = torch.zeros(len(networks), POINTS, len(repetitions), 2, device=device)
     at = 0
-    if (before := study.saved(name)) is not None:
+
+    def go_on(before: dict[str, Any]) -> None:
+        nonlocal at
         at = before["point"]
         curve.copy_(before["curve"])
         generator.set_state(before["generator"])
         for some, state in zip(networks, before["networks"], strict=True):
             some.restore(state)
+
+    study.restore(name, go_on)
     length = steps // POINTS
     while at < POINTS:
         for _ in range(length):

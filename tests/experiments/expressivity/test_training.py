@@ -11,6 +11,7 @@ from impala_mi.experiments.expressivity.needs import needed
 from impala_mi.experiments.expressivity.networks import FUNCTIONS
 from impala_mi.experiments.expressivity.training import Sweep
 from impala_mi.experiments.study import Study
+from tests.experiments.states import saved
 
 SETTINGS = {"quick": True, "seed": 3, "device": "cpu"}
 
@@ -44,7 +45,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_end(tmp_path: Path, monkeypatc
     own = Study("n", tmp_path / "b", SETTINGS, interrupt)
     with pytest.raises(KeyboardInterrupt):
         _done_or_trained(own, sweep, 0.0, 1.0)
-    state = own.saved(sweep.name)
+    state = saved(own, sweep.name)
     assert state is not None
     assert state["step"] == 14
     own.progress = lambda share, what: None

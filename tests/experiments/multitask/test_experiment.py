@@ -66,6 +66,7 @@ def test_each_run_is_what_it_is_called(tmp_path, monkeypatch):
         (["smoke", "agent.head=shared"], "use --seed"),
         (["run.name=x"], "--out"),
         (["cartpole", "env.levels=[Acrobot-v1]"], "'Acrobot-v1' has no random and reference scores"),
+        (["cartpole"], "name two levels or more"),
         (["smoke", "actors.envs=1", "actors.count=2"], "5 levels but only"),
         (["smoke", "run.mirror=file:///x"], "run.mirror"),
         (["smoke", "actors.count=null", "actors.per_level=1", "actors.min=4"], "actors.min=4"),

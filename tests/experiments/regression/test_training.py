@@ -12,6 +12,7 @@ from impala_mi.experiments.regression.comparison import logs
 from impala_mi.experiments.regression.experiment import _done_or_trained
 from impala_mi.experiments.regression.training import values
 from impala_mi.experiments.study import Study
+from tests.experiments.states import saved
 
 SETTINGS = {"quick": True, "seed": 3, "device": "cpu"}
 
@@ -36,7 +37,7 @@ def test_an_interrupted_stack_goes_on_to_the_same_end(tmp_path: Path, monkeypatc
     own = Study("n", tmp_path / "b", SETTINGS, interrupt)
     with pytest.raises(KeyboardInterrupt):
         _done_or_trained(own, 4, range(1, 3), 30, 0.0, 1.0)
-    state = own.saved("tasks4-repetitions1-2")
+    state = saved(own, "tasks4-repetitions1-2")
     assert state is not None
     assert state["point"] == 5
     own.progress = lambda share, what: None
