@@ -3,8 +3,12 @@
 import ctypes
 import os
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 _LARGEST = 2**31 - 1
+_MALLOC = {"ARENA_MAX": (-8, 1), "MMAP_MAX_": (-4, 0), "TRIM_THRESHOLD_": (-1, _LARGEST)}
+"""What keeps freed memory, with numbers from glibc's malloc.h: one arena (others hold no block of more than 64 MB),
+no block with pages of its own, and nothing given back."""
+KEEP_FREED_MEMORY = {f"MALLOC_{name}": str(value) for name, (_, value) in _MALLOC.items()}
+"""The environment of a process that keeps freed memory from its start."""
 MOST_THREADS = 8
 
 
@@ -19,18 +23,15 @@ def default_threads() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have malloc keep large blocks that are freed instead of giving them back to the system.
+    """Have malloc keep what is freed instead of giving it back to the system.
 
     A batch's frames as floats are some 100 MB; fetched anew at every update, their pages cost more than the
-    convolution of what is written to them. Threads share one arena: their own would give blocks of more than 64 MB
-    back all the same. Does nothing where the C library is not glibc.
+    convolution of what is written to them. A process whose threads have allocated before needs `KEEP_FREED_MEMORY`
+    instead. Does nothing where the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    # Older versions refuse more than the second value.
-    if not mallopt(_M_MMAP_THRESHOLD, _LARGEST):
-        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-    mallopt(_M_TRIM_THRESHOLD, _LARGEST)
-    mallopt(_M_ARENA_MAX, 1)
+    for option, value in _MALLOC.values():
+        mallopt(option, value)

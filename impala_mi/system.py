@@ -43,7 +43,7 @@ KEEP_EVERY_S = 10.0
 CATCH_UP = 50
 """Hand-ins of an actor that a level makes up for which was not played for a while, when frames are balanced."""
 STOP_S = 20.0
-"""For which a run that is to stop waits for updates under way; then what was kept is saved."""
+"""For which a run that is to stop waits for each update under way; then what was kept is saved."""
 POLL_S = 5.0
 """For which an unroll has been played when its faults are asked for before it is handed in."""
 RESCUE_S = 10.0
@@ -289,10 +289,12 @@ class Trainer:
     def _drain(self) -> bool:
         """Take all updates that are under way; False where the run is to stop and the learner does not answer."""
         stopped_at = math.inf
-        while self._updating:
+        while left := len(self._updating):
             self._take_update(wait_s=0.5)
             if self.stop.name is not None:
                 stopped_at = min(stopped_at, time.monotonic())
+            if len(self._updating) < left:  # the next has as long
+                stopped_at = math.inf
             if time.monotonic() - stopped_at > STOP_S:
                 return False
         return True

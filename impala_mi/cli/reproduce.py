@@ -70,11 +70,11 @@ def _told(name: str, console: Console) -> Iterator[Callable[[float, str], None]]
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%, passed"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    bar, tasks, last = Progress(*columns, console=console, disable=not console.is_terminal), list[TaskID](), ""
+    bar, tasks, last = Progress(*columns, console=console, disable=not console.is_interactive), list[TaskID](), ""
 
     def told(share: float, what: str) -> None:
         nonlocal last
-        if not console.is_terminal:
+        if not console.is_interactive:
             if what != last:
                 console.print(f"{name}: {what}, {share:.0%}", soft_wrap=True, highlight=False, markup=False)
         elif not tasks:
@@ -102,6 +102,7 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     with _told(name, console) as told:
         study = Study(name, folder, settings, told)
         found = importlib.import_module(f"impala_mi.experiments.{name.replace('-', '_')}.experiment").run(study)
+        told(1.0, "done")
     for one in found.tables:
         console.print(f"\n{one.title}", style="bold", soft_wrap=True, highlight=False, markup=False)
         table = Table(box=None, padding=(0, 2), pad_edge=False)
@@ -120,7 +121,8 @@ def command() -> None:
     """Repeat an experiment of the paper: tables and figures, and whether its claim held.
 
     Results go to reproductions/EXPERIMENT (results.md, results.json and pictures). Without --quick it is the
-    paper's protocol, for hours or days. The same command goes on from at most a minute before it was interrupted.
+    paper's protocol, for hours or days. The same command goes on where it was interrupted: from at most a minute
+    before, in multitask from the last checkpoint of the run.
     """
 
 

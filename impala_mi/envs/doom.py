@@ -153,5 +153,5 @@ def doom(config: EnvConfig) -> Suite:
         actions=tuple(ACTIONS),
         make_game=lambda level: DoomGame(level, repeat),
         action_repeat=repeat,
-        step_threads=4,
+        step_threads=16,  # a step is four messages to the game and back
     )

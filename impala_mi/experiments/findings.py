@@ -60,7 +60,7 @@ def write(study: Study, found: Findings, command: str) -> list[Path]:
     for name, figure in found.figures.items():
         files.append(study.folder / f"{name}.png")
         figure.savefig(files[-1], dpi=110, bbox_inches="tight")
-    parts = [json.loads(file.read_text()) for file in sorted((study.folder / "parts").glob("*.json"))]
+    parts = study.read.values()
     facts = {
         "command": command, "where": where(study.settings), **study.settings,
         "minutes": round(sum(part["seconds"] for part in parts) / 60, 1),

@@ -38,6 +38,9 @@ class Study:
     settings: dict[str, Any]
     """What was asked for: quick or not, seed, device, options."""
     progress: Progress = lambda share, what: None
+    read: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    """Results of the parts so far, by name."""
+    _revision: str | None = field(default_factory=revision, repr=False)
     _lock: IO[str] | None = field(default=None, repr=False)
     _saved_at: float = 0.0
 
@@ -108,7 +111,7 @@ class Study:
     def part(self, name: str, run: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The results of a part: read if it was done, or else run and written. Plain containers and numbers.
 
-        `seconds`, the time that it took over all its attempts, and the `revision` that did it are added. Raises
+        `seconds`, the time that it took over all its attempts, and the `revision` that ended it are added. Raises
         `UserError` where they are damaged.
         """
         if self._lock is None:
@@ -122,13 +125,14 @@ class Study:
                 result = dict(run())
             finally:
                 write_atomically(clock, str(before + time.monotonic() - began))
-            facts = {"seconds": _seconds(clock), "revision": revision()}
+            facts = {"seconds": _seconds(clock), "revision": self._revision}
             write_atomically(file, json.dumps(result | facts) + "\n")
             for left in (clock, self._state(name)):
                 left.unlink(missing_ok=True)
         with _damage_named(file, BEGIN_AGAIN):
             read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             float(read["seconds"])
+        self.read[name] = read
         return read
 
     def restore(self, name: str, go_on: Callable[[dict[str, Any]], None]) -> None:
@@ -158,6 +162,8 @@ class Study:
 def _damage_named(file: Path, remedy: str) -> Iterator[None]:
     try:
         yield
+    except (OSError, MemoryError, torch.OutOfMemoryError) as e:
+        raise UserError(f"{str(file)!r} cannot be read: {type(e).__name__}: {e}; it is left as it is") from None
     except Exception as e:  # torch raises anything on a damaged file
         reason = f"{type(e).__name__}: {e}".splitlines()[0]
         raise UserError(f"{str(file)!r} is damaged ({reason}); {remedy}") from None

@@ -50,7 +50,8 @@ class Team:
 
     def __init__(self, parts: int, threads: int) -> None:
         self._parts = parts
-        self._pool = ThreadPoolExecutor(parts, "columns", torch.set_num_threads, (max(1, threads // parts),))
+        # The last call also decides for threads that begin later: a learner's process has no others that compute.
+        self._pool = ThreadPoolExecutor(parts, "columns", torch.set_num_threads, (threads // parts,))
 
     def map(self, work: Callable[[Transitions], R], batch: Transitions) -> list[R]:
         """`work` on each part, in the order of columns."""
@@ -58,6 +59,10 @@ class Team:
 
 
 def make_team(width: int, threads: int) -> Team | None:
-    """For batches of so many columns; None where one thread, or all together, do as well."""
-    parts = min(threads, width // NARROWEST)
+    """For batches of so many columns; None where one thread, or all together, do as well.
+
+    As many parts as have the same number of threads and are not too narrow.
+    """
+    most = min(threads, width // NARROWEST)
+    parts = next((n for n in range(most, 1, -1) if threads % n == 0), 1)
     return Team(parts, threads) if parts > 1 else None

@@ -187,7 +187,9 @@ class Learner:
         return torch.cat([learnt.outcome, norm.unsqueeze(0)]), seconds
 
     def _loss(self, batch: Transitions) -> Loss:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        # Without autocast's cache of cast weights: threads would share it, and what is cast here without gradients.
+        bfloat16 = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=bfloat16, cache_enabled=False):
             out = self.agent(batch.inputs, batch.state)
             following = next_values(self.agent, out, batch)
         return actor_critic_loss(

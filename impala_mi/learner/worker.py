@@ -22,7 +22,7 @@ from impala_mi.learner.distributed import join, listen
 from impala_mi.learner.sample import one_column, sample
 from impala_mi.learner.transfer import HostCopy, Staged, Stager
 from impala_mi.learner.update import Began, Counters, Learner
-from impala_mi.machine import default_threads, keep_freed_memory
+from impala_mi.machine import KEEP_FREED_MEMORY, default_threads
 from impala_mi.types import Sample, Transitions
 
 Weights = dict[str, np.ndarray]
@@ -75,7 +75,6 @@ class _Learner:
     """Three steps for every batch, each in a thread of its own: one batch is brought while another is learnt."""
 
     def __init__(self, config: Config, rank: int) -> None:
-        keep_freed_memory()
         self._config, self._rank = config, rank
         self._listener: socket.socket | None = None
         self._column: Transitions | None = None
@@ -140,7 +139,7 @@ class _Learner:
         """Give the device an update's work, when all ranks have their parts of the batch."""
         began_at = time.perf_counter()
         staged = self._staged.pop(number)
-        for older in [n for n in self._staged if n < number]:  # another rank's unrolls were lost
+        for older in [n for n in list(self._staged) if n < number]:  # another rank's unrolls were lost
             del self._staged[older]
         lags = [self._version_begun - v for v in staged.versions]
         began = self._learner.begin(staged.batch.take())
@@ -223,6 +222,7 @@ class LearnerGroup:
                 num_cpus=learner.num_cpus,
                 num_gpus=1 if learner.num_gpus else 0,
                 max_restarts=0,
+                runtime_env={"env_vars": KEEP_FREED_MEMORY},  # its threads allocate before any of its own lines
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank),
             ).remote(config, rank)
             for rank in range(size)
@@ -235,6 +235,7 @@ class LearnerGroup:
         self._started = [result for result, _ in answers]
         self._first_weights = answers[0][1]
         self._starting: Update | None = None
+        self._answered_at = -math.inf
 
     def started(self, wait_s: float) -> Update | None:
         """The start as an update, when all ranks are there; waits so long. Raises `LearnerDied`."""
@@ -284,7 +285,7 @@ class LearnerGroup:
         """
         limit, left, deadline = self._config.learner.timeout_s, list(update.ranks), time.monotonic() + wait_s
         while left:
-            until = min(update.since + limit, deadline)
+            until = min(self._begun_at(update) + limit, deadline)
             done, left = ray.wait(left, timeout=max(0.0, until - time.monotonic()))
             if not done and self.late(update):
                 raise LearnerDied(f"no answer in learner.timeout_s={limit:g}")
@@ -295,6 +296,7 @@ class LearnerGroup:
             except ray.exceptions.RayError as e:
                 self._raise(e)
         first: UpdateResult = ray.get(update.ranks[0])
+        self._answered_at = time.monotonic()
         return first
 
     def _raise(self, error: ray.exceptions.RayError) -> None:
@@ -314,7 +316,11 @@ class LearnerGroup:
 
     def late(self, update: Update) -> bool:
         """Whether an update has taken longer than it may."""
-        return time.monotonic() - update.since > self._config.learner.timeout_s
+        return time.monotonic() - self._begun_at(update) > self._config.learner.timeout_s
+
+    def _begun_at(self, update: Update) -> float:
+        """When its turn came: one that was asked for while another was under way waited for that."""
+        return max(update.since, self._answered_at)
 
     def state(self) -> ray.ObjectRef[dict[str, Any]]:
         """Reference of the state for a checkpoint, after the updates asked for so far."""

@@ -47,7 +47,7 @@ def batch(group):
 
 @pytest.mark.parametrize("group", [()], indirect=True)
 def test_two_batches_under_way_come_out_in_order(group):
-    """As on a GPU, where the next is brought and begun while one computes."""
+    """The next is brought, and on a GPU begun, while one is learnt from."""
     under_way = [group.update([0, 0], batch(group)) for _ in range(2)]
     seen, lags = [], []
     for turn in range(5):
@@ -77,11 +77,29 @@ def test_unrolls_that_are_lost_cost_their_batch_alone(group):
         assert group.result(group.update([turn, turn], batch(group))).counters.version == turn + 1
 
 
+def processes():
+    below = psutil.Process().children(recursive=True)
+    return [p for p in below if "ray::_Learner" in " ".join(p.cmdline())]
+
+
+@pytest.mark.parametrize("group", [("learner.timeout_s=6",)], indirect=True)
+def test_an_update_has_its_time_from_when_the_one_before_is_done(group):
+    [learner] = processes()
+    assert learner.environ()["MALLOC_MMAP_MAX_"] == "0", "what is freed is kept"
+    assert group.result(group.update([0, 0], batch(group))).counters.version == 1
+    later = ray.remote(num_cpus=0)(lambda data, seconds: (time.sleep(seconds), data)[1])
+    now, then = ([group.data(), later.remote(group.data(), seconds)] for seconds in (4, 8))
+    under_way = [group.update([1, 1], unrolls) for unrolls in (now, then)]
+    for version in (2, 3):
+        assert group.result(under_way.pop(0)).counters.version == version
+    with pytest.raises(LearnerDied, match=r"learner.timeout_s=6"):
+        group.result(group.update([3, 3], [group.data(), later.remote(group.data(), 8)]))
+
+
 @pytest.mark.parametrize("group", [("learner.ranks=2", "learner.timeout_s=6")], indirect=True)
 def test_a_rank_that_hangs_is_a_death(group):
     assert group.result(group.update([0, 0], batch(group))).counters.version == 1
-    below = psutil.Process().children(recursive=True)
-    stopped = [p for p in below if "ray::_Learner" in " ".join(p.cmdline())][1]
+    stopped = processes()[1]
     os.kill(stopped.pid, signal.SIGSTOP)
     try:
         with pytest.raises(LearnerDied, match=r"learner.timeout_s=6"):

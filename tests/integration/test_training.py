@@ -15,7 +15,7 @@ def test_one_agent_learns_five_tasks_at_once(session):
     for key in ("time_s", "env_frames", "agent_steps", "updates", "fps", "learner_fps", "lag_mean", "lag_max",
                 "loss/total", "level/memory/return_mean"):  # fmt: skip
         assert key in last
-    assert last["env_frames"] == last["agent_steps"] == last["updates"] * 400 >= 300000
+    assert last["env_frames"] == last["agent_steps"] == last["updates"] * 400 == 300000  # and no batch more
     assert last["lag_max"] <= 4
     run = session.folder / "runs" / "a"
     assert {p.name for p in run.iterdir()} >= {
