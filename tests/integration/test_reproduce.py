@@ -13,7 +13,7 @@ def test_heads_are_compared_though_interrupted(session):
     """Its runs are processes of their own: an interrupt reaches the one that trains, and the next call goes on."""
     args = [
         "reproduce", "multitask", "tiny.yaml", "--seeds", "2", "--episodes", "2", "--out", "out",
-        "env.levels=[catch]", "train.env_frames=60_000",
+        "env.levels=[catch,memory]", "train.env_frames=60_000",
     ]  # fmt: skip
     runs, parts = session.folder / "out" / "runs", session.folder / "out" / "parts"
     process = session.start(*args)
@@ -23,7 +23,7 @@ def test_heads_are_compared_though_interrupted(session):
     process = session.start(*args)
     wait_for((parts / "shared-1.json").exists)
     session.stop(process)
-    assert json.loads((parts / "shared-1.json").read_text())["scores"].keys() == {"catch"}
+    assert json.loads((parts / "shared-1.json").read_text())["scores"].keys() == {"catch", "memory"}
     events = [line["event"] for line in _lines(runs / "shared-1" / "events.jsonl")]
     assert (events.count("interrupted"), events.count("resumed"), events[-1]) == (1, 1, "done")
 
