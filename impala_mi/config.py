@@ -337,6 +337,11 @@ class Config(Section):
         """Hand-ins of actors that make one batch of the learner."""
         return self.learner.batch_size // self.actors.envs
 
+    @property
+    def steps_per_update(self) -> int:
+        """Agent steps that an update learns from."""
+        return self.learner.unroll_length * self.learner.batch_size
+
 
 C = TypeVar("C", bound=Config)
 

@@ -120,8 +120,8 @@ class Records:
         if time_s - before_s >= 1:  # the last record can come at once after the one before
             self.fps = (frames - before) / (time_s - before_s)
         means = self.means.take()
-        update_s, learner = means.get("time/update_s", 0.0), self._config.learner
-        per_update = learner.batch_size * learner.unroll_length * self._suite.action_repeat
+        update_s = means.get("time/update_s", 0.0)
+        per_update = self._config.steps_per_update * self._suite.action_repeat
         counted = asdict(counters)
         record = {
             "time_s": time_s,

@@ -176,9 +176,8 @@ class Trainer:
 
     def _enough(self) -> bool:
         """Whether the updates under way end the run."""
-        learner = self.config.learner
-        frames = learner.unroll_length * learner.batch_size * self.suite.action_repeat
-        return self.counters.env_frames + len(self._updating) * frames >= self.config.train.env_frames
+        frames = len(self._updating) * self.config.steps_per_update * self.suite.action_repeat
+        return self.counters.env_frames + frames >= self.config.train.env_frames
 
     def _step(self) -> None:
         """Give work, wait for something to be done, take it."""
@@ -282,7 +281,6 @@ class Trainer:
         infos = [hand_in.info for hand_in in taken]
         for info in infos:
             self._learnt[self._level(info.actor)] += 1
-            self.records.take_lag(now - info.version, self._fleet.dealt[info.actor])
         update = self._learner.update([info.version for info in infos], [hand_in.data for hand_in in taken])
         self._updating.append(_Batch(update, infos))
 
@@ -301,7 +299,7 @@ class Trainer:
 
     def _take_update(self, wait_s: float) -> None:
         """Take the oldest update, if it is done by then; where the learner died, put another in its place."""
-        batch = self._updating[0]
+        batch, version = self._updating[0], self.counters.version
         try:
             if not self._take(batch.update, wait_s):
                 return
@@ -315,6 +313,7 @@ class Trainer:
         self._updating.popleft()
         for info in batch.infos:
             self.records.learnt(self._fleet.dealt[info.actor])
+            self.records.take_lag(version - info.version, self._fleet.dealt[info.actor])
 
     def _take(self, update: Update, wait_s: float = math.inf) -> bool:
         """Whether it is done."""

@@ -99,7 +99,7 @@ def learning(config: Config, spaces: Spaces, device: torch.device, seconds: floa
     learner = Learner(config, spaces, 1, device, threads=torch.get_num_threads())
     unrolls = random_unrolls(spaces, config, config.learner.unroll_length, config.learner.batch_size)
     stager = Stager(device, torch.get_num_threads(), learner.even)
-    batch, frames = stager.stage([unrolls]).take(), config.learner.unroll_length * config.learner.batch_size
+    batch, frames = stager.stage([unrolls]).take(), config.steps_per_update
     stages: dict[str, float] = {}
     calls, under_way = 0, learner.begin(batch)
 

@@ -109,7 +109,7 @@ class _IdleLearner(_Learner):
 
     def start(self, state: Any, address: Any) -> Any:
         result = super().start(state, address)
-        steps = self._config.learner.unroll_length * self._config.learner.batch_size
+        steps = self._config.steps_per_update
         self._learner.begin = lambda batch: Began(torch.zeros(6), 0.0, steps, {})  # type: ignore[method-assign]
         return result
 

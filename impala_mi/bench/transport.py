@@ -50,7 +50,7 @@ def transport(config: Config, suite: Suite, seconds: float) -> Row:
             unrolls = [sender.send.remote() for _ in range(config.unrolls_per_actor_batch)]
             joins.append(ray.get(receiver.receive.remote(*unrolls)))
 
-        frames = config.learner.unroll_length * config.learner.batch_size
+        frames = config.steps_per_update
         cost = per_frame(one, frames, seconds)
     data = random_unrolls(suite.spaces, config, config.learner.unroll_length, config.actors.envs)
     arrays = (*data.inputs, data.action, data.logits, data.reward, data.terminated, data.truncated, *data.state)

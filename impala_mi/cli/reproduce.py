@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from impala_mi.cli.console import make_console
@@ -66,26 +66,32 @@ def _device(asked: str) -> str:
 @contextlib.contextmanager
 def _told(name: str, console: Console) -> Iterator[Callable[[float, str], None]]:
     """Shows progress from the first that is told: a bar, or a line each time that something else is done."""
+    if not console.is_interactive:
+        last = ""
+
+        def line(share: float, what: str) -> None:
+            nonlocal last
+            if what != last:
+                console.print(f"{name}: {what}, {share:.0%}", soft_wrap=True, highlight=False, markup=False)
+            last = what
+
+        yield line
+        return
+
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%, passed"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    bar, tasks, last = Progress(*columns, console=console, disable=not console.is_interactive), list[TaskID](), ""
+    bar = Progress(*columns, console=console)
 
-    def told(share: float, what: str) -> None:
-        nonlocal last
-        if not console.is_interactive:
-            if what != last:
-                console.print(f"{name}: {what}, {share:.0%}", soft_wrap=True, highlight=False, markup=False)
-        elif not tasks:
+    def show(share: float, what: str) -> None:
+        if not bar.task_ids:
             bar.start()
-            tasks.append(bar.add_task(name, total=1.0))
-        if tasks:
-            bar.update(tasks[0], completed=share, description=f"{name}: {what}")
-        last = what
+            bar.add_task(name, total=1.0)
+        bar.update(bar.task_ids[0], completed=share, description=f"{name}: {what}")
 
     try:
-        yield told
+        yield show
     finally:
         bar.stop()
 

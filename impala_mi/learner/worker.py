@@ -139,7 +139,8 @@ class _Learner:
         """Give the device an update's work, when all ranks have their parts of the batch."""
         began_at = time.perf_counter()
         staged = self._staged.pop(number)
-        for older in [n for n in list(self._staged) if n < number]:  # another rank's unrolls were lost
+        # Those of which another rank's unrolls were lost; of a copy, as the next may be staged meanwhile.
+        for older in [n for n in list(self._staged) if n < number]:
             del self._staged[older]
         lags = [self._version_begun - v for v in staged.versions]
         began = self._learner.begin(staged.batch.take())
