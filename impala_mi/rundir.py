@@ -107,16 +107,17 @@ def create(config: Config, name: str) -> RunFolder:
         )
     try:
         path.mkdir(parents=True)
-        check_disk(path)
-        folder = RunFolder(path)
-        folder.save_config(config)
+        try:
+            check_disk(path)
+            folder = RunFolder(path)
+            folder.save_config(config)
+        except BaseException:  # a signal as well: the name stays free
+            shutil.rmtree(path, ignore_errors=True)
+            raise
     except OSError as e:
         raise UserError(
             f"run.root={config.run.root!r}: cannot make the folder {str(path)!r}: {e.strerror}"
         ) from None
-    except UserError:
-        path.rmdir()
-        raise
     return folder
 
 

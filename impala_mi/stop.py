@@ -3,16 +3,31 @@
 import contextlib
 import signal
 from collections.abc import Iterator
-from typing import NoReturn
+from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
     """Its own type: a plain one that meets `exec`, as dataclasses call it, makes Python end by SIGINT, not 130."""
 
 
-def interrupt(number: int, frame: object) -> NoReturn:
-    """Handle a signal as Python does Ctrl-C."""
-    raise Interrupted
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle a signal as Python does Ctrl-C; where something is imported, after that.
+
+    PyTorch swallows what is raised while it imports NumPy, and goes on with half of it.
+    """
+    if _importing(frame):
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    else:
+        raise Interrupted
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False
 
 
 class StopSignal:
@@ -40,7 +55,8 @@ class StopSignal:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup wants it ignored
                 signal.signal(number, self._handle)
 
-    def _handle(self, number: int, _: object) -> None:
-        if self.name is not None:
-            raise Interrupted
-        self.name = signal.Signals(number).name
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.name is None:
+            self.name = signal.Signals(number).name
+        else:
+            interrupt(number, frame)

@@ -39,8 +39,9 @@ class Session:
         self.env = os.environ | {"PYTHONPATH": str(ROOT), "FAULT_ONCE": str(folder / "fault")}
 
     def start(self, *args: str) -> subprocess.Popen[str]:
-        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # tests in the background: programs would inherit it
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGHUP):  # tests in the background, or under nohup
+            if signal.getsignal(number) == signal.SIG_IGN:  # programs would inherit it
+                signal.signal(number, signal.default_int_handler)
         process = subprocess.Popen(
             [sys.executable, "-m", "impala_mi", *args], cwd=self.folder, env=self.env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,

@@ -82,18 +82,27 @@ def processes():
     return [p for p in below if "ray::_Learner" in " ".join(p.cmdline())]
 
 
-@pytest.mark.parametrize("group", [("learner.timeout_s=6",)], indirect=True)
+class Late:
+    """Hands data on after a while, without the seconds that a worker's start takes."""
+
+    def after(self, seconds, data):
+        time.sleep(seconds)
+        return data
+
+
+@pytest.mark.parametrize("group", [("learner.timeout_s=10",)], indirect=True)
 def test_an_update_has_its_time_from_when_the_one_before_is_done(group):
     [learner] = processes()
     assert learner.environ()["MALLOC_MMAP_MAX_"] == "0", "what is freed is kept"
     assert group.result(group.update([0, 0], batch(group))).counters.version == 1
-    later = ray.remote(num_cpus=0)(lambda data, seconds: (time.sleep(seconds), data)[1])
-    now, then = ([group.data(), later.remote(group.data(), seconds)] for seconds in (4, 8))
+    late = ray.remote(Late).options(num_cpus=0, max_concurrency=3).remote()
+    ray.get(late.after.remote(0, None))
+    now, then, too_late = ([group.data(), late.after.remote(seconds, group.data())] for seconds in (6, 12, 24))
     under_way = [group.update([1, 1], unrolls) for unrolls in (now, then)]
     for version in (2, 3):
         assert group.result(under_way.pop(0)).counters.version == version
-    with pytest.raises(LearnerDied, match=r"learner.timeout_s=6"):
-        group.result(group.update([3, 3], [group.data(), later.remote(group.data(), 8)]))
+    with pytest.raises(LearnerDied, match=r"learner.timeout_s=10"):
+        group.result(group.update([3, 3], too_late))
 
 
 @pytest.mark.parametrize("group", [("learner.ranks=2", "learner.timeout_s=6")], indirect=True)

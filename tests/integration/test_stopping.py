@@ -41,6 +41,24 @@ def test_a_signal_while_ray_starts_leaves_nothing(session, delay):
     assert not run.exists() or checkpoints.steps(run / "checkpoints")  # the name is free, or the run can go on
 
 
+@pytest.mark.parametrize("module", ["numpy.version", "numpy", "torch._C", "ray"])
+def test_a_signal_within_an_import_is_not_lost(session, module):
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "impala_mi", "train", "tiny.yaml", "run.name=a"],
+        cwd=session.folder, env=session.env, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    session.processes.append(process)
+    assert process.stderr is not None
+    for line in process.stderr:  # a line for every module, once it is imported
+        if line.split()[-1] == module:
+            os.kill(process.pid, signal.SIGTERM)
+            break
+    assert "interrupted" in process.stderr.read().splitlines()
+    assert process.wait(timeout=60) == 130
+    assert not (session.folder / "runs" / "a").exists()
+
+
 def test_nohup_is_respected(session):
     process = subprocess.Popen(
         ["nohup", sys.executable, "-m", "impala_mi", "train", "tiny.yaml", "run.name=a", "train.env_frames=30000"],
