@@ -1,13 +1,14 @@
 """Many environments of one actor, stepped together into preallocated arrays."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from impala_mi.envs.base import Environment, GiveUp, Observation, Suite
+from impala_mi.envs.crew import Crew
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.types import NO_ACTION, AgentInput, Episode, Fault, Upkeep
 from impala_mi.words import tokenize
@@ -32,7 +33,6 @@ class StepResult:
 class _Stepping(NamedTuple):
     """A step that has begun."""
 
-    futures: list[Future[None]]
     result: StepResult
     actions: np.ndarray
     out: AgentInput
@@ -61,7 +61,7 @@ class VectorEnv:
         self.scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
         self._tokens = tokens if suite.spaces.instructions else 0
         threads = min(suite.step_threads, len(levels))
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._crew = Crew(threads) if threads > 1 else None
         self._groups = [range(i, len(levels), threads) for i in range(threads)]
         self._stepping: _Stepping | None = None
         self._instructions: list[tuple[str, np.ndarray]] = [("", tokenize("", self._tokens))] * len(levels)
@@ -92,11 +92,10 @@ class VectorEnv:
                 step = self._environments[e].reset(None if seeds is None else seeds[e])
                 self._write(e, step.observation, out)
 
-        futures = self._spread(reset)
+        self._spread(reset)
 
         def finish() -> None:
-            for future in futures:
-                future.result()
+            self._wait()
             out.first[chosen] = True
             out.last_action[chosen] = NO_ACTION
             out.last_reward[chosen] = 0
@@ -141,15 +140,15 @@ class VectorEnv:
             if step.final_observation is not None:
                 result.finals.append((e, step.final_observation))
 
-        self._stepping = _Stepping(self._spread(step), result, actions, out)
+        self._spread(step)
+        self._stepping = _Stepping(result, actions, out)
 
     def finish(self) -> StepResult:
         """What `begin` began; raises what a level raised."""
         assert self._stepping is not None
-        futures, result, actions, out = self._stepping
+        result, actions, out = self._stepping
         self._stepping = None
-        for future in futures:
-            future.result()
+        self._wait()
         result.episodes.sort(key=lambda pair: pair[0])
         result.finals.sort(key=lambda pair: pair[0])
         result.reward *= self.scale
@@ -179,9 +178,9 @@ class VectorEnv:
 
     def close(self) -> None:
         """Free every environment, also where one fails to close."""
-        if self._pool is not None:
+        if self._crew is not None:
             self.interrupt()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._crew.close()
         errors = []
         for environment in self._environments:
             try:
@@ -199,15 +198,18 @@ class VectorEnv:
                 self._instructions[e] = (observation.instruction, self.tokens(observation.instruction))
             out.tokens[e] = self._instructions[e][1]
 
-    def _spread(self, work: Callable[[int], None]) -> list[Future[None]]:
+    def _spread(self, work: Callable[[int], None]) -> None:
         """Do it for every column: here and now, or by the threads that step the games."""
-        if self._pool is None:
-            for e in range(len(self)):
-                work(e)
-            return []
 
         def group(columns: range) -> None:
             for e in columns:
                 work(e)
 
-        return [self._pool.submit(group, columns) for columns in self._groups]
+        if self._crew is None:
+            group(range(len(self)))
+        else:
+            self._crew.begin([functools.partial(group, columns) for columns in self._groups])
+
+    def _wait(self) -> None:
+        if self._crew is not None:
+            self._crew.finish()

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from impala_mi.config import AgentConfig
 from impala_mi.nn.core import Before, FeedForwardCore, HighwayCore, LSTMCore
@@ -42,6 +41,8 @@ class Action(NamedTuple):
 class Agent(nn.Module):
     """A policy and a value for every step of an unroll."""
 
+    one_hot: Tensor
+
     def __init__(self, config: AgentConfig, spaces: Spaces) -> None:
         super().__init__()
         self.config, self.spaces = config, spaces
@@ -50,6 +51,8 @@ class Agent(nn.Module):
         inputs = WIDTH + spaces.num_actions + 1 + (InstructionEncoder.width if spaces.instructions else 0)
         self.core = CORES[config.core](inputs, config.core_width)
         self.head = Head(config, spaces.num_actions, spaces.num_levels)
+        # The last row, which NO_ACTION (-1) picks, is zeros.
+        self.register_buffer("one_hot", torch.eye(spaces.num_actions + 1, spaces.num_actions), persistent=False)
 
     @property
     def num_parameters(self) -> int:
@@ -73,8 +76,7 @@ class Agent(nn.Module):
         steps, batch = first.shape
         parts = [
             self.torso(inputs.frame),
-            # One-hot of the last action, zeros where there is none (an index one too far, cut off).
-            F.one_hot(inputs.last_action % (self.spaces.num_actions + 1), self.spaces.num_actions + 1)[..., :-1],
+            self.one_hot[inputs.last_action],
             inputs.last_reward.clamp(-1, 1).unsqueeze(-1),
         ]
         level = None if inputs.level is None else inputs.level.flatten()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impala_mi.nn.gated import Highway
+from impala_mi.nn.packed import Layer, forget, linear, packs
 from impala_mi.types import CoreState
 
 Before = Callable[[Int[Tensor, " F"], Int[Tensor, " F"]], CoreState]
@@ -53,10 +54,15 @@ class LSTMCore(nn.Module):
         super().__init__()
         self.lstm = single_bias_lstm(inputs, width)
         self.even = False
+        self.packed: Layer | None = None
+        self.register_load_state_dict_post_hook(forget)
 
     def forward(self, x: Float[Tensor, "T B D"], first: Bool[Tensor, "T B"], state: CoreState) -> CoreOutput:
         """Outputs [T, B, H]; the state of column b is zeroed before every t with first[t, b]."""
-        if self.even or x.shape[0] == 1:
+        if len(x) == 1 and packs(self.lstm.get_parameter("weight_ih_l0")):
+            return self._act(x[0], first[0], state)
+        self.packed = None
+        if self.even or len(x) == 1:
             return self._steps(x, first, state)
         starts = [t for t, any_first in enumerate(first.any(1).tolist()) if any_first]
         outputs, before = [], {}
@@ -95,6 +101,18 @@ class LSTMCore(nn.Module):
 
         return CoreOutput(torch.stack(outputs), state, at)
 
+    def _act(self, x: Float[Tensor, "B D"], first: Bool[Tensor, " B"], state: CoreState) -> CoreOutput:
+        """A step whose two products are one."""
+        w_x, w_h, bias, _ = self.lstm.parameters()
+        if self.packed is None:
+            self.packed = linear(torch.cat([w_x, w_h], 1), bias, len(x))
+        begin = reset(state, first) if first.any() else state
+        gates = self.packed(torch.cat([x.to(w_x.dtype), begin.hidden.to(w_h.dtype)], 1))
+        after = _cell(gates.to(begin.cell.dtype), begin.cell)
+        return CoreOutput(
+            after.hidden.unsqueeze(0), after, lambda times, columns: CoreState(*(s[columns] for s in state))
+        )
+
 
 def lstm_cell(
     from_input: Float[Tensor, "B G"], from_hidden: Float[Tensor, "B G"], cell: Float[Tensor, "B H"]
@@ -104,7 +122,11 @@ def lstm_cell(
     if cell.is_cuda:  # one kernel instead of a dozen
         hidden, cell, _ = torch.ops.aten._thnn_fused_lstm_cell(from_input, from_hidden, cell)
         return CoreState(hidden, cell)
-    i, f, g, o = (from_input + from_hidden).chunk(4, -1)
+    return _cell(from_input + from_hidden, cell)
+
+
+def _cell(gates: Float[Tensor, "B G"], cell: Float[Tensor, "B H"]) -> CoreState:
+    i, f, g, o = gates.chunk(4, -1)
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
     return CoreState(torch.sigmoid(o) * torch.tanh(cell), cell)
 

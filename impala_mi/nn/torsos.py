@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impala_mi.errors import UserError
+from impala_mi.nn.packed import Layer, convolution, convolution_of_bytes, forget, linear, packs
 from impala_mi.nn.precision import compute_dtype
 
 WIDTH = 256
@@ -42,13 +43,28 @@ def first_conv(conv: nn.Conv2d, frame: Shaped[Tensor, "*N h w c"]) -> Float[Tens
     stride of s divides the widths, s neighbouring pixels of c channels are read as one of s c channels: the same
     sums, but few channels leave vector units empty (a third of the time in bfloat16 on a CPU).
     """
+    side = _side(conv, frame.shape[-2])
     x, weight = frame.to(compute_dtype(conv.weight)).flatten(end_dim=-4), conv.weight * (1 / 255)
+    return F.conv2d(_pixels(x, side), _kernel(weight, side), conv.bias, _stride(conv, side), conv.padding)
+
+
+def _side(conv: nn.Conv2d, width: int) -> int:
+    """How many neighbouring pixels of frames so wide are read as one."""
     (_, columns), (_, stride) = conv.kernel_size, conv.stride
-    if stride == 1 or x.shape[2] % stride or columns % stride or conv.padding != (0, 0):
-        return F.conv2d(x.permute(0, 3, 1, 2), weight, conv.bias, conv.stride, conv.padding)
-    x = x.unflatten(2, (-1, stride)).flatten(3)
-    weight = weight.unflatten(3, (-1, stride)).permute(0, 4, 1, 2, 3).flatten(1, 2)
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, conv.bias, (conv.stride[0], 1))
+    return 1 if width % stride or columns % stride or conv.padding != (0, 0) else stride
+
+
+def _pixels(frame: Shaped[Tensor, "N h w c"], side: int) -> Shaped[Tensor, "N C h W"]:
+    return frame.unflatten(2, (-1, side)).flatten(3).permute(0, 3, 1, 2)
+
+
+def _kernel(weight: Float[Tensor, "o c k l"], side: int) -> Float[Tensor, "o C k L"]:
+    return weight.unflatten(3, (-1, side)).permute(0, 4, 1, 2, 3).flatten(1, 2)
+
+
+def _stride(conv: nn.Conv2d, side: int) -> tuple[int, int]:
+    rows, columns = conv.stride
+    return rows, columns // side
 
 
 class Shallow(nn.Module):
@@ -63,12 +79,29 @@ class Shallow(nn.Module):
         self.conv2 = nn.Conv2d(16, 32, 4, 2)
         rows, columns = (((side - 8) // 4 + 1 - 4) // 2 + 1 for side in (height, width))
         self.linear = nn.Linear(32 * rows * columns, WIDTH)
+        self.packed: tuple[Layer, ...] | None = None
+        self.register_load_state_dict_post_hook(forget)
 
     def forward(self, frame: Shaped[Tensor, "*N h w c"]) -> Float[Tensor, "*N 256"]:
         """[..., 256]."""
+        if frame.dtype == torch.uint8 and packs(self.linear.weight):
+            return self._act(frame.flatten(end_dim=-4)).unflatten(0, frame.shape[:-3])
+        self.packed = None
         x = F.relu_(first_conv(self.conv1, frame))
         x = F.relu_(self.conv2(x))
         return F.relu_(self.linear(x.flatten(1))).unflatten(0, frame.shape[:-3])
+
+    def _act(self, frame: Shaped[Tensor, "N h w c"]) -> Float[Tensor, "N 256"]:
+        side = _side(self.conv1, frame.shape[2])
+        x = _pixels(frame, side)
+        if self.packed is None:
+            first = convolution_of_bytes(
+                _kernel(self.conv1.weight, side), self.conv1.bias, _stride(self.conv1, side), x.shape
+            )
+            second = convolution(self.conv2, first(x).shape)
+            self.packed = first, second, linear(self.linear.weight, self.linear.bias, len(x), relu=True)
+        first, second, last = self.packed
+        return last(second(first(x)).flatten(1))
 
 
 def same_max_pool(x: Float[Tensor, "N c h w"]) -> Float[Tensor, "N c h2 w2"]:

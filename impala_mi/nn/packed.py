@@ -1,0 +1,70 @@
+"""Layers of an actor on a CPU, whose weights stay the same for many calls: packed once as oneDNN wants them.
+
+PyTorch packs weights anew in every call, scales and rearranges the first convolution's, and takes a pass of its own
+for every ReLU: more than a third of what a batch of 32 frames costs. The sums are the same, but for the first
+convolution's: its weights are rounded to 8 bits, a scale for each channel, and meet the frames' bytes as they are.
+Behaviour logits are those of the policy that acted, so that V-trace corrects the difference.
+
+The operators are those that PyTorch's own compiler calls for such layers.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from impala_mi.nn.precision import native_bfloat16
+
+Layer = Callable[[Tensor], Tensor]
+
+
+def packs(weight: Tensor) -> bool:
+    """Whether weights like these are packed here: bfloat16, on a CPU that multiplies it, in inference mode."""
+    acting = torch.is_inference_mode_enabled() and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    return acting and _available()
+
+
+@functools.cache
+def _available() -> bool:
+    operators = ((torch.ops.mkldnn, "_linear_pointwise"), (torch.ops.onednn, "qconv_pointwise"))
+    return native_bfloat16(torch.device("cpu")) and all(hasattr(where, name) for where, name in operators)
+
+
+def forget(module: nn.Module, _: object) -> None:
+    """Have a module pack its weights again: a hook for when they are loaded."""
+    module.packed = None  # type: ignore[assignment]
+
+
+def linear(weight: Float[Tensor, "k n"], bias: Float[Tensor, " k"], rows: int, relu: bool = False) -> Layer:
+    """Wx + b of [N, n], or its ReLU; best for N = `rows`."""
+    packed, then = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows), "relu" if relu else "none"
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, then, [], "")
+
+
+def convolution(conv: nn.Conv2d, shape: torch.Size) -> Layer:
+    """The ReLU of a convolution of [N, c, h, w], channels last; best for `shape`."""
+    sizes = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *sizes, shape)
+    return lambda x: torch.ops.mkldnn._convolution_pointwise(x, packed, conv.bias, *sizes, "relu", [], "")
+
+
+def convolution_of_bytes(
+    weight: Float[Tensor, "o c k l"], bias: Float[Tensor, " o"] | None, stride: tuple[int, int], shape: torch.Size
+) -> Callable[[Shaped[Tensor, "N c h w"]], Float[Tensor, "N o h2 w2"]]:
+    """The ReLU of a convolution of uint8 [N, c, h, w], channels last and read as of [0, 1]; best for `shape`."""
+    weight, scale = weight.float(), 1 / 255
+    steps = (weight.abs().amax((1, 2, 3)) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    whole = (weight / steps[:, None, None, None]).round().to(torch.int8)
+    rest = (list(stride), [0, 0], [1, 1], 1)
+    packed = torch.ops.onednn.qconv_prepack(whole, steps, scale, 0, *rest, list(shape))
+    zeros = torch.zeros(len(weight), dtype=torch.int32)
+    bias = None if bias is None else bias.float()
+
+    def apply(x: Tensor) -> Tensor:
+        return torch.ops.onednn.qconv_pointwise(
+            x, scale, 0, packed, steps, zeros, bias, *rest, 1.0, 0, torch.bfloat16, "relu", [], ""
+        )
+
+    return apply
