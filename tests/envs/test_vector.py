@@ -67,7 +67,7 @@ def test_an_error_in_a_thread_reaches_the_caller():
 
     v, out = vector(suite(step_threads=3, make_game=Breaks))
     v.reset(out)
-    with pytest.raises(RuntimeError, match="in steps"):
+    with pytest.raises(RuntimeError, match="in step games"):
         v.step(np.zeros(6, np.int64), out)
     v.close()
 

@@ -50,6 +50,16 @@ def test_staging_is_stacking(threads, part, monkeypatch):
         assert same(stager.stage(data).take(), stack(data))
 
 
+def test_a_hand_in_that_is_a_batch_is_not_copied_on_a_cpu(recwarn):
+    [data] = unrolls(1, (3,))
+    for array in tensors(data):
+        array.setflags(write=False)  # as in Ray's object store
+    batch = Stager(CPU, 1).stage([data]).take()
+    assert same(batch, stack([data]))
+    assert np.shares_memory(batch.inputs.frame.numpy(), data.inputs.frame)
+    assert not recwarn.list
+
+
 def test_columns_of_final_observations_count_on_from_unroll_to_unroll():
     batch = Stager(CPU, 1).stage(unrolls(3, (2,))).take()
     assert batch.finals.column.tolist() == [1, 3, 5]

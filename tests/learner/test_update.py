@@ -15,7 +15,7 @@ from impala_mi.learner import checkpoint as checkpoints
 from impala_mi.learner.batching import stack, to_device
 from impala_mi.learner.update import Learner, final_values, next_values
 from impala_mi.nn.agent import CORES
-from impala_mi.types import AgentInput, CoreState, Finals, Spaces
+from impala_mi.types import AgentInput, CoreState, Finals, Spaces, map_arrays
 from tests.conftest import started, tiny_config
 
 CPU = torch.device("cpu")
@@ -47,6 +47,24 @@ def test_an_update_moves_every_trained_parameter(head, core):
         assert learner.agent.core.lstm.bias_hh_l0.abs().sum() == 0  # the second bias stays frozen
     assert (learner.counters.updates, learner.counters.version) == (3, 3)
     assert learner.counters.agent_steps == learner.counters.env_frames == 3 * 7 * 5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("torso", ["mlp", "shallow", "deep"])
+def test_an_update_does_not_write_to_its_batch(torso, threads):
+    """It may lie in Ray's object store, where writing is a fault."""
+    config = tiny_config(f"agent.torso={torso}", "learner.precision=bfloat16")
+    spaces = Spaces((24, 24, 3), "uint8", 4, 3, instructions=True)
+    batch = stack([random_unrolls(spaces, config, 5, 4)])
+    kept = map_arrays(batch, torch.clone)
+    learner = Learner(config, spaces, 1, CPU, threads=threads)
+    for _ in range(2):
+        learner.update(batch)
+    pairs: list[torch.Tensor] = []
+    for one in (kept, batch):
+        map_arrays(one, pairs.append)
+    half = len(pairs) // 2
+    assert all(map(torch.equal, pairs[:half], pairs[half:]))
 
 
 def test_frames_count_the_action_repeat():
