@@ -11,11 +11,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle a signal as Python does Ctrl-C; where something is imported, after that.
+    """Handle a signal as Python does Ctrl-C; where something is imported, after that, or at once if asked again.
 
     PyTorch swallows what is raised while it imports NumPy, and goes on with half of it.
     """
-    if _importing(frame):
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    again = left_s > 0 and number != signal.SIGALRM  # which may come while its timer still counts as running
+    if _importing(frame) and not again:
         signal.signal(signal.SIGALRM, interrupt)
         signal.setitimer(signal.ITIMER_REAL, 0.05)
     else:

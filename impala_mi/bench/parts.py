@@ -97,9 +97,12 @@ def learning(config: Config, spaces: Spaces, device: torch.device, seconds: floa
     """Updates from a batch of noise, with the time of each stage in microseconds of wall time a frame."""
     keep_freed_memory()
     learner = Learner(config, spaces, 1, device, threads=torch.get_num_threads())
-    unrolls = random_unrolls(spaces, config, config.learner.unroll_length, config.learner.batch_size)
+    hand_ins = [
+        random_unrolls(spaces, config, config.learner.unroll_length, config.actors.envs)
+        for _ in range(config.unrolls_per_actor_batch)
+    ]
     stager = Stager(device, torch.get_num_threads(), learner.even)
-    batch, frames = stager.stage([unrolls]).take(), config.steps_per_update
+    batch, frames = stager.stage(hand_ins).take(), config.steps_per_update
     stages: dict[str, float] = {}
     calls, under_way = 0, learner.begin(batch)
 
@@ -112,7 +115,7 @@ def learning(config: Config, spaces: Spaces, device: torch.device, seconds: floa
                 stages[name] = stages.get(name, 0.0) + value
 
     def copy() -> None:
-        stager.stage([unrolls]).take()
+        stager.stage(hand_ins).take()
         if device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -28,7 +28,7 @@ class Crew:
             thread.start()
 
     def begin(self, pieces: Sequence[Piece]) -> None:
-        """Have them done; `finish` before the next."""
+        """Have them done, at least one; `finish` before the next."""
         self._left, self._error = len(pieces), None
         for piece in pieces:
             self._waiting.put(piece)
@@ -36,8 +36,9 @@ class Crew:
     def finish(self) -> None:
         """Wait until all of them are done; raises the first error of any."""
         self._done.get()
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """Let the threads end, each after the piece that it is at; pieces that wait are not done."""
@@ -57,8 +58,10 @@ class Crew:
             except BaseException as e:  # the one who waits is told
                 error = e
             with self._lock:
-                self._error = self._error or error
+                if self._error is None:
+                    self._error = error
                 self._left -= 1
                 last = self._left == 0
+            del piece, error  # not to keep a step's arrays until the next
             if last:
                 self._done.put(None)

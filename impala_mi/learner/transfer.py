@@ -56,13 +56,13 @@ class Stager:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._buffers = [_Buffers(pinned=device.type == "cuda") for _ in range(2)]
         self._pool = ThreadPoolExecutor(threads)
-        # Arrays in Ray's object store are; nobody writes to a batch.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        if device.type == "cpu":  # nobody writes to a batch that lies in Ray's object store
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
     def stage(self, unrolls: Sequence[Transitions]) -> Staged:
         """Stack unrolls and start their copy; waits only for buffers that are still being copied.
 
-        A hand-in that is a whole batch is learnt from where it lies, on a CPU.
+        A hand-in that is a whole batch is learnt from where it lies, on a CPU: it must not be written to before.
         """
         if self._device.type == "cpu" and len(unrolls) == 1:
             return Staged(to_device(map_arrays(unrolls[0], torch.from_numpy), self._device, self._even), None)

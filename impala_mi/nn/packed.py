@@ -28,8 +28,13 @@ def packs(weight: Tensor) -> bool:
 
 @functools.cache
 def _available() -> bool:
-    operators = ((torch.ops.mkldnn, "_linear_pointwise"), (torch.ops.onednn, "qconv_pointwise"))
-    return native_bfloat16(torch.device("cpu")) and all(hasattr(where, name) for where, name in operators)
+    operators = (
+        (torch.ops.mkldnn, ("_reorder_linear_weight", "_linear_pointwise")),
+        (torch.ops.mkldnn, ("_reorder_convolution_weight", "_convolution_pointwise")),
+        (torch.ops.onednn, ("qconv_prepack", "qconv_pointwise")),
+    )
+    there = all(hasattr(where, name) for where, names in operators for name in names)
+    return native_bfloat16(torch.device("cpu")) and there
 
 
 def forget(module: nn.Module, _: object) -> None:

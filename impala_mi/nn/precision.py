@@ -1,9 +1,9 @@
 """The precision that the agent computes in.
 
-Weights are float32. An update may run the torso in bfloat16 (autocast), where nearly all of its work is; an actor's
-own copy of the torso and the core may be bfloat16 altogether. The core's state, the head, V-trace and the loss are
-float32 in any case. Behaviour logits are those of the policy that acted, so that V-trace corrects what bfloat16
-changes.
+Weights are float32. An update may run the torso in bfloat16 (autocast), where nearly all of its work is. An actor's
+own copy of the torso and the core may be bfloat16 altogether, its first convolution 8-bit integers (`packed`). The
+core's state, the head, V-trace and the loss are float32 in any case. Behaviour logits are those of the policy
+that acted, so that V-trace corrects what is rounded.
 """
 
 import torch

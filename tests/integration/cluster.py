@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes on this machine, each with processes and an object store of its own."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -78,16 +79,12 @@ class Cluster:
 
     def kill_node(self, number: int) -> None:
         """End all processes of a node at once, as a machine that is switched off."""
-        for process in processes_of(self._nodes[number].pid):
-            process.kill()
-        self._nodes[number].wait()
+        _kill(self._nodes[number])
 
     def close(self) -> None:
         """End all nodes and remove what they wrote."""
         for node in reversed(self._nodes):
-            for process in processes_of(node.pid):
-                process.kill()
-            node.wait()
+            _kill(node)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self, *arguments: str, env: dict[str, str] | None = None) -> None:
@@ -106,3 +103,10 @@ class Cluster:
             assert node.poll() is None, log_file.read_text()[-3000:]
             assert time.monotonic() < deadline, log_file.read_text()[-3000:]
             time.sleep(0.1)
+
+
+def _kill(node: subprocess.Popen[bytes]) -> None:
+    for process in processes_of(node.pid):
+        with contextlib.suppress(psutil.NoSuchProcess):  # some end with those that were killed before
+            process.kill()
+    node.wait()

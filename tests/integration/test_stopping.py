@@ -51,7 +51,7 @@ def test_a_signal_within_an_import_is_not_lost(session, module):
     session.processes.append(process)
     assert process.stderr is not None
     for line in process.stderr:  # a line for every module, once it is imported
-        if line.split()[-1] == module:
+        if line.split()[-1:] == [module]:
             os.kill(process.pid, signal.SIGTERM)
             break
     assert "interrupted" in process.stderr.read().splitlines()
