@@ -59,7 +59,7 @@ def remains(session: Session) -> list[str]:
 
 
 def test_thirty_levels_survive_faults_of_every_kind_and_none_goes_uncounted(lab):
-    total = int(os.environ.get("DMLAB_FAULTS", "25"))
+    total = int(os.environ.get("DMLAB_FAULTS", "15"))
     lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:{total}:0.002"
     shared = shared_memory()
     out = lab.run(
