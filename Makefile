@@ -14,7 +14,7 @@ smoke: $(STAMP)
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir runs/$(RUN)/tensorboard"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Minutes of training over three seeds: CartPole, memory with and without the LSTM.
 learn: $(STAMP)

@@ -49,7 +49,7 @@ class Session:
         self.processes.append(process)
         return process
 
-    def run(self, *args: str, code: int = 0, timeout: float = 240) -> str:
+    def run(self, *args: str, code: int = 0, timeout: float = 400) -> str:
         process = self.start(*args)
         out, err = process.communicate(timeout=timeout)
         assert process.returncode == code, out + err
@@ -70,7 +70,7 @@ class Session:
 
     def stop(self, process: subprocess.Popen[str]) -> None:
         os.kill(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=150)
         assert process.returncode == 130, out + err
         assert not left_behind(process.pid)
 
@@ -138,7 +138,7 @@ def listening_beyond_loopback(process: subprocess.Popen[str]) -> list[str]:
     ]
 
 
-def wait_for(condition, seconds: float = 90.0) -> None:
+def wait_for(condition, seconds: float = 200.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

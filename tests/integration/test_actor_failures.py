@@ -60,7 +60,7 @@ def test_a_level_that_never_starts_ends_the_run_at_once(session):
 def test_an_actor_that_hangs_is_replaced(session):
     process = session.start("train", "tiny.yaml", *FAULTY, "env.levels=[hangs]", "run.name=a", "actors.timeout_s=5",
                             "actors.count=1", "learner.batch_size=2", "train.env_frames=4000")  # fmt: skip
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     (event,) = session.events_of("a", "actor_died")
     assert "actors.timeout_s=5" in event["error"]

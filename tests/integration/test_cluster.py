@@ -27,10 +27,10 @@ def submit(cluster, folder, *arguments):
                "--", sys.executable, "-m", "impala_mi", "train", *arguments]  # fmt: skip
 
     def accepted():  # not before the head's agent is there
-        done = subprocess.run(command, env=cluster.env, capture_output=True, timeout=120)
+        done = subprocess.run(command, env=cluster.env, capture_output=True, timeout=240)
         return done.returncode == 0
 
-    wait_for(accepted, 120)
+    wait_for(accepted, 240)
 
 
 def jobs(cluster):
@@ -55,13 +55,13 @@ def test_a_job_goes_on_when_a_node_dies_and_another_comes(cluster, session, tmp_
     def alive():
         return (session.records("a") or [{}])[-1].get("actors/alive")
 
-    wait_for(lambda: alive() == 5, 120)
+    wait_for(lambda: alive() == 5, 240)
     before = session.records("a")[-1]["env_frames"]
     cluster.kill_node(first)
-    wait_for(lambda: any(event["node_lost"] for event in session.events_of("a", "actor_died")), 120)
+    wait_for(lambda: any(event["node_lost"] for event in session.events_of("a", "actor_died")), 240)
     cluster.add_node(3)
-    wait_for(lambda: alive() == 5, 180)
-    wait_for(lambda: session.records("a")[-1]["env_frames"] > before + 5000, 120)
+    wait_for(lambda: alive() == 5, 240)
+    wait_for(lambda: session.records("a")[-1]["env_frames"] > before + 5000, 240)
     last = session.records("a")[-1]
     assert last["actors/restarts"] == 0, "actors that went with their node are not held against the run"
     listed = jobs(cluster)

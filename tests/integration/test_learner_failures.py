@@ -28,7 +28,7 @@ def test_a_learner_that_dies_while_it_starts_is_started_again(session):
     process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=20000")
     wait_for(lambda: actors_of(process, "_Learner"))
     actors_of(process, "_Learner")[0].kill()
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     assert session.events("a").count("learner_died") == 1
 
@@ -54,7 +54,7 @@ def test_a_learner_that_dies_again_and_again_ends_the_run_with_a_checkpoint(sess
     wait_for(lambda: session.records("a")[-1]["time_s"] > 13)  # it is kept every ten seconds
     for learner in actors_of(process, "_Learner"):
         learner.kill()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=150)
     assert process.returncode == 1
     assert "more than learner.max_restarts=0" in out + err
     assert session.checkpoint("a").meta["updates"] > 0

@@ -126,7 +126,7 @@ def test_deaths_in_the_middle_of_a_copy_leave_every_member_whole(population):
                 learner.kill()
     again = session.start("resume", "runs/p")
     applied = count(session, "applied")
-    wait_for(lambda: count(session, "applied") >= applied + 2, 150)
+    wait_for(lambda: count(session, "applied") >= applied + 2, 240)
     session.stop(again)
     histories = consistent(session)
     assert count(session, "died") >= 1
