@@ -165,7 +165,7 @@ class Campaign:
     def stop(self) -> int:
         """End the run with a checkpoint; its exit code."""
         self.driver.send_signal(signal.SIGINT)
-        return self.driver.wait(timeout=240)
+        return self.driver.wait(timeout=120)
 
     def leaks(self) -> list[str]:
         """Processes and files that are left when the run has ended."""

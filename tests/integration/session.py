@@ -70,7 +70,7 @@ class Session:
 
     def stop(self, process: subprocess.Popen[str]) -> None:
         os.kill(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=150)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 130, out + err
         assert not left_behind(process.pid)
 

@@ -25,13 +25,8 @@ def test_training_is_measured(session):
 
 
 def test_parts_and_transport_are_measured(session):
-    noise = (
-        "env.suite=noise",
-        "env.levels=all",
-        "learner.unroll_length=4",
-        "learner.batch_size=4",
-        "actors.envs=4",
-    )
+    noise = ("env.suite=noise", "env.levels=all", "learner.unroll_length=4", "learner.batch_size=4",
+             "actors.envs=4")  # fmt: skip
 
     def bench(what: str, *args: str) -> str:
         done = impala("bench", what, *noise, *args, cwd=session.folder)

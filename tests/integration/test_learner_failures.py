@@ -54,7 +54,7 @@ def test_a_learner_that_dies_again_and_again_ends_the_run_with_a_checkpoint(sess
     wait_for(lambda: session.records("a")[-1]["time_s"] > 13)  # it is kept every ten seconds
     for learner in actors_of(process, "_Learner"):
         learner.kill()
-    out, err = process.communicate(timeout=150)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "more than learner.max_restarts=0" in out + err
     assert session.checkpoint("a").meta["updates"] > 0

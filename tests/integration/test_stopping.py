@@ -21,7 +21,7 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(session, number):
     metrics = session.folder / "runs" / "a" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text())
     os.kill(process.pid, number)
-    out, err = process.communicate(timeout=150)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert "continue with: impala-mi resume runs/a" in out
     assert not left_behind(process.pid)
@@ -34,7 +34,7 @@ def test_a_signal_while_ray_starts_leaves_nothing(session, delay):
     process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9")
     time.sleep(delay)  # wherever it is by then
     os.kill(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=150)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert not left_behind(process.pid)
     run = session.folder / "runs" / "a"
@@ -55,7 +55,7 @@ def test_a_signal_within_an_import_is_not_lost(session, module):
             os.kill(process.pid, signal.SIGTERM)
             break
     assert "interrupted" in process.stderr.read().splitlines()
-    assert process.wait(timeout=150) == 130
+    assert process.wait(timeout=60) == 130
     assert not (session.folder / "runs" / "a").exists()
 
 
@@ -88,7 +88,7 @@ def test_an_interrupted_doom_leaves_no_game_and_no_file(session, command):
 
     wait_for(lambda: games() >= 5)
     os.kill(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=150)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert not left_behind(process.pid)
     assert list(temporary.glob("impala-mi-*")) == []

@@ -1,5 +1,7 @@
 """Whole runs of actors and a learner on Ray."""
 
+import statistics
+
 import pytest
 
 pytestmark = pytest.mark.integration
@@ -16,7 +18,8 @@ def test_one_agent_learns_five_tasks_at_once(session):
                 "loss/total", "level/memory/return_mean"):  # fmt: skip
         assert key in last
     assert last["env_frames"] == last["agent_steps"] == last["updates"] * 400 == 300000  # and no batch more
-    assert last["lag_mean"] <= 4  # an actor that the machine lets wait may be later
+    lags = [r["lag_max"] for r in session.records("a") if "lag_max" in r]
+    assert statistics.median(lags) <= 4  # an actor that the machine lets wait is later once
     run = session.folder / "runs" / "a"
     assert {p.name for p in run.iterdir()} >= {
         "config.yaml", "versions.json", "metrics.jsonl", "events.jsonl", "tensorboard", "checkpoints",
