@@ -17,7 +17,8 @@ from pathlib import Path
 import bench_envs
 from meter import Meter
 
-from impala_mi import rundir, system
+from impala_mi.runs import folder as rundir
+from impala_mi.training import trainer as system
 from impala_mi.config import EnvConfig, build
 from impala_mi.envs.base import Level, Observation, Outcome, Suite
 from impala_mi.types import Spaces

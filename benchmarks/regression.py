@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from impala_mi.bench.measure import per_frame
 from impala_mi.bench.parts import acting, learning
 from impala_mi.config import Config, build
-from impala_mi.machine import keep_freed_memory
+from impala_mi.host.threads import keep_freed_memory
 from impala_mi.types import Spaces
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from impala_mi.cli.main import main
-from impala_mi.stop import StopSignal
+from impala_mi.host.signals import StopSignal
 
 
 def impala(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:

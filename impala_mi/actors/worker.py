@@ -16,7 +16,7 @@ from impala_mi.actors.inference import Batcher, Inference, InferenceLost, Reply,
 from impala_mi.actors.rollout import Rollout
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
-from impala_mi.machine import default_threads, keep_freed_memory
+from impala_mi.host.threads import default_threads, keep_freed_memory
 from impala_mi.types import Fault, Transitions, UnrollInfo
 
 Weights = dict[str, np.ndarray]

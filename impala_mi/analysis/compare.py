@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from impala_mi.analysis.history import History, Record
+from impala_mi.runs.history import History, Record
 from impala_mi.config import MACHINE_KEYS
 
 POINTS = 200

@@ -9,7 +9,7 @@ import torch
 from impala_mi.envs.base import LevelBroken, Suite
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.vector import VectorEnv
-from impala_mi.machine import cores
+from impala_mi.host.threads import cores
 from impala_mi.nn.agent import Action, Agent
 from impala_mi.types import AgentInput, CoreState, Episode, Fault, transitions_buffer
 

@@ -12,7 +12,7 @@ from impala_mi.analysis.play import OnEpisode, most_columns, play
 from impala_mi.envs.base import Game, Observation, Outcome, Suite
 from impala_mi.nn.agent import Action, Agent
 from impala_mi.types import AgentInput
-from impala_mi.words import tokenize
+from impala_mi.tokenizer import tokenize
 
 THUMBNAIL = 48
 """Pixels that the longer side of a kept frame has at most."""

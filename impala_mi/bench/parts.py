@@ -18,7 +18,7 @@ from impala_mi.envs.vector import VectorEnv
 from impala_mi.learner.batching import stack
 from impala_mi.learner.transfer import Stager
 from impala_mi.learner.update import Learner
-from impala_mi.machine import keep_freed_memory
+from impala_mi.host.threads import keep_freed_memory
 from impala_mi.nn.agent import Agent
 from impala_mi.nn.precision import choose_dtype
 from impala_mi.types import AgentInput, Spaces, Transitions, transitions_buffer

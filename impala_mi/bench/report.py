@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from impala_mi.errors import UserError
-from impala_mi.machine import cores
+from impala_mi.host.threads import cores
 
 Row = dict[str, Any]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from impala_mi.cluster import running_ray  # before Ray is imported
+from impala_mi.training.ray_cluster import running_ray  # before Ray is imported
 
 # isort: split
 import ray
@@ -30,10 +30,10 @@ from impala_mi.envs.base import Suite
 from impala_mi.errors import TrainingError
 from impala_mi.learner.update import Began
 from impala_mi.learner.worker import LearnerGroup, _Learner
-from impala_mi.machine import cores, keep_freed_memory
-from impala_mi.rundir import RunFolder
-from impala_mi.stop import StopSignal
-from impala_mi.system import Trainer
+from impala_mi.host.threads import cores, keep_freed_memory
+from impala_mi.runs.folder import RunFolder
+from impala_mi.host.signals import StopSignal
+from impala_mi.training.trainer import Trainer
 from impala_mi.types import Episode, Fault, Transitions, UnrollInfo
 
 PER_HOST = 250

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from impala_mi.cluster import running_ray  # before Ray is imported
+from impala_mi.training.ray_cluster import running_ray  # before Ray is imported
 
 # isort: split
 import ray
@@ -14,7 +14,7 @@ from impala_mi.bench.report import Row
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.learner.batching import stack
-from impala_mi.machine import keep_freed_memory
+from impala_mi.host.threads import keep_freed_memory
 from impala_mi.types import Spaces, Transitions
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from impala_mi.bench.training import Trained, train
 from impala_mi.config import Config, build
 from impala_mi.errors import UserError
-from impala_mi.machine import cores
+from impala_mi.host.threads import cores
 
 MOST_ENVS = 32
 """Of an actor: a larger batch is hardly cheaper a frame."""

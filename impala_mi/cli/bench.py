@@ -71,7 +71,7 @@ def envs(config: str, overrides: Sequence[str], **output: Any) -> None:
 def inference(config: str, overrides: Sequence[str], **output: Any) -> None:
     """Frames a second of acting, by batch, threads and precision."""
     from impala_mi.bench import parts
-    from impala_mi.machine import cores
+    from impala_mi.host.threads import cores
 
     loaded, suite = _load(config, overrides)
     threads = sorted({1, min(cores(), 8)})
@@ -118,7 +118,7 @@ def train(config: str, overrides: Sequence[str], tune: bool, **output: Any) -> N
     """
     from impala_mi.bench.parts import alone_on_every_core
     from impala_mi.bench.training import train as measure
-    from impala_mi.machine import cores
+    from impala_mi.host.threads import cores
 
     loaded, suite = _load(config, overrides)
     if loaded.learner.num_gpus and not tune:
@@ -194,7 +194,7 @@ def _tune(config: "Config", levels: int, output: dict[str, Any]) -> None:
 def _load(config: str, overrides: Sequence[str]) -> "tuple[Config, Suite]":
     """The configuration and its suite, if this machine can run it; raises `UserError`."""
     from impala_mi import config as configuration
-    from impala_mi.preflight import check
+    from impala_mi.training.preflight import check
 
     if "=" in config:  # an override in the place of the configuration's name
         config, overrides = "bench", (config, *overrides)

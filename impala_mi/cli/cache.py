@@ -34,9 +34,9 @@ def command(
     from impala_mi.actors.rollout import FIRST_SEGMENT
     from impala_mi.analysis.play import evaluation_root
     from impala_mi.envs.dmlab30 import SCORES
-    from impala_mi.envs.fill import asks_for_maps, fill
+    from impala_mi.envs.warm_cache import asks_for_maps, fill
     from impala_mi.envs.suites import make_suite
-    from impala_mi.machine import cores
+    from impala_mi.host.threads import cores
 
     allow_only(overrides, (*MACHINE_KEYS, "held_out", "mixer_seed"), "; the seed is --seed")
     if suite != "dmlab30":

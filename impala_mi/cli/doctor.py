@@ -35,9 +35,9 @@ def command(overrides: tuple[str, ...]) -> int:
     import psutil
     import torch
 
-    from impala_mi.machine import cores
-    from impala_mi.preflight import MIB, SHARED_MEMORY
-    from impala_mi.rundir import SMALLEST_DISK, versions
+    from impala_mi.host.threads import cores
+    from impala_mi.training.preflight import MIB, SHARED_MEMORY
+    from impala_mi.runs.folder import SMALLEST_DISK, versions
 
     table = Table(box=None, show_header=False)
     failed = False

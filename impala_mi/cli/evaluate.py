@@ -44,7 +44,7 @@ def command(
     from impala_mi.analysis.evaluation import draw_scores, evaluate
     from impala_mi.analysis.play import play
     from impala_mi.cli.trained import load_trained, playing, use_cores
-    from impala_mi.rundir import write_atomically
+    from impala_mi.runs.folder import write_atomically
 
     use_cores()
     trained = load_trained(run, checkpoint, overrides)

@@ -10,7 +10,7 @@ import click
 
 from impala_mi import __version__
 from impala_mi.errors import TrainingError, UserError
-from impala_mi.stop import StopSignal, interrupt
+from impala_mi.host.signals import StopSignal, interrupt
 
 COMMANDS = {
     "train": "Train an agent.",

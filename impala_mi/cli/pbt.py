@@ -22,7 +22,7 @@ from impala_mi.errors import UserError
 if TYPE_CHECKING:
     from impala_mi.pbt.population import MemberReport, Report
     from impala_mi.pbt.settings import PopulationConfig
-    from impala_mi.rundir import RunFolder
+    from impala_mi.runs.folder import RunFolder
 
 
 @click.command()
@@ -45,8 +45,8 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
     if print_config:
         click.echo(configuration.to_yaml(loaded), nl=False)
         return 0
-    from impala_mi import rundir
-    from impala_mi.pbt.room import check_population
+    from impala_mi.runs import folder as rundir
+    from impala_mi.pbt.capacity import check_population
 
     check_population(loaded)
     if again == "auto":
@@ -75,7 +75,7 @@ def resume(folder: "RunFolder", new: "PopulationConfig", overrides: Sequence[str
     Raises `UserError` where it may not differ so.
     """
     from impala_mi.pbt.journal import read
-    from impala_mi.pbt.room import check_population
+    from impala_mi.pbt.capacity import check_population
     from impala_mi.pbt.settings import PopulationConfig
 
     read(folder.path)  # raises where it is damaged

@@ -11,7 +11,7 @@ from impala_mi.errors import TrainingError, UserError
 
 if TYPE_CHECKING:
     from impala_mi.pbt.lineage import Life
-    from impala_mi.rundir import RunFolder
+    from impala_mi.runs.folder import RunFolder
 
 
 def report(folder: "RunFolder", out: Path) -> None:
@@ -19,7 +19,7 @@ def report(folder: "RunFolder", out: Path) -> None:
 
     Replays the journal; raises `TrainingError` where a decision is not what its inputs lead to.
     """
-    from impala_mi import rundir
+    from impala_mi.runs import folder as rundir
     from impala_mi.analysis.compare import interval
     from impala_mi.envs.scores import has_references
     from impala_mi.envs.suites import make_suite

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
-from impala_mi.records import Report
+from impala_mi.training.recorder import Report
 
 MOST_LEVELS_IN_A_LINE = 9
 

@@ -25,8 +25,8 @@ def command(runs: tuple[str, ...], out: Path | None) -> None:
     Of a population, alone: who descends from whom, the schedules, the best member (lineage.html and .png,
     populations.png, report.json); its members (POPULATION/members/*) are runs like any other.
     """
-    from impala_mi import rundir
-    from impala_mi.analysis.history import read
+    from impala_mi.runs import folder as rundir
+    from impala_mi.runs.history import read
     from impala_mi.analysis.report import write_report
 
     runs = tuple(run.removeprefix("file://") for run in runs)

@@ -98,8 +98,8 @@ def _told(name: str, console: Console) -> Iterator[Callable[[float, str], None]]
 
 def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     """Run an experiment, or what is left of it, and write what it found."""
-    from impala_mi.experiments import findings
-    from impala_mi.experiments.study import Study
+    from impala_mi.reproductions import findings
+    from impala_mi.reproductions.study import Study
 
     quick = settings["quick"]
     folder = (out or Path("reproductions") / (f"{name}-quick" if quick else name)).expanduser()
@@ -107,7 +107,7 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     console = make_console()
     with _told(name, console) as told:
         study = Study(name, folder, settings, told)
-        found = importlib.import_module(f"impala_mi.experiments.{name.replace('-', '_')}.experiment").run(study)
+        found = importlib.import_module(f"impala_mi.reproductions.{name.replace('-', '_')}.experiment").run(study)
         told(1.0, "done")
     for one in found.tables:
         console.print(f"\n{one.title}", style="bold", soft_wrap=True, highlight=False, markup=False)
@@ -196,7 +196,7 @@ def multitask(
 ) -> None:
     """Not shown: EXPERIMENTS has the help."""
     from impala_mi.config import load
-    from impala_mi.experiments.multitask.experiment import QUICK_FRAMES, check
+    from impala_mi.reproductions.multitask.experiment import QUICK_FRAMES, check
 
     if config is not None and "=" in config and not config.endswith(".yaml"):
         overrides, config = (config, *overrides), None

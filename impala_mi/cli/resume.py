@@ -9,8 +9,8 @@ from impala_mi import config as configuration
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
-    from impala_mi.learner.checkpoint import Checkpoint
-    from impala_mi.rundir import RunFolder
+    from impala_mi.runs.checkpoint import Checkpoint
+    from impala_mi.runs.folder import RunFolder
 
 FIXED = (
     "run.root",
@@ -43,7 +43,7 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
     Dotted KEY=VALUE arguments change the configuration: resources, the learner's settings and how long to train,
     but not the agent, the levels or the seed.
     """
-    from impala_mi import rundir
+    from impala_mi.runs import folder as rundir
 
     if rundir.is_population(Path(run).expanduser()):
         from impala_mi.cli import pbt
@@ -66,7 +66,7 @@ def resume(folder: "RunFolder", new: configuration.Config, checkpoint: str, over
     Raises `UserError` where it may not differ so, and `RunDone` where there is nothing left to do.
     """
     from impala_mi.cli.training import run_training
-    from impala_mi.learner import checkpoint as checkpoints
+    from impala_mi.runs import checkpoint as checkpoints
 
     with folder.locked():
         found = _checked(folder, new, checkpoint)
@@ -80,8 +80,9 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
     """The checkpoint to go on from, if the run can go on from it as configured."""
     import torch
 
-    from impala_mi import preflight, rundir
-    from impala_mi.learner import checkpoint as checkpoints
+    from impala_mi.training import preflight
+    from impala_mi.runs import folder as rundir
+    from impala_mi.runs import checkpoint as checkpoints
     from impala_mi.nn.agent import Agent
 
     old, run = folder.config, folder.path

@@ -12,7 +12,7 @@ from impala_mi.cli.options import starting
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
-    from impala_mi.rundir import RunFolder
+    from impala_mi.runs.folder import RunFolder
 
 
 @click.command()
@@ -32,9 +32,10 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
     if print_config:
         click.echo(configuration.to_yaml(loaded), nl=False)
         return 0
-    from impala_mi import preflight, rundir
+    from impala_mi.training import preflight
+    from impala_mi.runs import folder as rundir
     from impala_mi.cli.training import run_training
-    from impala_mi.mirror import Mirror
+    from impala_mi.runs.mirror import Mirror
 
     preflight.check(loaded)
     if loaded.run.mirror is not None:
@@ -57,9 +58,9 @@ def _before(config: configuration.Config) -> "RunFolder | None":
 
     A folder without one, or with an older one than the mirror's, is set aside.
     """
-    from impala_mi.learner import checkpoint as checkpoints
-    from impala_mi.mirror import Mirror
-    from impala_mi.rundir import RunFolder, is_population
+    from impala_mi.runs import checkpoint as checkpoints
+    from impala_mi.runs.mirror import Mirror
+    from impala_mi.runs.folder import RunFolder, is_population
 
     if config.run.name is None:
         raise UserError("--resume auto needs run.name, by which a job that is resubmitted finds its run")

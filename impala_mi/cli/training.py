@@ -3,13 +3,13 @@
 import shlex
 import time
 
-from impala_mi import system
+from impala_mi.training import trainer as system
 from impala_mi.cli.console import make_console
 from impala_mi.cli.progress import duration, reporting
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
-from impala_mi.learner.checkpoint import Checkpoint
-from impala_mi.rundir import RunFolder
+from impala_mi.runs.checkpoint import Checkpoint
+from impala_mi.runs.folder import RunFolder
 
 
 def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> int:

@@ -20,7 +20,7 @@ from impala_mi.cli.progress import cell, duration, remaining
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
-    from impala_mi.analysis.history import History
+    from impala_mi.runs.history import History
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
@@ -41,9 +41,9 @@ def command(run: str, every: float, once: bool) -> None:
 
     Only reads it, so any number may watch. Ends when the run does.
     """
-    from impala_mi.analysis.history import read
+    from impala_mi.runs.history import read
     from impala_mi.pbt import journal
-    from impala_mi.rundir import is_population
+    from impala_mi.runs.folder import is_population
 
     run = run.removeprefix("file://")
     population = Path(run).expanduser()

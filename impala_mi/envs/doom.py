@@ -16,7 +16,7 @@ from pathlib import Path
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.envs.choose import choose_levels
-from impala_mi.envs.scratch import scratch
+from impala_mi.host.tempdirs import scratch
 from impala_mi.errors import MissingPackageError
 from impala_mi.types import Spaces
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from impala_mi.envs.base import Game, GameFault, Observation, Outcome, counts_of
-from impala_mi.envs.scratch import scratch
+from impala_mi.host.tempdirs import scratch
 
 MESSAGE_BYTES = 2**20
 """Room for one message; a frame is tens of kB."""

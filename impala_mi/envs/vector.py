@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from impala_mi.envs.base import Environment, GiveUp, Observation, Suite
-from impala_mi.envs.crew import Crew
+from impala_mi.envs.step_pool import Crew
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.types import NO_ACTION, AgentInput, Episode, Fault, Upkeep
-from impala_mi.words import tokenize
+from impala_mi.tokenizer import tokenize
 
 
 @dataclass

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from impala_mi.config import Config, LearnerConfig
 from impala_mi.errors import TrainingError
-from impala_mi.learner.columns import make_team
+from impala_mi.learner.data_parallel import make_team
 from impala_mi.learner.distributed import GradientSum
-from impala_mi.learner.graphs import CudaRecorder, Graphs
+from impala_mi.learner.cuda_graphs import CudaRecorder, Graphs
 from impala_mi.learner.optim import Rate, flatten, learning_rate, make_optimizer, make_rule
 from impala_mi.losses.actor_critic import Loss, actor_critic_loss
 from impala_mi.nn.agent import Agent, AgentOutput

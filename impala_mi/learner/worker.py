@@ -19,10 +19,10 @@ from impala_mi.config import Config, LearnerConfig
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
 from impala_mi.learner.distributed import join, listen
-from impala_mi.learner.sample import one_column, sample
+from impala_mi.learner.preview import one_column, sample
 from impala_mi.learner.transfer import HostCopy, Staged, Stager
 from impala_mi.learner.update import Began, Counters, Learner
-from impala_mi.machine import KEEP_FREED_MEMORY, default_threads
+from impala_mi.host.threads import KEEP_FREED_MEMORY, default_threads
 from impala_mi.types import Sample, Transitions
 
 Weights = dict[str, np.ndarray]

@@ -21,7 +21,7 @@ from impala_mi.errors import UserError
 from impala_mi.pbt.exploit import Decision, Standing, decide, make_rule
 from impala_mi.pbt.explore import sample
 from impala_mi.pbt.settings import Parameters, PbtConfig
-from impala_mi.rundir import JOURNAL
+from impala_mi.runs.folder import JOURNAL
 
 Line = dict[str, Any]
 FITNESS = "pbt/fitness"

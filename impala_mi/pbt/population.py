@@ -12,26 +12,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from impala_mi.cluster import running_ray  # before Ray is imported
+from impala_mi.training.ray_cluster import running_ray  # before Ray is imported
 
 # isort: split
 import ray
 
 from impala_mi.envs.base import Suite
 from impala_mi.errors import TrainingError, UserError
-from impala_mi.fleet import reason_of
-from impala_mi.learner import checkpoint as checkpoints
-from impala_mi.learner.checkpoint import digest
-from impala_mi.metrics import MetricsWriter
+from impala_mi.training.actor_pool import reason_of
+from impala_mi.runs import checkpoint as checkpoints
+from impala_mi.runs.checkpoint import digest
+from impala_mi.runs.metrics import MetricsWriter
 from impala_mi.pbt.exploit import Rule, Standing, decide, fitnesses
 from impala_mi.pbt.journal import Journal, birth, decision_line
-from impala_mi.pbt.room import at_a_time, check_population, check_room
-from impala_mi.pbt.seat import Exploit, Seat
+from impala_mi.pbt.capacity import at_a_time, check_population, check_room
+from impala_mi.pbt.member_state import Exploit, Seat
 from impala_mi.pbt.settings import PopulationConfig
 from impala_mi.pbt.worker import Birth, MemberProcess, RunFailed, Status, saved_status
-from impala_mi.placement import place
-from impala_mi.rundir import RunFolder
-from impala_mi.stop import StopSignal
+from impala_mi.training.placement import place
+from impala_mi.runs.folder import RunFolder
+from impala_mi.host.signals import StopSignal
 
 ASK_EVERY_S = 1.0
 EXPLOIT_S = 300.0

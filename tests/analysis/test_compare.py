@@ -17,7 +17,7 @@ from impala_mi.analysis.compare import (
     same_seed,
     scores,
 )
-from impala_mi.analysis.history import History
+from impala_mi.runs.history import History
 
 
 def run(name="a", settings=None, values=(), evaluations=(), frames=None, last=None):

@@ -8,7 +8,7 @@ from impala_mi.analysis.play import play
 from impala_mi.analysis.recording import hear, look, octave, record, thumbnail
 from impala_mi.envs.tiny import WORDS
 from impala_mi.nn.agent import Agent
-from impala_mi.words import tokenize
+from impala_mi.tokenizer import tokenize
 from tests.conftest import tiny_config
 
 

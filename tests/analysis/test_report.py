@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from impala_mi.analysis import report as reports
-from impala_mi.analysis.history import History, read
+from impala_mi.runs.history import History, read
 from impala_mi.analysis.report import write_report
 
 

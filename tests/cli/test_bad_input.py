@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from impala_mi import preflight, rundir
+from impala_mi.training import preflight
+from impala_mi.runs import folder as rundir
 from impala_mi.errors import UserError
-from impala_mi.learner import checkpoint as checkpoints
+from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.learner.update import Learner
 from tests.commands import impala, refused
 from tests.conftest import tiny_config
@@ -160,7 +161,7 @@ def test_a_run_out_of_time_says_so(tmp_path, monkeypatch):
 
 
 def test_a_ray_that_does_not_start_leaves_the_name_free(tmp_path, monkeypatch):
-    from impala_mi import system
+    from impala_mi.training import trainer as system
     from impala_mi.cli.train import command
 
     def fail(**_: object) -> None:

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from impala_mi.experiments.regression import experiment
-from impala_mi.experiments.regression.training import Protocol
+from impala_mi.reproductions.regression import experiment
+from impala_mi.reproductions.regression.training import Protocol
 from tests.commands import impala, refused
 
 

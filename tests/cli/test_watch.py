@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from impala_mi.analysis.history import read
+from impala_mi.runs.history import read
 from impala_mi.cli.watch import BLOCKS, WIDTH, overview, sparkline, view
 
 

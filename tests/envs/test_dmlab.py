@@ -19,7 +19,7 @@ from impala_mi.envs.suites import make_suite
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Agent
 from impala_mi.types import AgentInput, CoreState, transitions_buffer
-from impala_mi.words import tokenize
+from impala_mi.tokenizer import tokenize
 from tests.conftest import DOUBLES
 
 RECORDINGS = Path(os.environ.get("DMLAB30_RECORDINGS", Path(__file__).parents[1] / "data" / "dmlab30"))

@@ -16,7 +16,7 @@ import pytest
 
 from impala_mi.envs.base import Environment, GameFault, Observation, Outcome
 from impala_mi.envs.process import ProcessGame
-from impala_mi.envs.scratch import sweep
+from impala_mi.host.tempdirs import sweep
 from impala_mi.envs.seeds import EpisodeSeeds
 
 ROOT = Path(__file__).resolve().parents[2]

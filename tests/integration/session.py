@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from impala_mi.learner import checkpoint as checkpoints
+from impala_mi.runs import checkpoint as checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 

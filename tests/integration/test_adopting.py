@@ -4,18 +4,18 @@ import dataclasses
 
 import pytest
 
-from impala_mi.cluster import running_ray  # before Ray is imported
+from impala_mi.training.ray_cluster import running_ray  # before Ray is imported
 
 # isort: split
 import ray
 import torch
 
 from impala_mi.envs.suites import make_suite
-from impala_mi.learner import checkpoint as checkpoints
+from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.learner.update import Learner
-from impala_mi.rundir import RunFolder
-from impala_mi.stop import StopSignal
-from impala_mi.system import Trainer
+from impala_mi.runs.folder import RunFolder
+from impala_mi.host.signals import StopSignal
+from impala_mi.training.trainer import Trainer
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from impala_mi.cluster import running_ray  # before Ray is imported
+from impala_mi.training.ray_cluster import running_ray  # before Ray is imported
 
 # isort: split
 import psutil
@@ -16,7 +16,7 @@ import ray
 from impala_mi.bench.parts import random_unrolls
 from impala_mi.envs.suites import make_suite
 from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost
-from impala_mi.placement import place
+from impala_mi.training.placement import place
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from impala_mi import reaper
-from impala_mi.learner import checkpoint as checkpoints
+from impala_mi.host import reaper
+from impala_mi.runs import checkpoint as checkpoints
 from tests.commands import impala, refused
 from tests.integration.session import actors_of, left_behind, wait_for
 

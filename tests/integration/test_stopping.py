@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from impala_mi.learner import checkpoint as checkpoints
+from impala_mi.runs import checkpoint as checkpoints
 from tests.integration.session import left_behind, wait_for
 
 pytestmark = pytest.mark.integration

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from impala_mi.learner.batching import to_device
-from impala_mi.learner.graphs import WARM_UP
+from impala_mi.learner.cuda_graphs import WARM_UP
 from impala_mi.learner.update import Learner
 from impala_mi.nn.agent import CORES
 from impala_mi.nn.core import lstm_cell

@@ -11,7 +11,7 @@ from impala_mi.bench.parts import random_unrolls
 from impala_mi.config import build
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
-from impala_mi.learner import checkpoint as checkpoints
+from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.learner.batching import stack, to_device
 from impala_mi.learner.update import Learner, final_values, next_values
 from impala_mi.nn.agent import CORES

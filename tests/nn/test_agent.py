@@ -10,7 +10,7 @@ from impala_mi.nn.agent import CORES, Agent
 from impala_mi.nn.instruction import InstructionEncoder, distinct_rows
 from impala_mi.nn.torsos import same_max_pool
 from impala_mi.types import NO_ACTION, NO_TOKEN, AgentInput, CoreState, Spaces
-from impala_mi.words import tokenize
+from impala_mi.tokenizer import tokenize
 
 DMLAB = Spaces((72, 96, 3), "uint8", 9, 30, instructions=True)
 SMALL = Spaces((24, 28, 3), "uint8", 4, 3, instructions=True)

@@ -1,0 +1,1 @@
+"""The machine a process runs on: threads, memory, signals, temporary folders, orphaned processes."""

@@ -1,0 +1,1 @@
+"""The driver of a run: actors and a learner on Ray, supervised and recorded."""

@@ -1,0 +1,130 @@
+"""What is read of a run's folder, whatever state it is in."""
+
+import itertools
+import json
+
+import pytest
+
+from impala_mi.runs import history
+from impala_mi.runs.history import MOST, read
+from impala_mi.errors import UserError
+
+
+def record(i, **more):
+    return {"env_frames": 100 * i, "time_s": float(i), "level/b/episodes": 1, "level/a/episodes": 2, **more}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record(i, fps=5.0)) + "\n" for i in range(1, 11)))
+    (tmp_path / "config.yaml").write_text("seed: 3\nagent:\n  head: shared\nenv: {levels: [a, b]}\n")
+    (tmp_path / "events.jsonl").write_text('{"time": "x", "event": "started"}\n{"time": "y", "event": "done"}\n')
+    return tmp_path
+
+
+def test_a_run(folder):
+    run = read(str(folder))
+    assert run.name == folder.name
+    assert (run.status, run.levels) == ("done", ["b", "a"])
+    assert run.settings == {"seed": 3, "agent.head": "shared", "env.levels": ["a", "b"]}
+    assert run.series("fps") == ([100 * i for i in range(1, 11)], [5.0] * 10)
+    assert run.series("no such") == ([], [])
+    assert run.last["env_frames"] == 1000
+
+
+def test_a_copy_elsewhere(folder):
+    run = read(f"file://{folder}")
+    assert (run.status, len(run.records)) == ("done", 10)
+    with pytest.raises(UserError, match="cannot be read"):
+        read("nonsense://a/b")
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        read(str(tmp_path / "none"))
+
+
+def test_a_folder_of_no_run(tmp_path):
+    (tmp_path / "first").mkdir()
+    with pytest.raises(UserError, match="is not a run"):
+        read(str(tmp_path))
+
+
+def test_an_empty_run(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    run = read(str(tmp_path))
+    assert (run.status, run.records, run.settings, run.last, run.levels) == ("empty", [], {}, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("events", "status"),
+    [
+        (["started"], "unfinished"),
+        (["started", "done", "started"], "unfinished"),
+        (["started", "failed", "started", "interrupted"], "interrupted"),
+        (["started", *["fault"] * 500, "failed"], "failed"),
+    ],
+)
+def test_how_it_ended(folder, events, status):
+    (folder / "events.jsonl").write_text("".join(json.dumps({"time": "x", "event": e}) + "\n" for e in events))
+    run = read(str(folder))
+    assert run.status == status
+    assert run.events.total() == len(events)
+
+
+def test_what_was_not_written_to_its_end_is_passed_over(folder):
+    for name in ("metrics.jsonl", "events.jsonl"):
+        with open(folder / name, "a") as f:
+            f.write('{"env_frames": 1100, "event": "fai')
+    with open(folder / "metrics.jsonl", "ab") as f:
+        f.write(b"\n\xff\xfe\n[1]\n17\n{}\n")
+    (folder / "config.yaml").write_text("agent: [\n")
+    (folder / "eval").mkdir()
+    (folder / "eval" / "1.json").write_text('{"levels": [')
+    (folder / "eval" / "2.json").write_text('{"levels":\n []}')
+    run = read(str(folder))
+    assert (len(run.records), run.status, run.settings, run.evaluations) == (10, "done", {}, [{"levels": []}])
+
+
+@pytest.mark.parametrize("small", [0, history.SMALL])
+def test_long_logs_are_read_in_samples_that_hold_both_ends(folder, monkeypatch, small):
+    monkeypatch.setattr(history, "SMALL", small)
+    n = 20_000
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record(i)) + "\n" for i in range(1, n + 1)))
+    frames = [r["env_frames"] for r in read(str(folder)).records]
+    assert frames == sorted(set(frames))
+    assert (frames[0], frames[-1]) == (100, 100 * n)
+    assert MOST * 0.95 <= len(frames) <= MOST + 2
+    assert max(b - a for a, b in itertools.pairwise(frames)) < 100 * n * 3 / MOST
+
+
+def test_of_a_large_log_no_more_is_parsed(folder, monkeypatch):
+    monkeypatch.setattr(history, "SMALL", 0)
+    n, parsed, loads = 20_000, [], json.loads
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record(i)) + "\n" for i in range(1, n + 1)))
+    monkeypatch.setattr(json, "loads", lambda text: parsed.append(text) or loads(text))
+    read(str(folder))
+    assert len(parsed) < MOST + 10
+
+
+@pytest.mark.parametrize("small", [0, history.SMALL])
+def test_the_last_record_is_the_last_that_is_whole(folder, monkeypatch, small):
+    monkeypatch.setattr(history, "SMALL", small)
+    with open(folder / "metrics.jsonl", "a") as f:
+        f.writelines(json.dumps(record(i)) + "\n" for i in range(11, 5001))
+        f.write('{"env_frames": 5001')
+    frames = [r["env_frames"] for r in read(str(folder)).records]
+    assert frames[-1] == 500_000
+    assert frames == sorted(set(frames))
+
+
+def test_names_of_levels_may_hold_slashes(folder):
+    line = {"env_frames": 1, "level/ALE/Pong-v5/episodes": 2, "level/ALE/Breakout-v5/episodes": 3}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert read(str(folder)).levels == ["ALE/Pong-v5", "ALE/Breakout-v5"]
+
+
+def test_bytes_that_are_no_text_are_passed_over(folder):
+    with open(folder / "events.jsonl", "ab") as f:
+        f.write(b'{"event": "\xff\xfe"}\n')
+    assert read(str(folder)).events.total() == 3
