@@ -17,10 +17,10 @@ from pathlib import Path
 import bench_envs
 from meter import Meter
 
-from impala_mi.runs import folder as rundir
-from impala_mi.training import trainer as system
 from impala_mi.config import EnvConfig, build
 from impala_mi.envs.base import Level, Observation, Outcome, Suite
+from impala_mi.runs import folder as run_folder
+from impala_mi.training import trainer
 from impala_mi.types import Spaces
 
 OVERRIDES = [
@@ -96,7 +96,7 @@ def main() -> None:
             *arguments.overrides,
         ]
         config = build("bench", {}, overrides)
-        system.train(config, rundir.create(config, "run"), None, report)
+        trainer.train(config, run_folder.create(config, "run"), None, report)
 
 
 if __name__ == "__main__":

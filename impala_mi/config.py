@@ -132,7 +132,7 @@ class ActorsConfig(Section):
     """The processes that play."""
 
     count: Count | None = None
-    """Actor processes, 2 by default; the levels are dealt to all their environments in turn."""
+    """Actor processes, 2 by default; the levels are assignment to all their environments in turn."""
     per_level: Count | None = None
     """Instead of `count`: so many actors for each level, which play no other. For levels that differ in speed."""
     envs: Count = 16
@@ -333,7 +333,7 @@ class Config(Section):
         return self
 
     @property
-    def unrolls_per_actor_batch(self) -> int:
+    def rollouts_per_batch(self) -> int:
         """Hand-ins of actors that make one batch of the learner."""
         return self.learner.batch_size // self.actors.envs
 

@@ -23,6 +23,9 @@ import numpy as np
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
+Weights = dict[str, np.ndarray]
+"""The agent's weights by parameter name, as the learner publishes them."""
+
 NO_ACTION = -1
 NO_TOKEN = -1
 
@@ -56,8 +59,8 @@ class Instructions(NamedTuple):
 class AgentInput(NamedTuple):
     """What the agent sees; NumPy arrays in an actor, tensors in the network.
 
-    `tokens` and `first` stay in the host's memory when the rest goes to a GPU, as the places and tokens of `Finals`
-    do: they decide what is computed. Only batches that do not let them (`batching.even`) go there as a whole.
+    `tokens` and `first` stay in host memory when the rest goes to a GPU, as do the places and tokens of
+    `FinalObservations`: control flow depends on them. Padded batches (`batching.pad_to_buckets`) move as a whole.
     """
 
     frame: Any
@@ -81,7 +84,7 @@ class CoreState(NamedTuple):
     cell: Any
 
 
-class Finals(NamedTuple):
+class FinalObservations(NamedTuple):
     """The final observations of episodes that were cut off, not ended (F of them in an unroll)."""
 
     time: Any
@@ -108,10 +111,10 @@ class Transitions(NamedTuple):
     terminated: Any
     """[T, B] bool: the episode ended, nothing follows."""
     truncated: Any
-    """[T, B] bool: the episode was cut off; its final observation is in `finals`."""
+    """[T, B] bool: the episode was cut off; its final observation is in `final_observations`."""
     state: CoreState
     """[B, H], before x_0."""
-    finals: Finals
+    final_observations: FinalObservations
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Upkeep:
+class EnvStats:
     """What an environment did beside stepping, since it was last asked."""
 
     level: int
@@ -149,28 +152,28 @@ class Upkeep:
 
 
 @dataclass(frozen=True)
-class UnrollInfo:
+class RolloutInfo:
     """What the driver needs to know of an actor's unrolls without fetching them."""
 
     actor: int
     version: int
     """Updates behind the weights that acted."""
     episodes: list[Episode] = field(default_factory=list)
-    upkeep: list[Upkeep] = field(default_factory=list)
+    env_stats: list[EnvStats] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """CPU seconds of the process and wall seconds by stage."""
 
 
 @dataclass(frozen=True)
-class Unroll:
+class Rollout:
     """E unrolls of one actor."""
 
-    info: UnrollInfo
+    info: RolloutInfo
     data: Transitions
 
 
 @dataclass(frozen=True)
-class Sample:
+class RolloutPreview:
     """An unroll of one environment, to look at."""
 
     level: int
@@ -193,7 +196,7 @@ def map_arrays(batch: Batch, function: Callable[[Any], Any]) -> Batch:
 
 
 def transitions_buffer(spaces: Spaces, steps: int, width: int, tokens: int, core: int) -> Transitions:
-    """Preallocated NumPy arrays for unrolls of `steps` steps of `width` environments, without finals."""
+    """Preallocated NumPy arrays: `steps` steps of `width` environments, no final observations."""
     t, e = steps, width
     return Transitions(
         inputs=AgentInput(
@@ -210,7 +213,7 @@ def transitions_buffer(spaces: Spaces, steps: int, width: int, tokens: int, core
         terminated=np.zeros((t, e), bool),
         truncated=np.zeros((t, e), bool),
         state=CoreState(np.zeros((e, core), np.float32), np.zeros((e, core), np.float32)),
-        finals=Finals(
+        final_observations=FinalObservations(
             time=np.zeros(0, np.int64),
             column=np.zeros(0, np.int64),
             frame=np.zeros((0, *spaces.frame_shape), spaces.frame_dtype),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from impala_mi.actors.rollout import Rollout
+from impala_mi.actors.rollout import RolloutWorker
 from impala_mi.config import Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
@@ -70,8 +70,8 @@ def suite(config: Config) -> Suite:
     return make_suite(config.env)
 
 
-def started(config: Config, suite: Suite, actor: int, segment: Sequence[int]) -> Rollout:
+def started(config: Config, suite: Suite, actor: int, seed_epoch: Sequence[int]) -> RolloutWorker:
     """A rollout whose environments have started."""
-    rollout = Rollout(config, suite, actor)
-    rollout.start(segment)
+    rollout = RolloutWorker(config, suite, actor)
+    rollout.start(seed_epoch)
     return rollout

@@ -15,13 +15,22 @@ from impala_mi.envs.base import GiveUp, Observation, Suite
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Agent
 from impala_mi.nn.precision import choose_dtype
-from impala_mi.types import AgentInput, CoreState, Episode, Fault, Finals, Unroll, UnrollInfo, transitions_buffer
+from impala_mi.types import (
+    AgentInput,
+    CoreState,
+    Episode,
+    Fault,
+    FinalObservations,
+    Rollout,
+    RolloutInfo,
+    transitions_buffer,
+)
 
-FIRST_SEGMENT = (0, 0, 0)
+FIRST_SEED_EPOCH = (0, 0, 0)
 """Of a run's first start: updates before it, starts before it, actors replaced in it."""
 
 
-def deal_levels(config: ActorsConfig, num_levels: int) -> list[list[int]]:
+def assign_levels(config: ActorsConfig, num_levels: int) -> list[list[int]]:
     """Level index of each environment of each actor.
 
     With `per_level` an actor plays one level; otherwise all slots of all actors take the levels in turn.
@@ -32,7 +41,7 @@ def deal_levels(config: ActorsConfig, num_levels: int) -> list[list[int]]:
     return [[(a * config.envs + e) % num_levels for e in range(config.envs)] for a in actors]
 
 
-class Rollout:
+class RolloutWorker:
     """E environments played by one agent.
 
     Args:
@@ -49,8 +58,8 @@ class Rollout:
         self._agent = Agent(config.agent, suite.spaces).eval().act_in(dtype)
         self._version = -1
         self._tokens = config.agent.instruction_tokens
-        self._dealt = deal_levels(config.actors, len(suite.levels))
-        self._levels = self._dealt[actor]
+        self._assignment = assign_levels(config.actors, len(suite.levels))
+        self._levels = self._assignment[actor]
         self._buffer = transitions_buffer(
             suite.spaces, config.learner.unroll_length, envs, self._tokens, config.agent.core_width
         )
@@ -58,20 +67,22 @@ class Rollout:
         self._columns = columns_of_groups(config.actors, suite)
         self._groups: list[_Group] = []
 
-    def start(self, segment: Sequence[int]) -> None:
+    def start(self, seed_epoch: Sequence[int]) -> None:
         """Start every environment, or start it anew.
 
         `segment` is the run's updates before this start, its starts before, and the actors replaced in it: it gives
         the environments other seeds than they had. Raises what a level raises, `LevelBroken` above all.
         """
         self.close()
-        root = [self._config.seed, *segment]
+        root = [self._config.seed, *seed_epoch]
         slot, envs = self.actor * len(self._levels), len(self._levels)
-        seeds = self._suite.deal_seeds(root, [k for levels in self._dealt for k in levels])[slot : slot + envs]
+        seeds = self._suite.assign_seeds(root, [k for levels in self._assignment for k in levels])[
+            slot : slot + envs
+        ]
         sampling = np.random.SeedSequence(root, spawn_key=(2**31, self.actor))
         self._generator.manual_seed(int(sampling.generate_state(1, np.uint64)[0]) >> 1)
         # In the place of an actor that died the levels have worked before.
-        give_up: GiveUp = "never" if segment[-1] else "first"
+        give_up: GiveUp = "never" if seed_epoch[-1] else "first"
         try:
             for c in self._columns:
                 vector = VectorEnv(self._suite, self._levels[c], seeds[c], self._tokens, give_up)
@@ -94,7 +105,7 @@ class Rollout:
         self._agent.load_weights(weights)
         self._version = version
 
-    def unroll(self, infer: Infer | None = None) -> Unroll:
+    def unroll(self, infer: Infer | None = None) -> Rollout:
         """Play T steps, with `infer` in the place of the own network where inference is central.
 
         The arrays are reused by the next call: copy or send them before it. After `InferenceLost` the next unroll
@@ -108,9 +119,9 @@ class Rollout:
         version = self._play(played) if infer is None else self._play_central(infer, played)
         total = time.perf_counter() - began
         seconds = {"act": played.acting, "step": total - played.acting, "cpu": time.process_time() - cpu}
-        upkeep = [u for group in self._groups for u in group.vector.take_upkeep()]
-        info = UnrollInfo(self.actor, version, played.episodes, upkeep, seconds)
-        return Unroll(info, buffer._replace(finals=self._finals(played.finals)))
+        env_stats = [u for group in self._groups for u in group.vector.take_stats()]
+        info = RolloutInfo(self.actor, version, played.episodes, env_stats, seconds)
+        return Rollout(info, buffer._replace(final_observations=self._finals(played.final_observations)))
 
     def _play(self, played: "_Played") -> int:
         """T steps with the own network; the groups take turns. Returns the version of the weights."""
@@ -173,17 +184,17 @@ class Rollout:
         buffer.reward[t, c] = result.reward
         buffer.terminated[t, c], buffer.truncated[t, c] = result.terminated, result.truncated
         played.episodes += [episode for _, episode in result.episodes]
-        played.finals += [(t, c.start + e, observation) for e, observation in result.finals]
+        played.final_observations += [(t, c.start + e, observation) for e, observation in result.final_observations]
 
-    def _finals(self, finals: list[tuple[int, int, Observation]]) -> Finals:
-        if not finals:
-            return self._buffer.finals
+    def _finals(self, final_observations: list[tuple[int, int, Observation]]) -> FinalObservations:
+        if not final_observations:
+            return self._buffer.final_observations
         tokens = self._groups[0].vector.tokens
-        return Finals(
-            time=np.array([t for t, _, _ in finals]),
-            column=np.array([e for _, e, _ in finals]),
-            frame=np.stack([o.frame for _, _, o in finals]),
-            tokens=np.stack([tokens(o.instruction) for _, _, o in finals]),
+        return FinalObservations(
+            time=np.array([t for t, _, _ in final_observations]),
+            column=np.array([e for _, e, _ in final_observations]),
+            frame=np.stack([o.frame for _, _, o in final_observations]),
+            tokens=np.stack([tokens(o.instruction) for _, _, o in final_observations]),
         )
 
     def take_faults(self) -> list[tuple[int, Fault]]:
@@ -217,7 +228,7 @@ class _Played:
     """What an unroll brings beside its arrays."""
 
     episodes: list[Episode] = field(default_factory=list)
-    finals: list[tuple[int, int, Observation]] = field(default_factory=list)
+    final_observations: list[tuple[int, int, Observation]] = field(default_factory=list)
     """Time, column and observation."""
     acting: float = 0.0
     """Seconds."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from impala_mi.runs.history import History, Record
 from impala_mi.config import MACHINE_KEYS
+from impala_mi.runs.history import History, Record
 
 POINTS = 200
 """Of a curve."""

@@ -123,7 +123,7 @@ class _Player:
         started = np.bincount(levels, minlength=len(suite.levels))
         root = evaluation_root(self._seed)
         seeds = {k: EpisodeSeeds(root, suite.levels[k].name) for k in set(levels)}
-        spare = suite.deal_seeds([*root, 1], levels)  # of episodes in the place of lost ones
+        spare = suite.assign_seeds([*root, 1], levels)  # of episodes in the place of lost ones
         vector = VectorEnv(suite, levels, spare, tokens, give_up="always")
         try:
             vector.reset(inputs, {column: seeds[k].take() for column, k in enumerate(levels)})

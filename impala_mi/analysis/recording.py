@@ -11,8 +11,8 @@ import torch
 from impala_mi.analysis.play import OnEpisode, most_columns, play
 from impala_mi.envs.base import Game, Observation, Outcome, Suite
 from impala_mi.nn.agent import Action, Agent
-from impala_mi.types import AgentInput
 from impala_mi.tokenizer import tokenize
+from impala_mi.types import AgentInput
 
 THUMBNAIL = 48
 """Pixels that the longer side of a kept frame has at most."""

@@ -24,8 +24,8 @@ from impala_mi.analysis.compare import (
     scores,
     shown,
 )
-from impala_mi.runs.history import History
 from impala_mi.runs.folder import write_atomically
+from impala_mi.runs.history import History
 
 PICTURES = 6 * 2**20
 """Bytes of all pictures and videos in a page."""

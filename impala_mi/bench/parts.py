@@ -8,17 +8,17 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import torch
 
-from impala_mi.actors.rollout import FIRST_SEGMENT, Rollout, columns_of_groups
+from impala_mi.actors.rollout import FIRST_SEED_EPOCH, RolloutWorker, columns_of_groups
 from impala_mi.bench.measure import Cost, per_frame
 from impala_mi.bench.report import Row
 from impala_mi.config import Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.envs.vector import VectorEnv
+from impala_mi.host.threads import keep_freed_memory
 from impala_mi.learner.batching import stack
 from impala_mi.learner.transfer import Stager
 from impala_mi.learner.update import Learner
-from impala_mi.host.threads import keep_freed_memory
 from impala_mi.nn.agent import Agent
 from impala_mi.nn.precision import choose_dtype
 from impala_mi.types import AgentInput, Spaces, Transitions, transitions_buffer
@@ -50,7 +50,7 @@ def random_unrolls(spaces: Spaces, config: Config, steps: int, width: int) -> Tr
 def environments(config: Config, suite: Suite, seconds: float) -> Iterator[Row]:
     """Steps of random actions, one environment of each level."""
     for k, level in enumerate(suite.levels):
-        [seeds] = suite.deal_seeds([config.seed], [k])
+        [seeds] = suite.assign_seeds([config.seed], [k])
         vector = VectorEnv(suite, [k], [seeds], config.agent.instruction_tokens)
         try:
             data = transitions_buffer(suite.spaces, 1, 1, config.agent.instruction_tokens, 1)
@@ -99,9 +99,9 @@ def learning(config: Config, spaces: Spaces, device: torch.device, seconds: floa
     learner = Learner(config, spaces, 1, device, threads=torch.get_num_threads())
     hand_ins = [
         random_unrolls(spaces, config, config.learner.unroll_length, config.actors.envs)
-        for _ in range(config.unrolls_per_actor_batch)
+        for _ in range(config.rollouts_per_batch)
     ]
-    stager = Stager(device, torch.get_num_threads(), learner.even)
+    stager = Stager(device, torch.get_num_threads(), learner.pad_to_buckets)
     batch, frames = stager.stage(hand_ins).take(), config.steps_per_update
     stages: dict[str, float] = {}
     calls, under_way = 0, learner.begin(batch)
@@ -145,9 +145,9 @@ def alone(config: Config, actor: int, seconds: float) -> dict[str, float]:
     torch.set_num_threads(1)
     suite = make_suite(config.env)
     learner = Learner(config, suite.spaces, suite.action_repeat, CPU)
-    rollout = Rollout(config, suite, actor)
+    rollout = RolloutWorker(config, suite, actor)
     try:
-        rollout.start(FIRST_SEGMENT)
+        rollout.start(FIRST_SEED_EPOCH)
         rollout.load(learner.weights(), 0)
         frames = config.learner.unroll_length * config.actors.envs
         whole = per_frame(rollout.unroll, frames, seconds).cpu_us
@@ -156,7 +156,7 @@ def alone(config: Config, actor: int, seconds: float) -> dict[str, float]:
         data = rollout.unroll().data
     finally:
         rollout.close()
-    batch = stack([data] * config.unrolls_per_actor_batch)
+    batch = stack([data] * config.rollouts_per_batch)
     learn = per_frame(lambda: learner.update(batch), batch.action.numel(), seconds).cpu_us
     return {"environments": max(whole - act, 0.0), "acting": act, "learning": learn}
 

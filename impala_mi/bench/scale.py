@@ -21,20 +21,21 @@ from impala_mi.training.ray_cluster import running_ray  # before Ray is imported
 import ray
 import torch
 
-from impala_mi.actors.worker import ActorProcess, Weights
+from impala_mi.actors.worker import ActorProcess
 from impala_mi.bench.measure import cpu_seconds, tree
 from impala_mi.bench.parts import random_unrolls
 from impala_mi.bench.report import Row
 from impala_mi.config import Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.errors import TrainingError
-from impala_mi.learner.update import Began
-from impala_mi.learner.worker import LearnerGroup, _Learner
-from impala_mi.host.threads import cores, keep_freed_memory
-from impala_mi.runs.folder import RunFolder
 from impala_mi.host.signals import StopSignal
+from impala_mi.host.threads import cores, keep_freed_memory
+from impala_mi.learner.group import LearnerGroup
+from impala_mi.learner.update import PendingUpdate
+from impala_mi.learner.worker import _Learner
+from impala_mi.runs.folder import RunFolder
 from impala_mi.training.trainer import Trainer
-from impala_mi.types import Episode, Fault, Transitions, UnrollInfo
+from impala_mi.types import Episode, Fault, RolloutInfo, Transitions, Weights
 
 PER_HOST = 250
 """Actors of the simulation that share a process."""
@@ -55,7 +56,7 @@ class _Host:
 
     def unroll(
         self, actor: int, weights: list[ray.ObjectRef[Weights]], version: int
-    ) -> tuple[UnrollInfo, Transitions]:
+    ) -> tuple[RolloutInfo, Transitions]:
         with self._loading:  # a node fetches them once for all of its actors
             if version > self._version:
                 ray.get(weights[0])
@@ -66,7 +67,7 @@ class _Host:
         time.sleep(max(0.0, due - now))
         seconds = {"act": self._period, "step": 0.0, "cpu": self._period}
         episodes = [Episode(actor % self._levels, 1.0, 100)]
-        return UnrollInfo(actor, version, episodes, [], seconds), self._data
+        return RolloutInfo(actor, version, episodes, [], seconds), self._data
 
     def nothing(self) -> list[tuple[int, Fault]]:
         return []
@@ -83,7 +84,7 @@ class _SimulatedActor(ActorProcess):
 
     def unroll(
         self, weights: ray.ObjectRef[Weights], version: int, worker: Any = None
-    ) -> tuple[ray.ObjectRef[UnrollInfo], ray.ObjectRef[Transitions]]:
+    ) -> tuple[ray.ObjectRef[RolloutInfo], ray.ObjectRef[Transitions]]:
         info, data = self._handle.unroll.options(num_returns=2).remote(self.index, [weights], version)
         return info, data
 
@@ -93,7 +94,7 @@ class _SimulatedActor(ActorProcess):
     def take_faults(self) -> ray.ObjectRef[list[tuple[int, Fault]]]:
         return self._handle.nothing.remote()
 
-    def start(self, segment: Sequence[int]) -> ray.ObjectRef[None]:
+    def start(self, seed_epoch: Sequence[int]) -> ray.ObjectRef[None]:
         return self._handle.nothing.remote()
 
     def close(self) -> ray.ObjectRef[None]:
@@ -110,7 +111,7 @@ class _IdleLearner(_Learner):
     def start(self, state: Any, address: Any) -> Any:
         result = super().start(state, address)
         steps = self._config.steps_per_update
-        self._learner.begin = lambda batch: Began(torch.zeros(6), 0.0, steps, {})  # type: ignore[method-assign]
+        self._learner.begin = lambda batch: PendingUpdate(torch.zeros(6), 0.0, steps, {})  # type: ignore[method-assign]
         return result
 
 

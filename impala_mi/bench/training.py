@@ -161,7 +161,7 @@ def train(config: Config, levels: int, warmup: float, seconds: float) -> Trained
         return sum(found) / len(found) if found else 0.0
 
     updates = (last["updates"] - first["updates"]) / wall
-    unrolls = updates * config.unrolls_per_actor_batch / config.actors.number(levels)
+    unrolls = updates * config.rollouts_per_batch / config.actors.number(levels)
     playing = mean("time/actor_act_s") + mean("time/actor_step_s")
     return Trained(
         frames / wall, stages, updates * mean("time/update_s"), unrolls * playing, mean("lag_mean"), memory, startup

@@ -13,8 +13,8 @@ from impala_mi.bench.parts import random_unrolls
 from impala_mi.bench.report import Row
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
-from impala_mi.learner.batching import stack
 from impala_mi.host.threads import keep_freed_memory
+from impala_mi.learner.batching import stack
 from impala_mi.types import Spaces, Transitions
 
 
@@ -47,14 +47,14 @@ def transport(config: Config, suite: Suite, seconds: float) -> Row:
         joins: list[float] = []
 
         def one() -> None:
-            unrolls = [sender.send.remote() for _ in range(config.unrolls_per_actor_batch)]
+            unrolls = [sender.send.remote() for _ in range(config.rollouts_per_batch)]
             joins.append(ray.get(receiver.receive.remote(*unrolls)))
 
         frames = config.steps_per_update
         cost = per_frame(one, frames, seconds)
     data = random_unrolls(suite.spaces, config, config.learner.unroll_length, config.actors.envs)
     arrays = (*data.inputs, data.action, data.logits, data.reward, data.terminated, data.truncated, *data.state)
-    size = sum(a.nbytes for a in arrays) * config.unrolls_per_actor_batch
+    size = sum(a.nbytes for a in arrays) * config.rollouts_per_batch
     return {
         "unrolls": config.learner.batch_size, "MB/batch": size / 1e6, "MB/s": size / (cost.wall_us * frames),
         "ms/batch": cost.wall_us * frames / 1e3, "of it joining": 1e3 * sum(joins) / len(joins),

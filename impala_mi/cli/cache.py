@@ -31,11 +31,11 @@ def command(
         impala-mi cache dmlab30 --levels explore_goal_locations_small env.dmlab.level_cache=/mnt/maps
     """
     from impala_mi import config
-    from impala_mi.actors.rollout import FIRST_SEGMENT
+    from impala_mi.actors.rollout import FIRST_SEED_EPOCH
     from impala_mi.analysis.play import evaluation_root
     from impala_mi.envs.dmlab30 import SCORES
-    from impala_mi.envs.warm_cache import asks_for_maps, fill
     from impala_mi.envs.suites import make_suite
+    from impala_mi.envs.warm_cache import asks_for_maps, fill
     from impala_mi.host.threads import cores
 
     allow_only(overrides, (*MACHINE_KEYS, "held_out", "mixer_seed"), "; the seed is --seed")
@@ -53,7 +53,7 @@ def command(
         console.print(f"no maps to compile: {', '.join(idle)}")
     if not names:
         return
-    root = evaluation_root(seed) if settings.env.dmlab.held_out else [seed, *FIRST_SEGMENT]
+    root = evaluation_root(seed) if settings.env.dmlab.held_out else [seed, *FIRST_SEED_EPOCH]
     columns = (
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),

@@ -36,8 +36,8 @@ def command(overrides: tuple[str, ...]) -> int:
     import torch
 
     from impala_mi.host.threads import cores
-    from impala_mi.training.preflight import MIB, SHARED_MEMORY
     from impala_mi.runs.folder import SMALLEST_DISK, versions
+    from impala_mi.training.preflight import MIB, SHARED_MEMORY
 
     table = Table(box=None, show_header=False)
     failed = False

@@ -45,18 +45,18 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
     if print_config:
         click.echo(configuration.to_yaml(loaded), nl=False)
         return 0
-    from impala_mi.runs import folder as rundir
     from impala_mi.pbt.capacity import check_population
+    from impala_mi.runs import folder as run_folder
 
     check_population(loaded)
     if again == "auto":
         if loaded.run.name is None:
             raise UserError("--resume auto needs run.name, by which a job that is resubmitted finds its population")
-        before = rundir.RunFolder(Path(loaded.run.root).expanduser() / loaded.run.name)
-        if rundir.is_population(before.path):
+        before = run_folder.RunFolder(Path(loaded.run.root).expanduser() / loaded.run.name)
+        if run_folder.is_population(before.path):
             return resume(before, loaded, overrides)
-    folder = rundir.create(loaded, loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    (folder.path / rundir.JOURNAL).touch()  # from here on it can be resumed
+    folder = run_folder.create(loaded, loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    (folder.path / run_folder.JOURNAL).touch()  # from here on it can be resumed
     try:
         with folder.locked():
             return run_population(loaded, folder)
@@ -74,8 +74,8 @@ def resume(folder: "RunFolder", new: "PopulationConfig", overrides: Sequence[str
 
     Raises `UserError` where it may not differ so.
     """
-    from impala_mi.pbt.journal import read
     from impala_mi.pbt.capacity import check_population
+    from impala_mi.pbt.journal import read
     from impala_mi.pbt.settings import PopulationConfig
 
     read(folder.path)  # raises where it is damaged

@@ -19,13 +19,13 @@ def report(folder: "RunFolder", out: Path) -> None:
 
     Replays the journal; raises `TrainingError` where a decision is not what its inputs lead to.
     """
-    from impala_mi.runs import folder as rundir
     from impala_mi.analysis.compare import interval
     from impala_mi.envs.scores import has_references
     from impala_mi.envs.suites import make_suite
     from impala_mi.pbt import journal, pictures
     from impala_mi.pbt.lineage import lives
     from impala_mi.pbt.settings import PopulationConfig
+    from impala_mi.runs import folder as run_folder
 
     config, lines = folder.config_as(PopulationConfig), journal.read(folder.path)
     found, keys = lives(lines, folder.path), list(config.pbt.space)
@@ -53,13 +53,13 @@ def report(folder: "RunFolder", out: Path) -> None:
     pictures.draw(found, keys, title, out / "lineage.png")
     pictures.page(found, title, out / "lineage.html")
     pictures.draw_populations(found, ranked, title, out / "populations.png")
-    rundir.write_atomically(out / "report.json", json.dumps({"populations": summary}, indent=1) + "\n")
+    run_folder.write_atomically(out / "report.json", json.dumps({"populations": summary}, indent=1) + "\n")
     for name in ("lineage.png", "lineage.html", "populations.png", "report.json"):
         console.print(f"wrote {out / name}", soft_wrap=True)
     if wrong:
         first = wrong[0]
         raise TrainingError(
-            f"{len(wrong)} births or decisions of {rundir.JOURNAL} are not what their inputs lead to, the first: "
+            f"{len(wrong)} births or decisions of {run_folder.JOURNAL} do not follow from their inputs, the first: "
             f"{first['event']} of {first['member']} at {first['time']}"
         )
 

@@ -25,13 +25,13 @@ def command(runs: tuple[str, ...], out: Path | None) -> None:
     Of a population, alone: who descends from whom, the schedules, the best member (lineage.html and .png,
     populations.png, report.json); its members (POPULATION/members/*) are runs like any other.
     """
-    from impala_mi.runs import folder as rundir
-    from impala_mi.runs.history import read
     from impala_mi.analysis.report import write_report
+    from impala_mi.runs import folder as run_folder
+    from impala_mi.runs.history import read
 
     runs = tuple(run.removeprefix("file://") for run in runs)
     folders = [Path(run).expanduser() for run in runs]
-    populations = [folder for folder in folders if rundir.is_population(folder)]
+    populations = [folder for folder in folders if run_folder.is_population(folder)]
     if populations and len(runs) > 1:
         raise UserError(
             f"{str(populations[0])!r} is a population, which is reported alone; its members are "
@@ -51,7 +51,7 @@ def command(runs: tuple[str, ...], out: Path | None) -> None:
     if populations:
         from impala_mi.cli.pbt_report import report
 
-        report(rundir.RunFolder(populations[0]), out)
+        report(run_folder.RunFolder(populations[0]), out)
         return
     title = histories[0].name if len(histories) == 1 else f"{len(histories)} runs"
     console = make_console()

@@ -43,18 +43,18 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
     Dotted KEY=VALUE arguments change the configuration: resources, the learner's settings and how long to train,
     but not the agent, the levels or the seed.
     """
-    from impala_mi.runs import folder as rundir
+    from impala_mi.runs import folder as run_folder
 
-    if rundir.is_population(Path(run).expanduser()):
+    if run_folder.is_population(Path(run).expanduser()):
         from impala_mi.cli import pbt
         from impala_mi.pbt.settings import PopulationConfig
 
         if checkpoint != "last":
             raise UserError(f"--checkpoint {checkpoint}: members of a population go on from their last ones")
-        population = rundir.RunFolder(Path(run).expanduser())
+        population = run_folder.RunFolder(Path(run).expanduser())
         return pbt.resume(population, population.config_as(PopulationConfig, overrides), overrides)
-    folder = rundir.open_run(run)
-    if rundir.is_population(whole := folder.path.absolute().parent.parent):
+    folder = run_folder.open_run(run)
+    if run_folder.is_population(whole := folder.path.absolute().parent.parent):
         raise UserError(f"{run!r} is a member of a population, which goes on as a whole: impala-mi resume {whole}")
     new = configuration.build(run, folder.config.model_dump(), overrides)
     return resume(folder, new, checkpoint, overrides)
@@ -80,10 +80,10 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
     """The checkpoint to go on from, if the run can go on from it as configured."""
     import torch
 
-    from impala_mi.training import preflight
-    from impala_mi.runs import folder as rundir
-    from impala_mi.runs import checkpoint as checkpoints
     from impala_mi.nn.agent import Agent
+    from impala_mi.runs import checkpoint as checkpoints
+    from impala_mi.runs import folder as run_folder
+    from impala_mi.training import preflight
 
     old, run = folder.config, folder.path
     for key in (*FIXED, *(FIXED_IF_DETERMINISTIC if old.train.deterministic else ())):
@@ -111,5 +111,5 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
             f"the run is done: {found.meta['env_frames']} of train.env_frames={new.train.env_frames}; "
             f"train longer with: impala-mi resume {run} train.env_frames={2 * new.train.env_frames}"
         )
-    rundir.check_disk(folder.path)
+    run_folder.check_disk(folder.path)
     return found

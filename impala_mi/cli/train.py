@@ -32,10 +32,10 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
     if print_config:
         click.echo(configuration.to_yaml(loaded), nl=False)
         return 0
-    from impala_mi.training import preflight
-    from impala_mi.runs import folder as rundir
     from impala_mi.cli.training import run_training
+    from impala_mi.runs import folder as run_folder
     from impala_mi.runs.mirror import Mirror
+    from impala_mi.training import preflight
 
     preflight.check(loaded)
     if loaded.run.mirror is not None:
@@ -43,7 +43,7 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
     if again == "auto" and (before := _before(loaded)) is not None:
         return _go_on(before, loaded, overrides)
     run = loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = rundir.create(loaded, run)
+    folder = run_folder.create(loaded, run)
     try:
         with folder.locked():
             return run_training(loaded, folder, None)
@@ -59,8 +59,8 @@ def _before(config: configuration.Config) -> "RunFolder | None":
     A folder without one, or with an older one than the mirror's, is set aside.
     """
     from impala_mi.runs import checkpoint as checkpoints
-    from impala_mi.runs.mirror import Mirror
     from impala_mi.runs.folder import RunFolder, is_population
+    from impala_mi.runs.mirror import Mirror
 
     if config.run.name is None:
         raise UserError("--resume auto needs run.name, by which a job that is resubmitted finds its run")

@@ -16,8 +16,8 @@ from impala_mi.config import MACHINE_KEYS, Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
-from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.nn.agent import Agent
+from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.folder import RunFolder, open_run
 
 

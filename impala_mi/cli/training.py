@@ -3,13 +3,13 @@
 import shlex
 import time
 
-from impala_mi.training import trainer as system
 from impala_mi.cli.console import make_console
 from impala_mi.cli.progress import duration, reporting
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
 from impala_mi.runs.checkpoint import Checkpoint
 from impala_mi.runs.folder import RunFolder
+from impala_mi.training import trainer
 
 
 def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> int:
@@ -28,7 +28,7 @@ def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) 
         )
     began = time.monotonic()
     with reporting(config, suite, console) as report:
-        result = system.train(config, folder, resumed, report)
+        result = trainer.train(config, folder, resumed, report)
     score = "" if result.score is None else f", score {result.score:.1f}"
     took = duration(time.monotonic() - began)
     console.print(f"{result.status} after {took}: {result.counters.env_frames:,} frames{score}")

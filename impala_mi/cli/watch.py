@@ -41,9 +41,9 @@ def command(run: str, every: float, once: bool) -> None:
 
     Only reads it, so any number may watch. Ends when the run does.
     """
-    from impala_mi.runs.history import read
     from impala_mi.pbt import journal
     from impala_mi.runs.folder import is_population
+    from impala_mi.runs.history import read
 
     run = run.removeprefix("file://")
     population = Path(run).expanduser()

@@ -16,8 +16,8 @@ from pathlib import Path
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.envs.choose import choose_levels
-from impala_mi.host.tempdirs import scratch
 from impala_mi.errors import MissingPackageError
+from impala_mi.host.tempdirs import scratch
 from impala_mi.types import Spaces
 
 WIDTH, HEIGHT = 96, 72

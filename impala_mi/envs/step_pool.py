@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 Piece = Callable[[], None]
 
 
-class Crew:
+class StepPool:
     """Threads that do some pieces of work at once, again and again.
 
     The standard library's pools wake whoever waits once for every piece, which costs a step of 32 games two thirds

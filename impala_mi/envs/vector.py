@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from impala_mi.envs.base import Environment, GiveUp, Observation, Suite
-from impala_mi.envs.step_pool import Crew
 from impala_mi.envs.seeds import EpisodeSeeds
-from impala_mi.types import NO_ACTION, AgentInput, Episode, Fault, Upkeep
+from impala_mi.envs.step_pool import StepPool
 from impala_mi.tokenizer import tokenize
+from impala_mi.types import NO_ACTION, AgentInput, EnvStats, Episode, Fault
 
 
 @dataclass
@@ -26,7 +26,7 @@ class StepResult:
     """[E] bool."""
     episodes: list[tuple[int, Episode]] = field(default_factory=list)
     """(column, episode) of those that ended."""
-    finals: list[tuple[int, Observation]] = field(default_factory=list)
+    final_observations: list[tuple[int, Observation]] = field(default_factory=list)
     """(column, final observation) of those that were truncated."""
 
 
@@ -61,7 +61,7 @@ class VectorEnv:
         self.scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
         self._tokens = tokens if suite.spaces.instructions else 0
         threads = min(suite.step_threads, len(levels))
-        self._crew = Crew(threads) if threads > 1 else None
+        self._crew = StepPool(threads) if threads > 1 else None
         self._groups = [range(i, len(levels), threads) for i in range(threads)]
         self._stepping: _Stepping | None = None
         self._instructions: list[tuple[str, np.ndarray]] = [("", tokenize("", self._tokens))] * len(levels)
@@ -138,7 +138,7 @@ class VectorEnv:
             if step.episode is not None:
                 result.episodes.append((e, step.episode))
             if step.final_observation is not None:
-                result.finals.append((e, step.final_observation))
+                result.final_observations.append((e, step.final_observation))
 
         self._spread(step)
         self._stepping = _Stepping(result, actions, out)
@@ -150,7 +150,7 @@ class VectorEnv:
         self._stepping = None
         self._wait()
         result.episodes.sort(key=lambda pair: pair[0])
-        result.finals.sort(key=lambda pair: pair[0])
+        result.final_observations.sort(key=lambda pair: pair[0])
         result.reward *= self.scale
         np.logical_or(result.terminated, result.truncated, out=out.first)
         out.last_action[:] = np.where(out.first, NO_ACTION, actions)
@@ -158,10 +158,10 @@ class VectorEnv:
         out.level[:] = self.levels
         return result
 
-    def take_upkeep(self) -> list[Upkeep]:
+    def take_stats(self) -> list[EnvStats]:
         """What the environments did beside stepping since the last call, of those that did anything."""
-        upkeep = [environment.take_upkeep() for environment in self._environments]
-        return [u for u in upkeep if u.reset_s or u.faults or any(u.counts.values())]
+        env_stats = [environment.take_stats() for environment in self._environments]
+        return [u for u in env_stats if u.reset_s or u.faults or any(u.counts.values())]
 
     def take_faults(self) -> list[tuple[int, Fault]]:
         """Level and fault, since the last call; another thread may ask."""

@@ -6,9 +6,17 @@ import numpy as np
 import torch
 
 from impala_mi.nn.instruction import distinct_rows, instructions
-from impala_mi.types import NO_TOKEN, AgentInput, CoreState, Finals, Instructions, Transitions, map_arrays
+from impala_mi.types import (
+    NO_TOKEN,
+    AgentInput,
+    CoreState,
+    FinalObservations,
+    Instructions,
+    Transitions,
+    map_arrays,
+)
 
-_FEWEST = 8
+_MIN_FINALS = 8
 """Final observations in an even batch that has some."""
 
 Join = Callable[[Sequence[np.ndarray], int], torch.Tensor]
@@ -31,16 +39,16 @@ def stack(unrolls: Sequence[Transitions], join: Join = concatenate) -> Transitio
         terminated=join([u.terminated for u in unrolls], 1),
         truncated=join([u.truncated for u in unrolls], 1),
         state=CoreState(*(join(a, 0) for a in zip(*(u.state for u in unrolls), strict=True))),
-        finals=Finals(
-            time=join([u.finals.time for u in unrolls], 0),
-            column=join([u.finals.column + o for u, o in zip(unrolls, offsets, strict=False)], 0),
-            frame=join([u.finals.frame for u in unrolls], 0),
-            tokens=join([u.finals.tokens for u in unrolls], 0),
+        final_observations=FinalObservations(
+            time=join([u.final_observations.time for u in unrolls], 0),
+            column=join([u.final_observations.column + o for u, o in zip(unrolls, offsets, strict=False)], 0),
+            frame=join([u.final_observations.frame for u in unrolls], 0),
+            tokens=join([u.final_observations.tokens for u in unrolls], 0),
         ),
     )
 
 
-def to_device(batch: Transitions, device: torch.device, even_shapes: bool = False) -> Transitions:
+def to_device(batch: Transitions, device: torch.device, padded: bool = False) -> Transitions:
     """A batch for the learner, without waiting for the copies to be done.
 
     What decides which work there is (episode starts, instructions, where episodes were cut off) stays in the host's
@@ -51,41 +59,49 @@ def to_device(batch: Transitions, device: torch.device, even_shapes: bool = Fals
     def there(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(device, non_blocking=True)
 
-    if even_shapes:
-        return map_arrays(even(batch), there)
-    inputs, finals = batch.inputs, batch.finals
+    if padded:
+        return map_arrays(pad_to_buckets(batch), there)
+    inputs, final_observations = batch.inputs, batch.final_observations
     moved = map_arrays(
         batch._replace(
-            inputs=inputs._replace(tokens=None, first=None), finals=Finals(None, None, finals.frame, None)
+            inputs=inputs._replace(tokens=None, first=None),
+            final_observations=FinalObservations(None, None, final_observations.frame, None),
         ),
         there,
     )
     return moved._replace(
         inputs=moved.inputs._replace(tokens=inputs.tokens, first=inputs.first),
-        finals=finals._replace(frame=moved.finals.frame),
+        final_observations=final_observations._replace(frame=moved.final_observations.frame),
     )
 
 
-def even(batch: Transitions) -> Transitions:
+def pad_to_buckets(batch: Transitions) -> Transitions:
     """A batch in the host's memory with instructions and final observations padded to powers of two.
 
     Such batches come in few different shapes. What is padded belongs to step T, which no transition has. The padded
     arrays are new ones: a GPU's copy of them is not from page-locked memory.
     """
-    inputs, finals = batch.inputs, batch.finals
-    steps, count = len(batch.action), len(finals.time)
-    most = max(_FEWEST, _power_of_two(count)) if count else 0
+    inputs, final_observations = batch.inputs, batch.final_observations
+    steps, count = len(batch.action), len(final_observations.time)
+    most = max(_MIN_FINALS, _power_of_two(count)) if count else 0
 
     def padded(tensor: torch.Tensor, value: int = 0) -> torch.Tensor:
         return torch.cat([tensor, tensor.new_full((most - count, *tensor.shape[1:]), value)])
 
-    finals = Finals(
-        padded(finals.time, steps), padded(finals.column), padded(finals.frame), padded(finals.tokens, NO_TOKEN)
+    final_observations = FinalObservations(
+        padded(final_observations.time, steps),
+        padded(final_observations.column),
+        padded(final_observations.frame),
+        padded(final_observations.tokens, NO_TOKEN),
     )
     if inputs.tokens.shape[-1]:
         inputs = inputs._replace(tokens=_distinct(inputs.tokens.numpy()))
-        finals = finals._replace(tokens=_distinct(finals.tokens.unsqueeze(0).numpy(), most)) if most else finals
-    return batch._replace(inputs=inputs, finals=finals)
+        final_observations = (
+            final_observations._replace(tokens=_distinct(final_observations.tokens.unsqueeze(0).numpy(), most))
+            if most
+            else final_observations
+        )
+    return batch._replace(inputs=inputs, final_observations=final_observations)
 
 
 def _distinct(tokens: np.ndarray, count: int | None = None) -> Instructions:

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 import torch
 
-from impala_mi.types import CoreState, Finals, Transitions, map_arrays
+from impala_mi.types import CoreState, FinalObservations, Transitions, map_arrays
 
 R = TypeVar("R")
 
-NARROWEST = 8
+MIN_SHARD = 8
 """Columns of a part: products of fewer rows leave a core's vector units waiting for weights."""
 
 
@@ -29,18 +29,20 @@ def _columns(batch: Transitions, begin: int, end: int) -> Transitions:
     def steps(tensor: torch.Tensor) -> torch.Tensor:
         return tensor[:, begin:end]
 
-    finals = batch.finals
+    finals = batch.final_observations
     here = (finals.column >= begin) & (finals.column < end)
     return Transitions(
         inputs=map_arrays(batch.inputs, steps),
         action=steps(batch.action), logits=steps(batch.logits), reward=steps(batch.reward),
         terminated=steps(batch.terminated), truncated=steps(batch.truncated),
         state=CoreState(*(part[begin:end] for part in batch.state)),
-        finals=Finals(finals.time[here], finals.column[here] - begin, finals.frame[here], finals.tokens[here]),
+        final_observations=FinalObservations(
+            finals.time[here], finals.column[here] - begin, finals.frame[here], finals.tokens[here]
+        ),
     )  # fmt: skip
 
 
-class Team:
+class ShardPool:
     """Threads that learn from parts of a batch at once.
 
     Args:
@@ -58,11 +60,11 @@ class Team:
         return list(self._pool.map(work, split(batch, self._parts)))
 
 
-def make_team(width: int, threads: int) -> Team | None:
+def make_shard_pool(width: int, threads: int) -> ShardPool | None:
     """For batches of so many columns; None where one thread, or all together, do as well.
 
     As many parts as have the same number of threads and are not too narrow.
     """
-    most = min(threads, width // NARROWEST)
+    most = min(threads, width // MIN_SHARD)
     parts = next((n for n in range(most, 1, -1) if threads % n == 0), 1)
-    return Team(parts, threads) if parts > 1 else None
+    return ShardPool(parts, threads) if parts > 1 else None

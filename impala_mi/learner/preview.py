@@ -5,7 +5,7 @@ import torch
 
 from impala_mi.learner.batching import stack, to_device
 from impala_mi.nn.agent import Agent
-from impala_mi.types import CoreState, Finals, Sample, Transitions, map_arrays
+from impala_mi.types import CoreState, FinalObservations, RolloutPreview, Transitions, map_arrays
 
 FRAMES = 16
 
@@ -24,20 +24,20 @@ def one_column(unroll: Transitions, column: int) -> Transitions:
         terminated=copied(unroll.terminated),
         truncated=copied(unroll.truncated),
         state=CoreState(*(array[column : column + 1].copy() for array in unroll.state)),
-        finals=Finals(*(array[:0].copy() for array in unroll.finals)),
+        final_observations=FinalObservations(*(array[:0].copy() for array in unroll.final_observations)),
     )
 
 
 @torch.no_grad()
-def sample(agent: Agent, column: Transitions, device: torch.device, even: bool) -> Sample:
+def sample(agent: Agent, column: Transitions, device: torch.device, pad_to_buckets: bool) -> RolloutPreview:
     """What the agent makes of an unroll of one environment [T+1, 1, ...]."""
-    batch = to_device(stack([column]), device, even)
+    batch = to_device(stack([column]), device, pad_to_buckets)
     core = agent(batch.inputs, batch.state).core.flatten(0, 1)
     level = batch.inputs.level.flatten()
     vectors = agent.head.vectors(core, level)
     frames = column.inputs.frame[:, 0]
     spread = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)
-    return Sample(
+    return RolloutPreview(
         int(column.inputs.level[0, 0]),
         frames[spread] if frames.ndim == 4 else None,
         {k: v.float().cpu().numpy() for k, v in vectors.items()},

@@ -18,7 +18,7 @@ _PART_BYTES = 2**22
 
 
 @dataclass(frozen=True)
-class Staged:
+class DeviceBatch:
     """A batch that is on its way to the device, or there."""
 
     _batch: Transitions
@@ -51,32 +51,32 @@ class Stager:
         even: whether batches are to have few different shapes, for `graphs.Graphs`; see `batching.even`.
     """
 
-    def __init__(self, device: torch.device, threads: int, even: bool = False) -> None:
-        self._device, self._even = device, even
+    def __init__(self, device: torch.device, threads: int, pad_to_buckets: bool = False) -> None:
+        self._device, self._even = device, pad_to_buckets
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._buffers = [_Buffers(pinned=device.type == "cuda") for _ in range(2)]
         self._pool = ThreadPoolExecutor(threads)
         if device.type == "cpu":  # nobody writes to a batch that lies in Ray's object store
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
-    def stage(self, unrolls: Sequence[Transitions]) -> Staged:
+    def stage(self, unrolls: Sequence[Transitions]) -> DeviceBatch:
         """Stack unrolls and start their copy; waits only for buffers that are still being copied.
 
         A hand-in that is a whole batch is learnt from where it lies, on a CPU: it must not be written to before.
         """
         if self._device.type == "cpu" and len(unrolls) == 1:
-            return Staged(to_device(map_arrays(unrolls[0], torch.from_numpy), self._device, self._even), None)
+            return DeviceBatch(to_device(map_arrays(unrolls[0], torch.from_numpy), self._device, self._even), None)
         buffers = self._buffers[0]
         self._buffers.reverse()
         buffers.free()
         batch = stack(unrolls, lambda arrays, dim: _fill(arrays, dim, buffers.allocate, self._pool))
         if self._stream is None:
-            return Staged(to_device(batch, self._device, self._even), None)
+            return DeviceBatch(to_device(batch, self._device, self._even), None)
         with torch.cuda.stream(self._stream):
             there = to_device(batch, self._device, self._even)
             buffers.copied = torch.cuda.Event()
             buffers.copied.record()
-        return Staged(there, buffers.copied)
+        return DeviceBatch(there, buffers.copied)
 
 
 class _Buffers:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from impala_mi.config import Config, LearnerConfig
 from impala_mi.errors import TrainingError
-from impala_mi.learner.data_parallel import make_team
-from impala_mi.learner.distributed import GradientSum
 from impala_mi.learner.cuda_graphs import CudaRecorder, Graphs
+from impala_mi.learner.data_parallel import make_shard_pool
+from impala_mi.learner.distributed import GradientSum
 from impala_mi.learner.optim import Rate, flatten, learning_rate, make_optimizer, make_rule
 from impala_mi.losses.actor_critic import Loss, actor_critic_loss
 from impala_mi.nn.agent import Agent, AgentOutput
@@ -41,7 +41,7 @@ class Counters:
 
 
 @dataclass(frozen=True)
-class Began:
+class PendingUpdate:
     """An update that the device may still be at."""
 
     outcome: Float[Tensor, " 6"]
@@ -54,11 +54,14 @@ class Began:
 
 def next_values(agent: Agent, out: AgentOutput, batch: Transitions) -> Float[Tensor, "T B"]:
     """V of what truly followed each action: of the final observation where an episode was cut off; no gradient."""
-    finals, values = batch.finals, out.value.detach()
+    final_observations, values = batch.final_observations, out.value.detach()
     following = torch.cat([values[1:], values[:1]])  # a row behind the last takes what is padded
-    if len(finals.time):
+    if len(final_observations.time):
         # Indices in the host's memory would have the host wait for a GPU.
-        t, b = (index.to(values.device, non_blocking=True) for index in (finals.time, finals.column))
+        t, b = (
+            index.to(values.device, non_blocking=True)
+            for index in (final_observations.time, final_observations.column)
+        )
         following[t, b] = final_values(agent, out, batch, t, b)
     return following[:-1]
 
@@ -67,11 +70,13 @@ def final_values(
     agent: Agent, out: AgentOutput, batch: Transitions, t: Int[Tensor, " F"], b: Int[Tensor, " F"]
 ) -> Float[Tensor, " F"]:
     """V of final observations, of steps t and columns b, from the core's state at the episode's end."""
-    finals, last = batch.finals, len(batch.action) - 1
+    final_observations, last = batch.final_observations, len(batch.action) - 1
     t = t.clamp(max=last)  # step T, where there is padding, has no action
     inputs = AgentInput(
-        frame=finals.frame.unsqueeze(0),
-        tokens=finals.tokens if isinstance(finals.tokens, Instructions) else finals.tokens.unsqueeze(0),
+        frame=final_observations.frame.unsqueeze(0),
+        tokens=final_observations.tokens
+        if isinstance(final_observations.tokens, Instructions)
+        else final_observations.tokens.unsqueeze(0),
         last_action=batch.action[t, b].unsqueeze(0),
         last_reward=batch.reward[t, b].unsqueeze(0),
         first=torch.zeros_like(t, dtype=torch.bool).unsqueeze(0),
@@ -79,7 +84,9 @@ def final_values(
     )
     with torch.no_grad():
         # The episode after it starts at t + 1, so the core has kept its state before that reset.
-        return agent(inputs, out.before(finals.time.clamp(max=last) + 1, finals.column)).value.squeeze(0)
+        return agent(
+            inputs, out.before(final_observations.time.clamp(max=last) + 1, final_observations.column)
+        ).value.squeeze(0)
 
 
 class _Learnt(NamedTuple):
@@ -127,15 +134,19 @@ class Learner:
             GradientSum(self.optimizer.params, len(list(self.agent.torso.parameters()))) if ranks > 1 else None
         )
         alone = device.type == "cpu" and ranks == 1
-        self._team = make_team(config.learner.batch_size, threads) if alone else None
-        self.even = config.learner.cuda_graphs and device.type == "cuda"
+        self._team = make_shard_pool(config.learner.batch_size, threads) if alone else None
+        self.pad_to_buckets = config.learner.cuda_graphs and device.type == "cuda"
         """Whether batches are to be `batching.even`."""
         self._graphs = self._make_graphs()
         if isinstance(self.agent.core, LSTMCore):
-            self.agent.core.even = self.even
+            self.agent.core.fixed_work = self.pad_to_buckets
 
     def _make_graphs(self) -> Graphs | None:
-        return Graphs(lambda *batch: self._compute(*batch)[0], self.device, CudaRecorder()) if self.even else None
+        return (
+            Graphs(lambda *batch: self._compute(*batch)[0], self.device, CudaRecorder())
+            if self.pad_to_buckets
+            else None
+        )
 
     def change(self, settings: LearnerConfig) -> None:
         """Go on with other rates, costs, clips and discounts, between updates."""
@@ -151,7 +162,7 @@ class Learner:
         """
         return self.finish(self.begin(batch))
 
-    def begin(self, batch: Transitions) -> "Began":
+    def begin(self, batch: Transitions) -> "PendingUpdate":
         """Give the device its work; nothing is read back from it, and nobody waits.
 
         Another update may begin before this one is finished; they finish in the order in which they began.
@@ -164,7 +175,7 @@ class Learner:
             outcome, seconds = self._graphs(batch, rate), {}
         steps = batch.action.numel() * (1 if self._sum is None else self._sum.size)
         self._begun_steps += steps
-        return Began(outcome, rate, steps, seconds)
+        return PendingUpdate(outcome, rate, steps, seconds)
 
     def _compute(self, batch: Transitions, rate: Rate) -> tuple[Float[Tensor, " 6"], dict[str, float]]:
         """An update: what comes of it, and the host's time for its stages."""
@@ -254,7 +265,7 @@ class Learner:
         parts = torch.stack([loss.total, loss.policy, loss.value, loss.entropy]).detach()
         return torch.cat([parts if self._mean else parts / steps, loss.rho.unsqueeze(0)])
 
-    def finish(self, began: "Began") -> dict[str, float]:
+    def finish(self, began: "PendingUpdate") -> dict[str, float]:
         """Wait for an update, count it and return its metrics; see `update`."""
         config, counters = self.config.learner, self.counters
         total, policy, value, entropy, rho, grad_norm = began.outcome.tolist()

@@ -53,7 +53,7 @@ class LSTMCore(nn.Module):
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         self.lstm = single_bias_lstm(inputs, width)
-        self.even = False
+        self.fixed_work = False
         self.packed: Layer | None = None
         self.register_load_state_dict_post_hook(forget)
 
@@ -62,7 +62,7 @@ class LSTMCore(nn.Module):
         if len(x) == 1 and packs(self.lstm.get_parameter("weight_ih_l0")):
             return self._act(x[0], first[0], state)
         self.packed = None
-        if self.even or len(x) == 1:
+        if self.fixed_work or len(x) == 1:
             return self._steps(x, first, state)
         starts = [t for t, any_first in enumerate(first.any(1).tolist()) if any_first]
         outputs, before = [], {}

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impala_mi.nn.core import single_bias_lstm
-from impala_mi.types import NO_TOKEN, Instructions, map_arrays
 from impala_mi.tokenizer import BUCKETS
+from impala_mi.types import NO_TOKEN, Instructions, map_arrays
 
 EMBEDDING = 20
 WIDTH = 64

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.pbt.exploit import Decision
 from impala_mi.pbt.worker import Birth, MemberProcess, Status
+from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class Exploit:
 
     decision: Decision
     generation: int
-    donor: "Seat | None"
+    donor: "MemberState | None"
     since: float
     """Of the step that it is at: giving, or adopting."""
     state: "ray.ObjectRef[dict[str, Any]] | None"
@@ -29,7 +29,7 @@ class Exploit:
 
 
 @dataclass
-class Seat:
+class MemberState:
     """A member's place: it runs, waits for its turn or is done."""
 
     key: str

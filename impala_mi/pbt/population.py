@@ -19,19 +19,19 @@ import ray
 
 from impala_mi.envs.base import Suite
 from impala_mi.errors import TrainingError, UserError
-from impala_mi.training.actor_pool import reason_of
-from impala_mi.runs import checkpoint as checkpoints
-from impala_mi.runs.checkpoint import digest
-from impala_mi.runs.metrics import MetricsWriter
+from impala_mi.host.signals import StopSignal
+from impala_mi.pbt.capacity import at_a_time, check_population, check_room
 from impala_mi.pbt.exploit import Rule, Standing, decide, fitnesses
 from impala_mi.pbt.journal import Journal, birth, decision_line
-from impala_mi.pbt.capacity import at_a_time, check_population, check_room
-from impala_mi.pbt.member_state import Exploit, Seat
+from impala_mi.pbt.member_state import Exploit, MemberState
 from impala_mi.pbt.settings import PopulationConfig
 from impala_mi.pbt.worker import Birth, MemberProcess, RunFailed, Status, saved_status
-from impala_mi.training.placement import place
+from impala_mi.runs import checkpoint as checkpoints
+from impala_mi.runs.checkpoint import digest
 from impala_mi.runs.folder import RunFolder
-from impala_mi.host.signals import StopSignal
+from impala_mi.runs.metrics import MetricsWriter
+from impala_mi.training.actor_pool import reason_of
+from impala_mi.training.placement import place
 
 ASK_EVERY_S = 1.0
 EXPLOIT_S = 300.0
@@ -148,7 +148,7 @@ class Population:
 
     # -- members ---------------------------------------------------------------------------
 
-    def _take_seat(self, population: int, index: int) -> Seat:
+    def _take_seat(self, population: int, index: int) -> MemberState:
         """A member, new or as the journal and its last checkpoint left it."""
         key, config = f"{population}-{index:02d}", self._config
         if key not in self._journal.members:
@@ -158,14 +158,14 @@ class Population:
         parameters = self._journal.members[key].parameters
         folder = RunFolder(self._folder.path / "members" / key)
         folder.path.mkdir(parents=True, exist_ok=True)
-        seat = Seat(
+        seat = MemberState(
             key, population, index, folder,
             Birth(config.seed_of(population, index), parameters), Status(0, 0, {}, 0, parameters, 0.0),
         )  # fmt: skip
         self._settle(seat)
         return seat
 
-    def _settle(self, seat: Seat) -> None:
+    def _settle(self, seat: MemberState) -> None:
         """Take a member's standing from its last checkpoint, and have the journal agree with it."""
         history, generation, parameters = self._journal.members[seat.key], 0, seat.birth.parameters
         if seat.newest:
@@ -188,12 +188,12 @@ class Population:
         if generation != history.generation:
             self._journal.write("restored", member=seat.key, generation=generation, parameters=parameters)
 
-    def _give_up(self, seat: Seat, reason: str) -> None:
+    def _give_up(self, seat: MemberState, reason: str) -> None:
         seat.given_up, seat.exploit = True, None
         self._journal.write("given_up", member=seat.key, reason=reason)
         self._last_reason = f"{seat.key}: {reason}"
 
-    def _start(self, seat: Seat) -> None:
+    def _start(self, seat: MemberState) -> None:
         if seat.deaths:
             self._settle(seat)  # again: what died may have had a last word
             if seat.given_up:
@@ -202,7 +202,7 @@ class Population:
         seat.process = MemberProcess(self._config, seat.folder.path, seat.birth, self._free.pop())
         seat.began_at, seat.stopping_since, seat.asked = None, None, None
 
-    def _end(self, seat: Seat) -> None:
+    def _end(self, seat: MemberState) -> None:
         """End its process, and with it what it started."""
         if seat.process is not None:
             with contextlib.suppress(ray.exceptions.RayError):
@@ -210,7 +210,7 @@ class Population:
             self._free.append(seat.process.places)
         seat.process, seat.asked, seat.stopping_since = None, None, None
 
-    def _take_ended(self, seat: Seat, ended: "ray.ObjectRef[str]") -> None:
+    def _take_ended(self, seat: MemberState, ended: "ray.ObjectRef[str]") -> None:
         """A member's run is over: done, at the end of its turn, or dead."""
         try:
             how = ray.get(ended)
@@ -224,7 +224,7 @@ class Population:
             seat.done = True
             self._journal.write("done", member=seat.key, env_frames=seat.status.env_frames)
 
-    def _died(self, seat: Seat, reason: str) -> None:
+    def _died(self, seat: MemberState, reason: str) -> None:
         """It starts again from its last checkpoint, unless it has died too often."""
         self._end(seat)
         seat.deaths = seat.deaths + 1 if seat.newest == seat.saved else 1
@@ -257,17 +257,17 @@ class Population:
                 self._pause(seat)
                 next_up.pop(0)
 
-    def _state(self, seat: Seat) -> Literal["runs", "waits", "done", "given up"]:
+    def _state(self, seat: MemberState) -> Literal["runs", "waits", "done", "given up"]:
         if seat.process is not None:
             return "runs"
         return "done" if seat.done else "given up" if seat.given_up else "waits"
 
-    def _pause(self, seat: Seat) -> None:
+    def _pause(self, seat: MemberState) -> None:
         assert seat.process is not None
         seat.process.stop()
         seat.stopping_since = time.monotonic()
 
-    def _engaged(self, seat: Seat) -> bool:
+    def _engaged(self, seat: MemberState) -> bool:
         """Whether it copies or is copied."""
         return seat.exploit is not None or any(
             s.exploit is not None and s.exploit.donor is seat for s in self._seats
@@ -324,7 +324,7 @@ class Population:
             for s in seats
         ]
 
-    def _decide(self, seat: Seat, standings: Sequence[Standing]) -> None:
+    def _decide(self, seat: MemberState, standings: Sequence[Standing]) -> None:
         """A member that is ready decides, and begins to carry it out."""
         history = self._journal.members[seat.key]
         trains = seat.began_at is not None and seat.stopping_since is None
@@ -349,22 +349,22 @@ class Population:
         else:
             seat.exploit = Exploit(decision, generation, donor, time.monotonic(), state)
 
-    def _stale(self, seat: Seat) -> bool:
+    def _stale(self, seat: MemberState) -> bool:
         """Whether it has not told anything since its last decision."""
         return seat.status.generation != self._journal.members[seat.key].generation
 
-    def _state_of(self, donor: Seat) -> "ray.ObjectRef[dict[str, Any]]":
+    def _state_of(self, donor: MemberState) -> "ray.ObjectRef[dict[str, Any]]":
         """What its learner has learnt; of one that waits, from its checkpoint. Raises `UserError`."""
         if donor.process is not None:
             return donor.process.state(donor.status.generation)
         return ray.put(checkpoints.load(donor.folder.checkpoints).learner)
 
-    def _abandon(self, seat: Seat, generation: int, reason: str) -> None:
+    def _abandon(self, seat: MemberState, generation: int, reason: str) -> None:
         """It stays as it is, and may decide again in a moment."""
         self._journal.write("abandoned", member=seat.key, generation=generation, reason=reason)
         seat.exploit, seat.not_before = None, time.monotonic() + PAUSE_S
 
-    def _carry_on(self, seat: Seat, exploit: Exploit) -> None:
+    def _carry_on(self, seat: MemberState, exploit: Exploit) -> None:
         """Have the member adopt what its donor gave, then take the outcome."""
         now, process = time.monotonic(), seat.process
         late = now - exploit.since > EXPLOIT_S

@@ -19,14 +19,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from impala_mi.envs.base import Level
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
-from impala_mi.runs import checkpoint as checkpoints
-from impala_mi.runs.checkpoint import Checkpoint, digest
-from impala_mi.runs.metrics import LevelScores
+from impala_mi.host.signals import StopSignal
 from impala_mi.pbt.journal import FITNESS
 from impala_mi.pbt.settings import Parameters, PopulationConfig
-from impala_mi.training.placement import Places
+from impala_mi.runs import checkpoint as checkpoints
+from impala_mi.runs.checkpoint import Checkpoint, digest
 from impala_mi.runs.folder import RunFolder
-from impala_mi.host.signals import StopSignal
+from impala_mi.runs.metrics import LevelScores
+from impala_mi.training.placement import Places
 from impala_mi.training.trainer import Trainer
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from torch.utils.tensorboard.summary import hparams
 from impala_mi.envs.base import Level
 from impala_mi.envs.scores import capped_mean, family, normalised
 from impala_mi.runs.folder import write_atomically
-from impala_mi.types import Episode, Sample
+from impala_mi.types import Episode, RolloutPreview
 
 
 class LevelScores:
@@ -223,7 +223,7 @@ class MetricsWriter:
             }
         )  # fmt: skip
 
-    def sample(self, name: str, found: Sample) -> None:
+    def sample(self, name: str, found: RolloutPreview) -> None:
         """Frames of a level, and histograms of what the head makes of them, at the newest record."""
         if found.frames is not None:
             self._board.add_image(f"samples/{name}", _sheet(found.frames), self._newest, dataformats="HWC")

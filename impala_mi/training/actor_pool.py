@@ -16,12 +16,13 @@ import ray
 from ray.util.placement_group import PlacementGroup
 
 from impala_mi.actors.inference import InferenceLost
-from impala_mi.actors.rollout import deal_levels
-from impala_mi.actors.worker import ActorProcess, InferenceGroup, Weights, WeightsLost
+from impala_mi.actors.inference_group import InferenceGroup
+from impala_mi.actors.rollout import assign_levels
+from impala_mi.actors.worker import ActorProcess, WeightsLost
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
-from impala_mi.types import Fault, Transitions, UnrollInfo
+from impala_mi.types import Fault, RolloutInfo, Transitions, Weights
 
 BUDGET_S = 3600.0
 """Over which restarts count."""
@@ -86,14 +87,14 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class HandIn:
+class RolloutRef:
     """What an actor hands in."""
 
-    info: UnrollInfo
+    info: RolloutInfo
     data: ray.ObjectRef[Transitions]
 
 
-class Fleet:
+class ActorPool:
     """See the module's docstring.
 
     Args:
@@ -110,20 +111,20 @@ class Fleet:
         self,
         config: Config,
         suite: Suite,
-        segment: tuple[int, int],
+        seed_epoch: tuple[int, int],
         event: Event,
         stopping: Callable[[], bool],
         placement: PlacementGroup | None,
         make: MakeActor = ActorProcess,
     ) -> None:
-        self._config, self._suite, self._segment = config, suite, segment
+        self._config, self._suite, self._seed_epoch = config, suite, seed_epoch
         self._event, self._stopping, self._make = event, stopping, make
-        self.dealt = deal_levels(config.actors, len(suite.levels))
+        self.assignment = assign_levels(config.actors, len(suite.levels))
         """Level index of each environment of each actor."""
-        self.slots = [Slot(i) for i in range(len(self.dealt))]
+        self.slots = [Slot(i) for i in range(len(self.assignment))]
         self._budget = Budget(config.actors.max_restarts, "actors.max_restarts")
         self._placing: dict[ray.ObjectRef[str], tuple[Slot, ActorProcess]] = {}
-        self._playing: dict[ray.ObjectRef[UnrollInfo], tuple[Slot, ActorProcess, ray.ObjectRef[Transitions]]] = {}
+        self._playing: dict[ray.ObjectRef[RolloutInfo], tuple[Slot, ActorProcess, ray.ObjectRef[Transitions]]] = {}
         self._polls: dict[ray.ObjectRef[list[tuple[int, Fault]]], Slot] = {}
         self._ending: list[tuple[float, ray.ObjectRef[None], ActorProcess]] = []
         self._inference = None if placement is None else InferenceGroup(config, len(self.slots), placement)
@@ -140,11 +141,11 @@ class Fleet:
 
     def begun(self) -> Counter[int]:
         """Unrolls that are being played, by the first level of their actor."""
-        return Counter(self.dealt[slot.index][0] for slot, _, _ in self._playing.values())
+        return Counter(self.assignment[slot.index][0] for slot, _, _ in self._playing.values())
 
     def levels_alive(self) -> set[int]:
         """Levels that some living actor plays."""
-        return {k for slot in self.slots if slot.node for k in self.dealt[slot.index]}
+        return {k for slot in self.slots if slot.node for k in self.assignment[slot.index]}
 
     def play(self, slot: Slot, weights: "ray.ObjectRef[Weights]", version: int) -> None:
         """Have an actor play one unroll in each environment with weights no older than these."""
@@ -170,7 +171,7 @@ class Fleet:
         done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         return done or ray.wait(waiting, timeout=timeout)[0]
 
-    def take(self, ref: ray.ObjectRef[Any]) -> HandIn | None:
+    def take(self, ref: ray.ObjectRef[Any]) -> RolloutRef | None:
         """What an actor handed in; None where it came to life, or died and is replaced.
 
         Raises `TrainingError` where the run cannot go on.
@@ -182,13 +183,13 @@ class Fleet:
             return None
         slot, process, data = self._playing.pop(ref)
         try:
-            info: UnrollInfo = ray.get(ref)
+            info: RolloutInfo = ray.get(ref)
         except ray.exceptions.RayError as e:
             if process is slot.process:
                 self._failed(slot, e)
             return None
         slot.deaths = 0
-        return HandIn(info, data)
+        return RolloutRef(info, data)
 
     def _take_place(self, slot: Slot, ref: ray.ObjectRef[str]) -> None:
         try:
@@ -265,12 +266,12 @@ class Fleet:
             if process is slot.process and now - slot.since >= since_s and id(slot) not in waiting
         }
 
-    def start_anew(self, segment: tuple[int, int]) -> None:
+    def start_anew(self, seed_epoch: tuple[int, int]) -> None:
         """New episodes everywhere, with the seeds of another segment."""
-        self._segment = segment
+        self._seed_epoch = seed_epoch
         for slot in self.slots:
             slot.starts = 1
-        ray.get([slot.process.start((*segment, 0)) for slot in self.slots if slot.process is not None])
+        ray.get([slot.process.start((*seed_epoch, 0)) for slot in self.slots if slot.process is not None])
 
     def close(self) -> None:
         """End every process, the games first."""
@@ -285,7 +286,7 @@ class Fleet:
             self._inference.kill()
 
     def _start(self, slot: Slot) -> None:
-        slot.process = self._make(self._config, slot.index, (*self._segment, slot.starts))
+        slot.process = self._make(self._config, slot.index, (*self._seed_epoch, slot.starts))
         slot.starts += 1
         slot.node, slot.doubted_since = "", None
         self._placing[slot.process.placed()] = (slot, slot.process)
@@ -308,7 +309,7 @@ class Fleet:
         slot.deaths += 1
         if slot.deaths >= self._config.actors.max_deaths_in_a_row:
             slot.given_up = True
-            levels = sorted({self._suite.levels[k].name for k in self.dealt[slot.index]})
+            levels = sorted({self._suite.levels[k].name for k in self.assignment[slot.index]})
             self._event("actor_given_up", actor=slot.index, deaths=slot.deaths, levels=levels, error=reason)
         pause = 0.0 if slot.deaths == 1 else min(2.0 ** (slot.deaths - 2), LONGEST_PAUSE_S)
         slot.not_before = time.monotonic() + pause

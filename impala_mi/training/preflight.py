@@ -99,5 +99,5 @@ def object_store_bytes(config: Config, suite: Suite) -> int:
     )
     unroll = sum(a.nbytes for a in (*buffer.inputs, buffer.action, buffer.logits, buffer.reward))
     weights = 4 * Agent(config.agent, suite.spaces).num_parameters
-    waiting = 3 * config.unrolls_per_actor_batch + 2 * config.actors.number(len(suite.levels))
+    waiting = 3 * config.rollouts_per_batch + 2 * config.actors.number(len(suite.levels))
     return max(128 * MIB, int(1.5 * waiting * unroll) + 8 * weights)

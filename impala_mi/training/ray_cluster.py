@@ -18,13 +18,13 @@ if not os.environ.get("RAY_ADDRESS"):
 import psutil
 import ray
 
-from impala_mi.host import reaper
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
-from impala_mi.host.tempdirs import sweep
 from impala_mi.errors import UserError
-from impala_mi.training.preflight import object_store_bytes, processors
+from impala_mi.host import reaper
 from impala_mi.host.signals import Interrupted
+from impala_mi.host.tempdirs import sweep
+from impala_mi.training.preflight import object_store_bytes, processors
 
 _UNNEEDED = ("ray/dashboard/dashboard.py", "ray/autoscaler/_private/monitor.py")
 

@@ -13,13 +13,13 @@ import psutil
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.envs.scores import has_references
+from impala_mi.learner.update import Counters
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.checkpoint import Checkpoint
-from impala_mi.learner.update import Counters
+from impala_mi.runs.folder import RunFolder
 from impala_mi.runs.metrics import LevelCounts, LevelScores, Means, MetricsWriter
 from impala_mi.runs.mirror import Mirror
-from impala_mi.runs.folder import RunFolder
-from impala_mi.types import Fault, Sample, UnrollInfo
+from impala_mi.types import Fault, RolloutInfo, RolloutPreview
 
 Report = Callable[[Mapping[str, float]], None]
 
@@ -81,17 +81,17 @@ class Records:
         """Of the last episodes of all levels."""
         return self.scores.score()
 
-    def take(self, info: UnrollInfo, scored: bool = True) -> None:
+    def take(self, info: RolloutInfo, scored: bool = True) -> None:
         """What an actor tells of its unrolls; episodes that another agent played are not `scored`."""
         if scored:
             self.scores.add(info.episodes)
         self.means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
-        for upkeep in info.upkeep:
-            name = self._suite.levels[upkeep.level].name
-            for seconds in upkeep.reset_s:
+        for env_stats in info.env_stats:
+            name = self._suite.levels[env_stats.level].name
+            for seconds in env_stats.reset_s:
                 self.means.add({f"level/{name}/reset_s": seconds, f"level/{name}/reset_s_max": seconds})
-            self.take_faults(info.actor, [(upkeep.level, fault) for fault in upkeep.faults])
-            self._counts.add(upkeep.level, upkeep.counts)
+            self.take_faults(info.actor, [(env_stats.level, fault) for fault in env_stats.faults])
+            self._counts.add(env_stats.level, env_stats.counts)
 
     def take_faults(self, actor: int, faults: Sequence[tuple[int, Fault]]) -> None:
         """Of levels, by their index."""
@@ -141,7 +141,7 @@ class Records:
         self._report(record)
         self._logged, self.logged_at = (time_s, frames), time.monotonic()
 
-    def save(self, state: dict[str, Any], look: Callable[[], Sample | None] = lambda: None) -> Path:
+    def save(self, state: dict[str, Any], look: Callable[[], RolloutPreview | None] = lambda: None) -> Path:
         """A checkpoint of the learner's state; `look` gives what TensorBoard is to show of it."""
         counters = Counters(**state["counters"])
         run = {

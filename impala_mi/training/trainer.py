@@ -24,16 +24,16 @@ from impala_mi.actors.worker import ActorProcess
 from impala_mi.config import Config, LearnerConfig
 from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
-from impala_mi.training.actor_pool import Budget, Fleet, HandIn, MakeActor, Slot, reason_of
-from impala_mi.runs.checkpoint import Checkpoint, digest
+from impala_mi.host.signals import StopSignal
+from impala_mi.learner.group import LearnerDied, LearnerGroup, RolloutsLost, Update
 from impala_mi.learner.update import Counters
-from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost, Update
+from impala_mi.runs.checkpoint import Checkpoint, digest
+from impala_mi.runs.folder import RunFolder
+from impala_mi.training.actor_pool import ActorPool, Budget, MakeActor, RolloutRef, Slot, reason_of
 from impala_mi.training.placement import Places, place
 from impala_mi.training.preflight import check
 from impala_mi.training.recorder import Records, Report
-from impala_mi.runs.folder import RunFolder
-from impala_mi.host.signals import StopSignal
-from impala_mi.types import UnrollInfo
+from impala_mi.types import RolloutInfo
 
 MakeLearner = Callable[[Config, dict[str, Any] | None, PlacementGroup], LearnerGroup]
 IN_FLIGHT = 2
@@ -85,7 +85,7 @@ class _Batch:
     """Hand-ins that the learner is at."""
 
     update: Update
-    infos: list[UnrollInfo]
+    infos: list[RolloutInfo]
 
 
 class Trainer:
@@ -121,12 +121,12 @@ class Trainer:
         # The number of the start tells the seeds of a resumed run from those before; in the deterministic mode
         # only the number of updates does, so that a resumed run repeats what an uninterrupted one does.
         begin = 0 if resumed is None else int(resumed.meta["updates"])
-        segment = (begin, 0 if config.train.deterministic else self.records.starts)
+        seed_epoch = (begin, 0 if config.train.deterministic else self.records.starts)
         stopping, inference = (lambda: stop.name is not None), self._places.inference
-        self._fleet = Fleet(config, suite, segment, self.records.event, stopping, inference, make_actor)
+        self._fleet = ActorPool(config, suite, seed_epoch, self.records.event, stopping, inference, make_actor)
         self._learnt = Counter[int]()  # hand-ins by the first level of their actor
         self._levels_alive: set[int] = set()
-        self._ready: deque[HandIn] = deque()
+        self._ready: deque[RolloutRef] = deque()
         self._oldest = 0  # version of the weights whose unrolls are still wanted
         self._updating: deque[_Batch] = deque()
 
@@ -181,7 +181,7 @@ class Trainer:
 
     def _step(self) -> None:
         """Give work, wait for something to be done, take it."""
-        batch = self.config.unrolls_per_actor_batch
+        batch = self.config.rollouts_per_batch
         if len(self._updating) < IN_FLIGHT and len(self._ready) >= batch and not self._enough():
             self._submit()
         staged = max(0, len(self._updating) - 1)
@@ -203,8 +203,8 @@ class Trainer:
 
     def _lockstep(self) -> None:
         """One update: every actor plays with the newest weights, in the order of the actors."""
-        for _ in range(self.config.unrolls_per_actor_batch // len(self._fleet.slots)):
-            handed_in: dict[int, HandIn] = {}
+        for _ in range(self.config.rollouts_per_batch // len(self._fleet.slots)):
+            handed_in: dict[int, RolloutRef] = {}
             while len(handed_in) < len(self._fleet.slots) and self.stop.name is None:
                 self._fleet.look()
                 for slot in self._fleet.idle():
@@ -248,12 +248,12 @@ class Trainer:
         return allowed
 
     def _level(self, actor: int) -> int:
-        return self._fleet.dealt[actor][0]
+        return self._fleet.assignment[actor][0]
 
     def _play(self, slot: Slot) -> None:
         self._fleet.play(slot, self._weights, self.counters.version)
 
-    def _take_hand_in(self, hand_in: HandIn) -> None:
+    def _take_hand_in(self, hand_in: RolloutRef) -> None:
         wanted = hand_in.info.version >= self._oldest
         self.records.take(hand_in.info, scored=wanted)
         if wanted:
@@ -275,9 +275,9 @@ class Trainer:
         recent = [r for r in self._ready if allowed is None or now - r.info.version <= allowed]
         self.records.discarded += len(self._ready) - len(recent)
         self._ready = deque(recent)
-        if len(recent) < self.config.unrolls_per_actor_batch:
+        if len(recent) < self.config.rollouts_per_batch:
             return
-        taken = [self._ready.popleft() for _ in range(self.config.unrolls_per_actor_batch)]
+        taken = [self._ready.popleft() for _ in range(self.config.rollouts_per_batch)]
         infos = [hand_in.info for hand_in in taken]
         for info in infos:
             self._learnt[self._level(info.actor)] += 1
@@ -303,7 +303,7 @@ class Trainer:
         try:
             if not self._take(batch.update, wait_s):
                 return
-        except UnrollsLost as e:
+        except RolloutsLost as e:
             self._updating.popleft()
             self.records.event("unrolls_lost", error=str(e))
             return
@@ -312,8 +312,8 @@ class Trainer:
             return
         self._updating.popleft()
         for info in batch.infos:
-            self.records.learnt(self._fleet.dealt[info.actor])
-            self.records.take_lag(version - info.version, self._fleet.dealt[info.actor])
+            self.records.learnt(self._fleet.assignment[info.actor])
+            self.records.take_lag(version - info.version, self._fleet.assignment[info.actor])
 
     def _take(self, update: Update, wait_s: float = math.inf) -> bool:
         """Whether it is done."""

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impala_mi.actors.rollout import deal_levels, halves
+from impala_mi.actors.rollout import assign_levels, halves
 from impala_mi.config import ActorsConfig
 from impala_mi.envs.suites import make_suite
 from impala_mi.learner.batching import stack
@@ -90,9 +90,11 @@ def test_final_observations_of_truncated_episodes_travel_along(rollout):
     for _ in range(4):
         u = rollout.unroll().data
         times, columns = np.nonzero(u.truncated)
-        np.testing.assert_array_equal(u.finals.time, times)
-        np.testing.assert_array_equal(u.finals.column, columns)
-        for frame, tokens, t, e in zip(u.finals.frame, u.finals.tokens, times, columns, strict=True):
+        np.testing.assert_array_equal(u.final_observations.time, times)
+        np.testing.assert_array_equal(u.final_observations.column, columns)
+        for frame, tokens, t, e in zip(
+            u.final_observations.frame, u.final_observations.tokens, times, columns, strict=True
+        ):
             assert frame[1] == u.inputs.frame[t, e, 1] + 1  # the observation that the action led to
             assert frame[2] == 1
             assert frame[0] == u.inputs.frame[t, e, 0]  # of the same episode
@@ -133,9 +135,9 @@ def test_actor_logits_are_learner_logits(suite, core):
 def test_seeds_repeat_with_the_run_and_differ_by_slot_episode_and_segment():
     config = counting("actors.count=2")
 
-    def seeds(actor, segment):
+    def seeds(actor, seed_epoch):
         CountingGame.log.clear()
-        rollout = started(config, make_suite(config.env), actor, segment)
+        rollout = started(config, make_suite(config.env), actor, seed_epoch)
         rollout.unroll()
         rollout.close()
         return [entry[2] for entry in CountingGame.log if entry[0] == "reset"]
@@ -147,16 +149,16 @@ def test_seeds_repeat_with_the_run_and_differ_by_slot_episode_and_segment():
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 def test_levels_are_dealt_out_evenly(actors, envs, levels):
-    dealt = [k for actor in deal_levels(ActorsConfig(count=actors, envs=envs), levels) for k in actor]
-    counts = [dealt.count(k) for k in range(levels)]
+    assignment = [k for actor in assign_levels(ActorsConfig(count=actors, envs=envs), levels) for k in actor]
+    counts = [assignment.count(k) for k in range(levels)]
     assert max(counts) - min(counts) <= 1
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 9))
 def test_an_actor_of_one_level_plays_no_other(per_level, envs, levels):
-    dealt = deal_levels(ActorsConfig(per_level=per_level, envs=envs), levels)
-    assert all(actor == actor[:1] * envs for actor in dealt)
-    assert Counter(actor[0] for actor in dealt) == dict.fromkeys(range(levels), per_level)
+    assignment = assign_levels(ActorsConfig(per_level=per_level, envs=envs), levels)
+    assert all(actor == actor[:1] * envs for actor in assignment)
+    assert Counter(actor[0] for actor in assignment) == dict.fromkeys(range(levels), per_level)
 
 
 def test_stacked_unrolls_keep_their_columns_and_finals():
@@ -171,9 +173,11 @@ def test_stacked_unrolls_keep_their_columns_and_finals():
     assert batch.action.shape == (7, 6)
     for i, u in enumerate(unrolls):
         np.testing.assert_array_equal(batch.inputs.frame[:, 3 * i : 3 * i + 3], u.inputs.frame)
-    columns = batch.finals.column.tolist()
-    assert columns == [c + 3 * i for i, u in enumerate(unrolls) for c in u.finals.column]
-    for t, c, frame in zip(batch.finals.time, batch.finals.column, batch.finals.frame, strict=True):
+    columns = batch.final_observations.column.tolist()
+    assert columns == [c + 3 * i for i, u in enumerate(unrolls) for c in u.final_observations.column]
+    for t, c, frame in zip(
+        batch.final_observations.time, batch.final_observations.column, batch.final_observations.frame, strict=True
+    ):
         assert frame[0] == batch.inputs.frame[t, c, 0]
 
 
@@ -193,12 +197,14 @@ def test_alternating_groups_play_what_one_group_plays():
         rollout = started(config, suite, 0, [0])
         unrolls = [copied(rollout.unroll().data) for _ in range(4)]
         rollout.close()
-        assert any(len(u.finals.time) for u in unrolls)
+        assert any(len(u.final_observations.time) for u in unrolls)
         for before, after in itertools.pairwise(unrolls):
             for a, b in zip(before.inputs, after.inputs, strict=True):
                 np.testing.assert_array_equal(a[-1], b[0])
         for u in unrolls:
-            for t, e, frame in zip(u.finals.time, u.finals.column, u.finals.frame, strict=True):
+            for t, e, frame in zip(
+                u.final_observations.time, u.final_observations.column, u.final_observations.frame, strict=True
+            ):
                 assert u.truncated[t, e]
                 assert frame[1] == u.inputs.frame[t, e, 1] + 1  # the game's clock
         played.append([(u.inputs.frame, u.inputs.first, u.terminated, u.truncated) for u in unrolls])

@@ -43,14 +43,14 @@ def test_the_first_started_are_the_ones_that_count(suite, episodes):
 
 @given(st.integers(1, 40), st.integers(1, 600), st.integers(1, 100))
 def test_waves_play_every_level_once_within_the_bound_and_in_full_rounds(levels, episodes, most):
-    dealt = waves(levels, episodes, most)
-    columns = Counter(k for wave in dealt for k in wave)
+    assignment = waves(levels, episodes, most)
+    columns = Counter(k for wave in assignment for k in wave)
     assert set(columns) == set(range(levels))
     assert len(set(columns.values())) == 1
-    assert all(len(wave) <= most for wave in dealt)
+    assert all(len(wave) <= most for wave in assignment)
     rounds = -(-episodes // columns[0])
     assert rounds == -(-episodes // most)  # no more than with all columns on one level
-    assert all(len({w for w, wave in enumerate(dealt) if k in wave}) == 1 for k in range(levels))
+    assert all(len({w for w, wave in enumerate(assignment) if k in wave}) == 1 for k in range(levels))
 
 
 def test_a_lost_episode_is_replaced_and_reported(suite):

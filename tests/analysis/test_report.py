@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from impala_mi.analysis import report as reports
-from impala_mi.runs.history import History, read
 from impala_mi.analysis.report import write_report
+from impala_mi.runs.history import History, read
 
 
 def history(name, head="shared", seed=1, levels=("a", "b"), end="done", n=30, **more):

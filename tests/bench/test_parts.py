@@ -5,7 +5,7 @@ import torch
 from impala_mi.bench import parts
 from impala_mi.bench.measure import per_frame
 from impala_mi.config import build
-from impala_mi.envs.base import check_game
+from impala_mi.envs.conformance import check_game
 from impala_mi.envs.suites import make_suite
 from impala_mi.types import Spaces
 from tests.conftest import tiny_config

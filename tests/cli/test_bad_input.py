@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from impala_mi.training import preflight
-from impala_mi.runs import folder as rundir
 from impala_mi.errors import UserError
-from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.learner.update import Learner
+from impala_mi.runs import checkpoint as checkpoints
+from impala_mi.runs import folder as run_folder
+from impala_mi.training import preflight
 from tests.commands import impala, refused
 from tests.conftest import tiny_config
 
@@ -58,7 +58,7 @@ def test_shared_memory_and_disk_are_checked_first(monkeypatch, tmp_path):
         preflight.check(tiny_config())
     config = tiny_config(f"run.root={tmp_path}/runs")
     with pytest.raises(UserError, match="only 1 MiB of disk"):
-        rundir.create(config, "x")
+        run_folder.create(config, "x")
     assert not (tmp_path / "runs" / "x").exists()
 
 
@@ -71,7 +71,7 @@ def run(tmp_path, monkeypatch) -> Path:
 def make_run(*overrides: str) -> Path:
     """A run of the tiny suite in the current folder with one checkpoint, made without Ray."""
     config = tiny_config("run.root=runs", "train.env_frames=1000", "learner.batch_size=5", *overrides)
-    folder = rundir.create(config, "x")
+    folder = run_folder.create(config, "x")
     from impala_mi.envs.suites import make_suite
 
     suite = make_suite(config.env)
@@ -161,13 +161,13 @@ def test_a_run_out_of_time_says_so(tmp_path, monkeypatch):
 
 
 def test_a_ray_that_does_not_start_leaves_the_name_free(tmp_path, monkeypatch):
-    from impala_mi.training import trainer as system
     from impala_mi.cli.train import command
+    from impala_mi.training import trainer
 
     def fail(**_: object) -> None:
         raise RuntimeError("no room\nfor Ray")
 
-    monkeypatch.setattr(system.ray, "init", fail)
+    monkeypatch.setattr(trainer.ray, "init", fail)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"Ray does not start on this machine: no room$"):
         command.main(["cartpole", "run.name=x"], standalone_mode=False)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from impala_mi.runs.history import read
 from impala_mi.cli.watch import BLOCKS, WIDTH, overview, sparkline, view
+from impala_mi.runs.history import read
 
 
 def shown(what):

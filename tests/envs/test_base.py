@@ -119,7 +119,7 @@ def test_a_fault_costs_its_episode_and_bootstraps_from_what_was_last_seen(slept,
     assert lost.observation.frame[0] != opening.observation.frame[0]  # the next has another seed
     *_, end = [env.step(1) for _ in range(3)]
     assert (end.episode.return_, end.episode.length) == (63.0, 3)  # nothing of the lost one in it
-    (fault,) = env.take_upkeep().faults
+    (fault,) = env.take_stats().faults
     assert (fault.seed % 10_000_000, fault.kind, fault.message) == (
         int(opening.observation.frame[0]),
         "crash",
@@ -131,9 +131,9 @@ def test_a_fault_costs_its_episode_and_bootstraps_from_what_was_last_seen(slept,
 def test_resets_that_fail_are_tried_again_with_other_seeds_and_growing_waits(slept):
     env = Environment(Faulting("long", {1, 2, 3, 5}), 7, EpisodeSeeds([1], "x"), True)
     env.reset()
-    upkeep = env.take_upkeep()
-    assert len({fault.seed for fault in upkeep.faults}) == len(upkeep.faults) == 3
-    assert len(upkeep.reset_s) == 1
+    env_stats = env.take_stats()
+    assert len({fault.seed for fault in env_stats.faults}) == len(env_stats.faults) == 3
+    assert len(env_stats.reset_s) == 1
     assert env.step(0).truncated
     assert slept == [1.0, 2.0, 4.0]  # no good stretch in between
     [env.step(0) for _ in range(FORGIVEN_STEPS)]
@@ -161,7 +161,7 @@ def test_a_level_that_has_worked_is_tried_for_ever(slept, give_up, first_fault):
     env = Environment(game, 7, EpisodeSeeds([1], "x"), True, give_up)
     env.reset()
     [env.step(0) for _ in range(4)]
-    assert len(env.take_upkeep().faults) == 2500 - first_fault
+    assert len(env.take_stats().faults) == 2500 - first_fault
     assert max(slept) == 60
 
 
@@ -171,7 +171,7 @@ def test_another_thread_learns_of_faults_at_once(slept):
     env.step(0)
     assert [fault.message for fault in env.take_faults()] == ["call 2"]
     assert env.take_faults() == []
-    assert env.take_upkeep().faults == []  # none is told twice
+    assert env.take_stats().faults == []  # none is told twice
 
 
 class Broken(CountingGame):

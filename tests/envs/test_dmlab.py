@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from impala_mi.config import AgentConfig, EnvConfig
-from impala_mi.envs.base import GameFault, Suite, check_game
+from impala_mi.envs.base import GameFault, Suite
+from impala_mi.envs.conformance import check_game
 from impala_mi.envs.dmlab import EXTENDED_ACTIONS, IMPALA_ACTIONS, LabGame
 from impala_mi.envs.dmlab30 import SCORES
 from impala_mi.envs.suites import make_suite
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Agent
-from impala_mi.types import AgentInput, CoreState, transitions_buffer
 from impala_mi.tokenizer import tokenize
+from impala_mi.types import AgentInput, CoreState, transitions_buffer
 from tests.conftest import DOUBLES
 
 RECORDINGS = Path(os.environ.get("DMLAB30_RECORDINGS", Path(__file__).parents[1] / "data" / "dmlab30"))
@@ -132,7 +133,7 @@ def test_a_step_after_the_end_is_an_error_of_the_level_not_of_the_actor(tmp_path
 def test_instructions_change_in_the_middle_of_an_episode(tmp_path, monkeypatch):
     monkeypatch.setenv("DMLAB_DOUBLE_FRAMES", "400")
     made = suite(tmp_path, "language_select_located_object")
-    vector = VectorEnv(made, [0], made.deal_seeds([1], [0]), 16)
+    vector = VectorEnv(made, [0], made.assign_seeds([1], [0]), 16)
     seen = AgentInput(*(a[0] for a in transitions_buffer(made.spaces, 1, 1, 16, 1).inputs))
     vector.reset(seen)
     tokens = [seen.tokens.copy()]

@@ -16,8 +16,8 @@ import pytest
 
 from impala_mi.envs.base import Environment, GameFault, Observation, Outcome
 from impala_mi.envs.process import ProcessGame
-from impala_mi.host.tempdirs import sweep
 from impala_mi.envs.seeds import EpisodeSeeds
+from impala_mi.host.tempdirs import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -244,9 +244,9 @@ def test_an_environment_goes_on_after_faults_of_its_process():
     lost = env.step(1)
     assert (lost.truncated, lost.first, lost.episode) == (True, True, None)
     assert env.step(2).reward == 2.0
-    upkeep = env.take_upkeep()
-    assert [fault.kind for fault in upkeep.faults] == ["crash"]
-    assert len(upkeep.reset_s) == 2
+    env_stats = env.take_stats()
+    assert [fault.kind for fault in env_stats.faults] == ["crash"]
+    assert len(env_stats.reset_s) == 2
     env.close()
 
 

@@ -9,8 +9,8 @@ def test_every_arrangement_of_environments_takes_the_same_list_of_seeds(root, st
     """And no seed is in it twice, so no episode is played twice in a run."""
     listed = EpisodeSeeds([root], "a_level")
     expected = [listed.take() for _ in range(stride * length)]
-    dealt = [EpisodeSeeds([root], "a_level", first, stride) for first in range(stride)]
-    assert [seeds.take() for _ in range(length) for seeds in dealt] == expected
+    assignment = [EpisodeSeeds([root], "a_level", first, stride) for first in range(stride)]
+    assert [seeds.take() for _ in range(length) for seeds in assignment] == expected
     assert len(set(expected)) == len(expected)
     assert all(0 <= seed < 2**31 for seed in expected)
     other = EpisodeSeeds([root], "another_level")

@@ -3,12 +3,12 @@ import threading
 
 import pytest
 
-from impala_mi.envs.step_pool import Crew
+from impala_mi.envs.step_pool import StepPool
 
 
 @pytest.fixture
 def crew():
-    made = Crew(3)
+    made = StepPool(3)
     yield made
     made.close()
     assert not any(thread.is_alive() for thread in made._threads)
@@ -41,7 +41,7 @@ def test_an_error_is_raised_once_all_are_done(crew):
 
 
 def test_closing_does_not_begin_what_waits():
-    crew, go, done = Crew(1), threading.Event(), []
+    crew, go, done = StepPool(1), threading.Event(), []
     crew.begin([functools.partial(go.wait, 10), *[functools.partial(done.append, 1)] * 5])
     threading.Timer(0.2, go.set).start()
     crew.close()

@@ -10,10 +10,10 @@ import pytest
 
 from impala_mi.config import EnvConfig
 from impala_mi.envs import babyai, doom, tiny
-from impala_mi.envs.base import check_game
-from impala_mi.host.tempdirs import sweep
+from impala_mi.envs.conformance import check_game
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
+from impala_mi.host.tempdirs import sweep
 
 LEVELS = [
     *(("doom", level.name) for level in doom.LEVELS),

@@ -11,10 +11,10 @@ import ray
 import torch
 
 from impala_mi.envs.suites import make_suite
-from impala_mi.runs import checkpoint as checkpoints
-from impala_mi.learner.update import Learner
-from impala_mi.runs.folder import RunFolder
 from impala_mi.host.signals import StopSignal
+from impala_mi.learner.update import Learner
+from impala_mi.runs import checkpoint as checkpoints
+from impala_mi.runs.folder import RunFolder
 from impala_mi.training.trainer import Trainer
 from tests.conftest import tiny_config
 

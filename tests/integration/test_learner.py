@@ -15,7 +15,7 @@ import ray
 
 from impala_mi.bench.parts import random_unrolls
 from impala_mi.envs.suites import make_suite
-from impala_mi.learner.worker import LearnerDied, LearnerGroup, UnrollsLost
+from impala_mi.learner.group import LearnerDied, LearnerGroup, RolloutsLost
 from impala_mi.training.placement import place
 from tests.conftest import tiny_config
 
@@ -71,7 +71,7 @@ def test_unrolls_that_are_lost_cost_their_batch_alone(group):
     [lost] = ray.get(owner.put.remote(ray.get(group.data())))
     ray.kill(owner)  # what it put goes with it
     time.sleep(2)
-    with pytest.raises(UnrollsLost):
+    with pytest.raises(RolloutsLost):
         group.result(group.update([0, 0], [group.data(), lost]))
     for turn in range(3):
         assert group.result(group.update([turn, turn], batch(group))).counters.version == turn + 1

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.pbt.journal import Journal, disagreements, read
+from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.folder import RunFolder
 from tests.commands import impala, refused
 from tests.integration.cluster import Cluster

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from impala_mi.bench.parts import random_unrolls
 from impala_mi.config import build
-from impala_mi.learner.batching import even, stack, to_device
+from impala_mi.learner.batching import pad_to_buckets, stack, to_device
 from impala_mi.learner.cuda_graphs import WARM_UP, Graphs
 from impala_mi.learner.update import Learner
 from impala_mi.nn.instruction import InstructionEncoder, instructions
-from impala_mi.types import Finals, Instructions, Spaces, map_arrays
+from impala_mi.types import FinalObservations, Instructions, Spaces, map_arrays
 
 CPU = torch.device("cpu")
 SPACES = Spaces((24, 28, 3), "uint8", 4, 3, instructions=True)
@@ -36,7 +36,7 @@ def a_batch(config, seed, cut_off=((2, 1), (5, 3), (5, 0)), spaces=SPACES):
     data.truncated[time, column], data.inputs.first[time + 1, column] = True, True
     tokens = data.inputs.tokens[time, column]
     frame = rng.integers(0, 255, (len(time), *spaces.frame_shape)).astype(np.uint8)
-    return stack([data._replace(finals=Finals(time, column, frame, tokens))])
+    return stack([data._replace(final_observations=FinalObservations(time, column, frame, tokens))])
 
 
 def config_of(*changed):
@@ -51,7 +51,7 @@ def learner_of(*changed, is_even=False, spaces=SPACES):
     config = config_of(*changed)
     learner = Learner(config, spaces, 1, CPU)
     if config.agent.core == "lstm":
-        learner.agent.core.even = is_even
+        learner.agent.core.fixed_work = is_even
     return learner
 
 
@@ -83,13 +83,15 @@ def test_without_instructions_there_are_none_to_pad():
 @given(st.integers(0, 9))
 def test_what_is_padded_belongs_to_no_transition(count):
     cut_off = tuple((i % STEPS, i // STEPS) for i in range(count))
-    finals = even(a_batch(config_of(), 0, cut_off)).finals
-    assert len(finals.time) == (0 if not count else 8 if count <= 8 else 16)
-    assert len(finals.frame) == len(finals.column) == len(finals.time)
-    assert (finals.time[count:] == STEPS).all()
-    assert [*zip(*(t[:count].tolist() for t in (finals.time, finals.column)), strict=True)] == [*cut_off]
+    final_observations = pad_to_buckets(a_batch(config_of(), 0, cut_off)).final_observations
+    assert len(final_observations.time) == (0 if not count else 8 if count <= 8 else 16)
+    assert len(final_observations.frame) == len(final_observations.column) == len(final_observations.time)
+    assert (final_observations.time[count:] == STEPS).all()
+    assert [
+        *zip(*(t[:count].tolist() for t in (final_observations.time, final_observations.column)), strict=True)
+    ] == [*cut_off]
     if count:
-        assert finals.tokens.which.shape == (1, len(finals.time))
+        assert final_observations.tokens.which.shape == (1, len(final_observations.time))
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=1, max_size=6))
@@ -128,7 +130,7 @@ def test_recordings_read_the_batch_at_hand_and_are_made_for_each_shape():
     begun = []
     for seed in range(2 * (WARM_UP + 3)):
         cut_off = ((2, 1),) if seed % 2 else ()
-        batch = even(a_batch(plain.config, seed % 2, cut_off))
+        batch = pad_to_buckets(a_batch(plain.config, seed % 2, cut_off))
         begun.append(recorded.begin(map_arrays(batch, torch.clone)))
         one, other = plain.update(batch), recorded.finish(begun[-1])
         assert other["loss/total"] == pytest.approx(one["loss/total"], rel=1e-5), seed
@@ -136,7 +138,7 @@ def test_recordings_read_the_batch_at_hand_and_are_made_for_each_shape():
     for p, q in zip(plain.agent.parameters(), recorded.agent.parameters(), strict=True):
         torch.testing.assert_close(q, p)
     kept = begun[-1].outcome.clone()
-    recorded.begin(even(a_batch(plain.config, 7, ((2, 1), (5, 3)))))
+    recorded.begin(pad_to_buckets(a_batch(plain.config, 7, ((2, 1), (5, 3)))))
     assert torch.equal(begun[-1].outcome, kept), "an outcome outlives the next replay"
 
 
@@ -145,7 +147,7 @@ def test_shapes_beyond_the_most_are_computed_as_they_come(monkeypatch):
     learner, replays = learner_of(is_even=True), Replays()
     learner._graphs = Graphs(lambda *batch: learner._compute(*batch)[0], CPU, replays)
     for turn in range(2 * (WARM_UP + 2)):
-        learner.update(even(a_batch(learner.config, 0, ((2, 1),) if turn % 2 else ())))
+        learner.update(pad_to_buckets(a_batch(learner.config, 0, ((2, 1),) if turn % 2 else ())))
     assert (replays.ran, replays.recorded) == (2 * WARM_UP + 2, 1)
     assert learner.counters.version == 2 * (WARM_UP + 2)
 
@@ -153,7 +155,7 @@ def test_shapes_beyond_the_most_are_computed_as_they_come(monkeypatch):
 def test_the_learning_rate_of_a_recording_is_that_of_now():
     learner = learner_of("train.env_frames=1000", is_even=True)
     learner._graphs = Graphs(lambda *batch: learner._compute(*batch)[0], CPU, Replays())
-    batch = even(a_batch(learner.config, 0))
+    batch = pad_to_buckets(a_batch(learner.config, 0))
     moved = []
     for _ in range(40):  # of 41.7
         before = torch.cat([p.detach().flatten().clone() for p in learner.agent.parameters()])
@@ -177,7 +179,7 @@ def test_even_batches_come_in_few_shapes():
     config, seen = config_of(), set()
     for seed in range(60):
         cut_off = tuple((i % STEPS, i // STEPS) for i in range(seed % 10))
-        batch = even(a_batch(config, seed, cut_off))
+        batch = pad_to_buckets(a_batch(config, seed, cut_off))
         assert isinstance(batch.inputs.tokens, Instructions)
         shapes = []
         map_arrays(batch, lambda tensor, shapes=shapes: shapes.append(tensor.shape))

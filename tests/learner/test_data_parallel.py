@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from impala_mi.bench.parts import random_unrolls
 from impala_mi.config import build
 from impala_mi.learner.batching import stack
-from impala_mi.learner.data_parallel import NARROWEST, make_team, split
+from impala_mi.learner.data_parallel import MIN_SHARD, make_shard_pool, split
 from impala_mi.learner.update import Learner
 from impala_mi.nn.agent import CORES
-from impala_mi.types import Finals, Spaces, map_arrays
+from impala_mi.types import FinalObservations, Spaces, map_arrays
 
 CPU = torch.device("cpu")
-T, B = 6, 3 * NARROWEST + 1
+T, B = 6, 3 * MIN_SHARD + 1
 SPACES = Spaces((36, 36, 3), "uint8", 4, 3, instructions=True)
 
 
@@ -42,7 +42,9 @@ def a_batch(config, seed):
     time, column = np.array([(2, 0), (T - 1, 1), (2, B - 1)]).T
     data.truncated[time, column], data.inputs.first[time + 1, column] = True, True
     frame = rng.integers(0, 256, (3, *SPACES.frame_shape)).astype(np.uint8)
-    return stack([data._replace(finals=Finals(time, column, frame, data.inputs.tokens[time, column]))])
+    return stack(
+        [data._replace(final_observations=FinalObservations(time, column, frame, data.inputs.tokens[time, column]))]
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,8 +112,10 @@ def test_parts_hold_each_column_once_and_are_even(width, parts):
     config = config_of(f"learner.batch_size={width}", f"actors.envs={width}")
     data = random_unrolls(Spaces((2,), "float32", 4, 3, instructions=True), config, 2, width)
     where = np.arange(width)[::2]
-    finals = Finals(where % 2, where, data.inputs.frame[0, where], data.inputs.tokens[0, where])
-    batch = stack([data._replace(finals=finals)])
+    final_observations = FinalObservations(
+        where % 2, where, data.inputs.frame[0, where], data.inputs.tokens[0, where]
+    )
+    batch = stack([data._replace(final_observations=final_observations)])
     found = split(batch, min(parts, width))
     widths = [part.action.shape[1] for part in found]
     assert sum(widths) == width
@@ -125,10 +129,10 @@ def test_parts_hold_each_column_once_and_are_even(width, parts):
 
 
 def test_a_team_is_for_several_threads_and_wide_batches():
-    for width, threads in itertools.product((1, NARROWEST, 2 * NARROWEST - 1), (1, 8)):
-        assert make_team(width, threads) is None
-    assert make_team(64, 1) is None
-    team = make_team(2 * NARROWEST, 8)
-    config = config_of(f"learner.batch_size={2 * NARROWEST}", f"actors.envs={2 * NARROWEST}")
-    batch = stack([random_unrolls(SPACES, config, T, 2 * NARROWEST)])
-    assert team.map(lambda part: (part.action.shape[1], torch.get_num_threads()), batch) == [(NARROWEST, 4)] * 2
+    for width, threads in itertools.product((1, MIN_SHARD, 2 * MIN_SHARD - 1), (1, 8)):
+        assert make_shard_pool(width, threads) is None
+    assert make_shard_pool(64, 1) is None
+    team = make_shard_pool(2 * MIN_SHARD, 8)
+    config = config_of(f"learner.batch_size={2 * MIN_SHARD}", f"actors.envs={2 * MIN_SHARD}")
+    batch = stack([random_unrolls(SPACES, config, T, 2 * MIN_SHARD)])
+    assert team.map(lambda part: (part.action.shape[1], torch.get_num_threads()), batch) == [(MIN_SHARD, 4)] * 2

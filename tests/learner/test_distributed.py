@@ -14,7 +14,7 @@ from impala_mi.config import build
 from impala_mi.learner.batching import stack
 from impala_mi.learner.distributed import join, listen
 from impala_mi.learner.update import Learner
-from impala_mi.types import Finals, Spaces
+from impala_mi.types import FinalObservations, Spaces
 
 CPU = torch.device("cpu")
 UPDATES, T, B = 20, 6, 8
@@ -53,8 +53,8 @@ def unrolls_of(config, update):
         data.truncated[times, columns] = True
         data.inputs.first[times + 1, columns] = True
         frames = rng.normal(size=(len(where), 5)).astype(np.float32)
-        finals = Finals(times, columns, frames, data.inputs.tokens[times, columns])
-        out.append(data._replace(finals=finals))
+        final_observations = FinalObservations(times, columns, frames, data.inputs.tokens[times, columns])
+        out.append(data._replace(final_observations=final_observations))
     return out
 
 

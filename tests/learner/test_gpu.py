@@ -10,7 +10,7 @@ from impala_mi.nn.agent import CORES
 from impala_mi.nn.core import lstm_cell
 from impala_mi.nn.mlstm import MultiplicativeLSTMCore
 from impala_mi.types import CoreState
-from tests.learner.test_graphs import SPACES, a_batch, config_of
+from tests.learner.test_cuda_graphs import SPACES, a_batch, config_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -22,7 +22,7 @@ def learner_on_gpu(*changed):
 def updates(learner, count):
     for seed in range(count):
         batch = a_batch(learner.config, seed, ((2, 1), (5, 3)) if seed % 2 else ())
-        yield learner.update(to_device(batch, learner.device, learner.even))
+        yield learner.update(to_device(batch, learner.device, learner.pad_to_buckets))
 
 
 def test_the_fused_cell_is_the_cell():
@@ -56,7 +56,7 @@ def test_the_fused_multiplicative_lstm_is_the_one_of_a_cpu():
 def test_an_update_never_waits_for_the_gpu(core, graphs):
     learner = learner_on_gpu(f"learner.cuda_graphs={graphs}", f"agent.core={core}")
     assert len([*updates(learner, 2 * (WARM_UP + 1))]) == 8
-    batch = to_device(a_batch(learner.config, 1, ((2, 1), (5, 3))), learner.device, learner.even)
+    batch = to_device(a_batch(learner.config, 1, ((2, 1), (5, 3))), learner.device, learner.pad_to_buckets)
     torch.cuda.set_sync_debug_mode("error")
     try:
         began = learner.begin(batch)

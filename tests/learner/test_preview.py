@@ -22,7 +22,11 @@ def unroll(config, suite):
 def test_a_column_is_a_copy(unroll):
     column = one_column(unroll, 0)
     assert column.inputs.frame.shape == (21, 1, 5, 5, 1)
-    assert (column.action.shape, column.state.hidden.shape, column.finals.time.shape) == ((20, 1), (1, 32), (0,))
+    assert (column.action.shape, column.state.hidden.shape, column.final_observations.time.shape) == (
+        (20, 1),
+        (1, 32),
+        (0,),
+    )
     assert one_column(unroll, 2).inputs.level[0, 0] == 0
     unroll.inputs.frame[:] = 0
     assert column.inputs.frame.max() == 20
@@ -41,7 +45,7 @@ def test_a_column_is_a_copy(unroll):
 def test_a_sample_is_what_the_head_makes_of_it(suite, unroll, head, widths):
     agent = Agent(tiny_config(*f"agent.head={head}".split()).agent, suite.spaces)
     before = torch.get_rng_state()
-    found = sample(agent, one_column(unroll, 0), torch.device("cpu"), even=False)
+    found = sample(agent, one_column(unroll, 0), torch.device("cpu"), pad_to_buckets=False)
     assert (torch.get_rng_state() == before).all()  # training goes on as without
     assert found.level == 2
     assert found.frames.shape == (FRAMES, 5, 5, 1)
@@ -51,7 +55,7 @@ def test_a_sample_is_what_the_head_makes_of_it(suite, unroll, head, widths):
         k: (21, w) for k, w in widths.items()
     }
     assert all(p.grad is None for p in agent.parameters())
-    padded = sample(agent, one_column(unroll, 0), torch.device("cpu"), even=True)
+    padded = sample(agent, one_column(unroll, 0), torch.device("cpu"), pad_to_buckets=True)
     assert all(np.allclose(padded.vectors[k], v, atol=1e-6) for k, v in found.vectors.items())
 
 
@@ -59,6 +63,6 @@ def test_vectors_are_no_pictures(config):
     spaces = Spaces((4,), "float32", 2, 1, False)
     agent = Agent(config.agent, spaces)
     made = transitions_buffer(spaces, 6, 2, 4, config.agent.core_width)
-    found = sample(agent, one_column(made, 1), torch.device("cpu"), even=False)
+    found = sample(agent, one_column(made, 1), torch.device("cpu"), pad_to_buckets=False)
     assert found.frames is None
     assert found.vectors["context"].shape == (7, 8)

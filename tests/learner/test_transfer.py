@@ -8,23 +8,23 @@ from impala_mi.bench.parts import random_unrolls
 from impala_mi.config import build
 from impala_mi.learner.batching import stack
 from impala_mi.learner.transfer import HostCopy, Stager
-from impala_mi.types import Finals, Spaces, Transitions
+from impala_mi.types import FinalObservations, Spaces, Transitions
 
 CPU = torch.device("cpu")
 SPACES = Spaces((6, 7, 3), "uint8", 4, 3, instructions=True)
 
 
-def unrolls(count, finals=(), seed=0):
+def unrolls(count, final_observations=(), seed=0):
     rng = np.random.default_rng(seed)
     out = []
     for _ in range(count):
         data = random_unrolls(SPACES, build("x", {}, []), 5, 2)
         data.inputs.frame[:] = rng.integers(0, 256, data.inputs.frame.shape)
-        number = len(finals)
-        cut = Finals(np.array(finals, np.int64), np.ones(number, np.int64),
+        number = len(final_observations)
+        cut = FinalObservations(np.array(final_observations, np.int64), np.ones(number, np.int64),
                      rng.integers(0, 256, (number, 6, 7, 3), dtype=np.uint8),
                      np.zeros((number, data.inputs.tokens.shape[-1]), np.int32))  # fmt: skip
-        out.append(data._replace(finals=cut))
+        out.append(data._replace(final_observations=cut))
     return out
 
 
@@ -45,8 +45,8 @@ def same(a: Transitions, b: Transitions) -> bool:
 def test_staging_is_stacking(threads, part, monkeypatch):
     monkeypatch.setattr("impala_mi.learner.transfer._PART_BYTES", part)
     stager = Stager(CPU, threads)
-    for seed, finals in enumerate([(), (3,), (1, 4), ()]):
-        data = unrolls(3, finals, seed)
+    for seed, final_observations in enumerate([(), (3,), (1, 4), ()]):
+        data = unrolls(3, final_observations, seed)
         assert same(stager.stage(data).take(), stack(data))
 
 
@@ -62,7 +62,7 @@ def test_a_hand_in_that_is_a_batch_is_not_copied_on_a_cpu(recwarn):
 
 def test_columns_of_final_observations_count_on_from_unroll_to_unroll():
     batch = Stager(CPU, 1).stage(unrolls(3, (2,))).take()
-    assert batch.finals.column.tolist() == [1, 3, 5]
+    assert batch.final_observations.column.tolist() == [1, 3, 5]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -85,7 +85,13 @@ def test_unrolls_of_another_shape_get_buffers_of_theirs():
 
 def test_what_decides_the_work_stays_with_the_host():
     batch = Stager(torch.device("meta"), 1).stage(unrolls(2, (3,))).take()
-    here = {batch.inputs.tokens, batch.inputs.first, batch.finals.time, batch.finals.column, batch.finals.tokens}
+    here = {
+        batch.inputs.tokens,
+        batch.inputs.first,
+        batch.final_observations.time,
+        batch.final_observations.column,
+        batch.final_observations.tokens,
+    }
     assert all(tensor.is_meta == (tensor not in here) for tensor in tensors(batch))
 
 

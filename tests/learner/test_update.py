@@ -11,11 +11,11 @@ from impala_mi.bench.parts import random_unrolls
 from impala_mi.config import build
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
-from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.learner.batching import stack, to_device
 from impala_mi.learner.update import Learner, final_values, next_values
 from impala_mi.nn.agent import CORES
-from impala_mi.types import AgentInput, CoreState, Finals, Spaces, map_arrays
+from impala_mi.runs import checkpoint as checkpoints
+from impala_mi.types import AgentInput, CoreState, FinalObservations, Spaces, map_arrays
 from tests.conftest import started, tiny_config
 
 CPU = torch.device("cpu")
@@ -87,16 +87,21 @@ def test_value_of_a_final_observation_is_one_more_step_of_its_own_episode(core):
     assert data.truncated[-1].any(), "the edge: truncated at the last step of the unroll"
     batch = stack([data])
     out = learner.agent(batch.inputs, batch.state)
-    got = final_values(learner.agent, out, batch, batch.finals.time, batch.finals.column)
+    got = final_values(learner.agent, out, batch, batch.final_observations.time, batch.final_observations.column)
     assert len(got) == 2
     following = next_values(learner.agent, out, batch)
-    assert torch.equal(following[batch.finals.time, batch.finals.column], got)
+    assert torch.equal(following[batch.final_observations.time, batch.final_observations.column], got)
     others = ~batch.truncated
     assert torch.equal(following[others], out.value[1:][others])
-    for i, (t, b) in enumerate(zip(batch.finals.time.tolist(), batch.finals.column.tolist(), strict=True)):
+    for i, (t, b) in enumerate(
+        zip(batch.final_observations.time.tolist(), batch.final_observations.column.tolist(), strict=True)
+    ):
         # By hand: the column alone, up to t, then the final observation in the place of x_{t+1}.
         x = AgentInput(*(a[: t + 2, b : b + 1].clone() for a in batch.inputs))
-        x.frame[t + 1, 0], x.tokens[t + 1, 0] = batch.finals.frame[i], batch.finals.tokens[i]
+        x.frame[t + 1, 0], x.tokens[t + 1, 0] = (
+            batch.final_observations.frame[i],
+            batch.final_observations.tokens[i],
+        )
         x.first[t + 1], x.last_action[t + 1] = False, batch.action[t, b]
         x.last_reward[t + 1] = batch.reward[t, b]
         state = CoreState(*(s[b : b + 1] for s in batch.state))
@@ -193,8 +198,8 @@ def test_resumed_hyperparameters_are_the_configurations():
 @pytest.mark.parametrize(
     ("torso", "core"), [("shallow", "lstm"), ("deep", "lstm"), ("shallow", "mlstm"), ("shallow", "highway")]
 )
-@pytest.mark.parametrize("even", [False, True])
-def test_an_update_reads_nothing_back_from_its_device(even, torso, core, head, monkeypatch):
+@pytest.mark.parametrize("pad_to_buckets", [False, True])
+def test_an_update_reads_nothing_back_from_its_device(pad_to_buckets, torso, core, head, monkeypatch):
     """Tensors of the device `meta` have no numbers: whatever would wait for a GPU raises there."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none for it
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
@@ -205,12 +210,14 @@ def test_an_update_reads_nothing_back_from_its_device(even, torso, core, head, m
     spaces = Spaces((24, 28, 3), "uint8", 4, 3, instructions=True)
     data = random_unrolls(spaces, config, 12, 16)
     data.inputs.first[[0, 5, 5], [1, 2, 3]] = True
-    finals = Finals(np.array([4]), np.array([2]), data.inputs.frame[5, 2:3], data.inputs.tokens[5, 2:3])
+    final_observations = FinalObservations(
+        np.array([4]), np.array([2]), data.inputs.frame[5, 2:3], data.inputs.tokens[5, 2:3]
+    )
     data.truncated[4, 2] = True
     device = torch.device("meta")
-    batch = to_device(stack([data._replace(finals=finals)]), device, even)
+    batch = to_device(stack([data._replace(final_observations=final_observations)]), device, pad_to_buckets)
     learner = Learner(config, spaces, 4, device)
-    learner.agent.core.even = even
+    learner.agent.core.fixed_work = pad_to_buckets
     began = learner.begin(batch)
     assert began.outcome.is_meta
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):

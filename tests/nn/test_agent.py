@@ -9,8 +9,8 @@ from impala_mi.nn import instruction
 from impala_mi.nn.agent import CORES, Agent
 from impala_mi.nn.instruction import InstructionEncoder, distinct_rows
 from impala_mi.nn.torsos import same_max_pool
-from impala_mi.types import NO_ACTION, NO_TOKEN, AgentInput, CoreState, Spaces
 from impala_mi.tokenizer import tokenize
+from impala_mi.types import NO_ACTION, NO_TOKEN, AgentInput, CoreState, Spaces
 
 DMLAB = Spaces((72, 96, 3), "uint8", 9, 30, instructions=True)
 SMALL = Spaces((24, 28, 3), "uint8", 4, 3, instructions=True)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from impala_mi.errors import UserError
+from impala_mi.nn.agent import Agent
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.checkpoint import STATE
-from impala_mi.nn.agent import Agent
 
 
 def save(folder, frames, score=None, keep=2, weight=None):

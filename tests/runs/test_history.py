@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from impala_mi.errors import UserError
 from impala_mi.runs import history
 from impala_mi.runs.history import MOST, read
-from impala_mi.errors import UserError
 
 
 def record(i, **more):

@@ -10,7 +10,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from impala_mi.envs.base import Level
 from impala_mi.runs.metrics import LevelScores, Means, MetricsWriter
-from impala_mi.types import Episode, Sample
+from impala_mi.types import Episode, RolloutPreview
 
 LEVELS = (Level("a", 0, 10), Level("b", 0, 10))
 
@@ -88,9 +88,10 @@ def test_a_picture_and_histograms_of_a_sample(tmp_path):
     frames = np.zeros((6, 5, 7, 3), np.uint8)
     frames[4] = 255  # the first of the second row
     writer.sample(
-        "catch", Sample(0, frames, {"context": np.ones((9, 4), np.float32), "policy": np.full((2, 2), np.nan)})
+        "catch",
+        RolloutPreview(0, frames, {"context": np.ones((9, 4), np.float32), "policy": np.full((2, 2), np.nan)}),
     )
-    writer.sample("vectors", Sample(1, None, {}))
+    writer.sample("vectors", RolloutPreview(1, None, {}))
     writer.close()
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert board.Tags()["images"] == ["samples/catch"]

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from scipy import stats
 
+from impala_mi.nn.multiplicative import Diagonal
 from impala_mi.reproductions.findings import Cell, Findings, Table
 from impala_mi.reproductions.language_model.corpus import WIKITEXT_103, Corpus
 from impala_mi.reproductions.language_model.figures import draw
 from impala_mi.reproductions.language_model.model import KINDS, Kind, Sizes, parameters
 from impala_mi.reproductions.language_model.training import Plan
-from impala_mi.nn.multiplicative import Diagonal
 
 PAPER: Mapping[Kind, tuple[float, float, str]] = {
     "LSTM": (34.7, 36.7, "88M"),

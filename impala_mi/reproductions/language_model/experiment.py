@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from impala_mi.errors import UserError
+from impala_mi.host.threads import keep_freed_memory
 from impala_mi.reproductions.findings import Findings
 from impala_mi.reproductions.language_model.comparison import conclude
 from impala_mi.reproductions.language_model.corpus import NEEDED, Corpus, files, python_documentation, read
 from impala_mi.reproductions.language_model.model import KINDS, Kind, Sizes, as_large, parameters
 from impala_mi.reproductions.language_model.training import Plan, Training
 from impala_mi.reproductions.study import Study
-from impala_mi.host.threads import keep_freed_memory
 
 FULL = Plan(Sizes(0), equal=False, seeds=3, batch=64, length=128, epochs=30, patience=8)
 QUICK = Plan(

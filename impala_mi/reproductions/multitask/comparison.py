@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from impala_mi.analysis.compare import curve, interval
-from impala_mi.runs.history import History, read
 from impala_mi.reproductions.findings import Findings, Table
+from impala_mi.runs.history import History, read
 
 HEADS = ("shared", "per_task", "mi_task", "mi_context")
 ALONE = "one agent a level"

@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from impala_mi.training import preflight
-from impala_mi.runs.history import read
 from impala_mi.config import Config, build
 from impala_mi.envs.scores import has_references
 from impala_mi.errors import UserError
@@ -14,6 +12,8 @@ from impala_mi.reproductions.findings import Findings
 from impala_mi.reproductions.multitask.comparison import ALONE, HEADS, findings
 from impala_mi.reproductions.multitask.runs import Told, changed, train
 from impala_mi.reproductions.study import Progress, Study
+from impala_mi.runs.history import read
+from impala_mi.training import preflight
 
 QUICK_FRAMES = 1_000_000
 OWN_KEYS = ("seed", "agent.head", "run.", "train.max_time_s")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from impala_mi.host.threads import keep_freed_memory
 from impala_mi.reproductions.batched import seed_of
 from impala_mi.reproductions.findings import Findings
 from impala_mi.reproductions.neural_process.comparison import findings
@@ -22,7 +23,6 @@ from impala_mi.reproductions.neural_process.evaluation import (
 from impala_mi.reproductions.neural_process.model import DECODERS, parameters
 from impala_mi.reproductions.neural_process.training import CHUNK, Protocol, Training
 from impala_mi.reproductions.study import Study
-from impala_mi.host.threads import keep_freed_memory
 
 FULL = Protocol(5, 500_000, 10_000, 1e-4, draws=2000, samples=32, curve_draws=200, curve_samples=8)
 QUICK = Protocol(3, 4000, 400, 1e-4, draws=256, samples=16, curve_draws=64, curve_samples=4)

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impala_mi.reproductions.neural_process.gaussian_process import NOISE
 from impala_mi.nn.multiplicative import Additive, Multiplicative
+from impala_mi.reproductions.neural_process.gaussian_process import NOISE
 
 WIDTH = 128
 H_LAYERS, Z_LAYERS, DECODER_LAYERS = 6, 3, 4

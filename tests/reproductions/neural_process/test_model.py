@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributions, nn
 
+from impala_mi.nn.multiplicative import Additive, Multiplicative
 from impala_mi.reproductions.neural_process.gaussian_process import NOISE
 from impala_mi.reproductions.neural_process.model import DECODERS, LATENT, WIDTH, NeuralProcess, apply, parameters
-from impala_mi.nn.multiplicative import Additive, Multiplicative
 
 
 def _points(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
