@@ -1,12 +1,12 @@
-"""Errors that a user can mend. The command line prints them as one line and exits with 2."""
+"""Errors that a user can fix. The command line prints them as one line."""
 
 
 class UserError(Exception):
-    """Bad input: the message names what is wrong, its value, and the remedy."""
+    """Bad input (exit code 2): the message names the setting, its value and the remedy."""
 
 
 class MissingPackageError(UserError):
-    """An optional package is not installed; the message says which extra brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
@@ -15,8 +15,8 @@ class MissingPackageError(UserError):
 
 
 class TrainingError(Exception):
-    """Training cannot go on (exit code 1); the last good checkpoint is kept."""
+    """Training cannot continue (exit code 1); the last good checkpoint is kept."""
 
 
 class GivenUp(TrainingError):
-    """Too much has died for a run to go on; what was learnt is worth a checkpoint."""
+    """Too many actors or levels have failed for a run to continue; the run still writes a checkpoint."""

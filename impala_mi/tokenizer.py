@@ -1,4 +1,4 @@
-"""Instructions in words to numbers, the same in every process and on every machine."""
+"""Instructions to numbers, the same in every process and on every machine."""
 
 import zlib
 
@@ -10,11 +10,11 @@ BUCKETS = 1000
 
 
 def tokenize(instruction: str, length: int) -> np.ndarray:
-    """int32 [length]: CRC-32 of each lower-case word modulo 1000, then NO_TOKEN.
+    """CRC-32 of each lower-case word modulo `BUCKETS`, padded with NO_TOKEN: int32 [length].
 
-    Python's own hash differs from process to process. Words beyond `length` are dropped.
+    Words beyond `length` are dropped. Python's own hash differs between processes, so it is not used.
     """
-    out = np.full(length, NO_TOKEN, np.int32)
+    tokens = np.full(length, NO_TOKEN, np.int32)
     for i, word in enumerate(instruction.lower().split()[:length]):
-        out[i] = zlib.crc32(word.encode()) % BUCKETS
-    return out
+        tokens[i] = zlib.crc32(word.encode()) % BUCKETS
+    return tokens

@@ -1,4 +1,4 @@
-"""YAML as people write it."""
+"""YAML with the floats of version 1.2 and without duplicate keys."""
 
 import re
 from typing import Any
@@ -9,13 +9,13 @@ from impala_mi.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats (1e-3), and no key given twice."""
+    """Safe loader that reads 1e-3 as a float and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        twice = {k for k in keys if keys.count(k) > 1}
-        if twice:
-            raise UserError(f"line {node.start_mark.line + 1}: the key {sorted(twice)[0]!r} is given twice")
+        duplicates = {k for k in keys if keys.count(k) > 1}
+        if duplicates:
+            raise UserError(f"line {node.start_mark.line + 1}: the key {sorted(duplicates)[0]!r} is given twice")
         return super().construct_mapping(node, deep)
 
 
@@ -26,13 +26,13 @@ _Loader.add_implicit_resolver(
 )
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text; raises `UserError` naming `where`."""
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse a YAML text; raises `UserError` that names `source` and the line."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{where}{line}: not valid YAML: {getattr(e, 'problem', None) or e}") from None
+        raise UserError(f"{source}{line}: not valid YAML: {getattr(e, 'problem', None) or e}") from None
     except UserError as e:
-        raise UserError(f"{where}: {e}") from None
+        raise UserError(f"{source}: {e}") from None

@@ -1,1 +1,1 @@
-"""The machine a process runs on: threads, memory, signals, temporary folders, orphaned processes."""
+"""The machine that a process runs on: threads, memory, signals, files, orphaned processes; imports no other part."""

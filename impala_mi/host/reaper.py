@@ -1,8 +1,8 @@
-"""Ends what a run's own Ray leaves behind when the run is killed: `python reaper.py FOLDER`, a child of the run.
+"""Cleans up after the Ray of a killed run: `python reaper.py FOLDER`, started as a child of the run.
 
-It waits until its standard input closes, which it does however the run ended, kills every process that has the
-folder in its environment, or a file of the folder open, and removes the folder. It is run as a file and imports
-nothing of ours: it stays small.
+It waits until its standard input closes, which happens however the run ends. Then it kills every process that has
+the folder in its environment or a file of the folder open, and removes the folder. It runs as a plain script and
+imports nothing of this package, to stay small.
 """
 
 import contextlib
@@ -13,25 +13,25 @@ import sys
 import time
 
 MARK = "IMPALA_MI_SESSION"
-"""The environment variable that names the folder."""
+"""Environment variable that names the folder."""
 _ROUNDS, _EVERY_S = 20, 0.25
 
 
-def marked(folder: str) -> list[int]:
-    """Processes of this user that were started below the run, but this one."""
-    wanted, found = f"{MARK}={folder}".encode(), []
+def marked_processes(folder: str) -> list[int]:
+    """Process ids of this user's processes that the run has started, without this process."""
+    mark, pids = f"{MARK}={folder}".encode(), []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
-            with contextlib.suppress(OSError):  # it has ended, or is another user's
+            with contextlib.suppress(OSError):  # the process has ended or belongs to another user
                 with open(f"/proc/{name}/environ", "rb") as file:
-                    mark = wanted in file.read().split(b"\0")
-                if mark or _writes_to(name, folder):
-                    found.append(int(name))
-    return found
+                    marked = mark in file.read().split(b"\0")
+                if marked or _has_open_files(name, folder):
+                    pids.append(int(name))
+    return pids
 
 
-def _writes_to(pid: str, folder: str) -> bool:
-    """Whether a process has files of the folder open: the titles of Ray's agents overwrite their environment."""
+def _has_open_files(pid: str, folder: str) -> bool:
+    """Whether a process has files of the folder open. Ray's agents need this: their titles overwrite the mark."""
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/{pid}/fd/{fd}").startswith(folder + "/"):
@@ -40,16 +40,16 @@ def _writes_to(pid: str, folder: str) -> bool:
 
 
 def main() -> None:
-    """Wait, kill, remove."""
+    """Wait for the end of the run, kill its processes, remove its folder."""
     folder = sys.argv[1]
     while os.read(0, 1):
         pass
-    for _ in range(_ROUNDS):  # what was just being started comes up meanwhile
-        left = marked(folder)
-        for pid in left:
+    for _ in range(_ROUNDS):  # processes that were just being started appear late
+        pids = marked_processes(folder)
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if not left:
+        if not pids:
             break
         time.sleep(_EVERY_S)
     shutil.rmtree(folder, ignore_errors=True)

@@ -7,17 +7,20 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """Its own type: a plain one that meets `exec`, as dataclasses call it, makes Python end by SIGINT, not 130."""
+    """Raised instead of KeyboardInterrupt, which makes Python exit by SIGINT, not with 130, if it leaves `exec`.
+
+    Dataclasses and named tuples call `exec` while a module is imported.
+    """
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle a signal as Python does Ctrl-C; where something is imported, after that, or at once if asked again.
+    """Raise `Interrupted`; during an import wait until it ends, unless a second signal arrives meanwhile.
 
-    PyTorch swallows what is raised while it imports NumPy, and goes on with half of it.
+    PyTorch swallows an exception raised while it imports NumPy and continues half initialised.
     """
-    left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-    again = left_s > 0 and number != signal.SIGALRM  # which may come while its timer still counts as running
-    if _importing(frame) and not again:
+    pending_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    repeated = pending_s > 0 and number != signal.SIGALRM  # SIGALRM may arrive while its own timer still counts
+    if _importing(frame) and not repeated:
         signal.signal(signal.SIGALRM, interrupt)
         signal.setitimer(signal.ITIMER_REAL, 0.05)
     else:
@@ -33,16 +36,17 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 class StopSignal:
-    """Ctrl-C, SIGTERM or a lost terminal asks for an end after a checkpoint; a second one ends at once."""
+    """Flag set by Ctrl-C, SIGTERM or SIGHUP: the run ends after a checkpoint. A second signal ends it at once."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.name: str | None = None
+        """Name of the first signal that arrived, or None."""
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["StopSignal"]:
-        """Handle the signals within."""
+        """Handle the signals inside the `with` block and restore the old handlers after it."""
         old = {s: signal.getsignal(s) for s in self.SIGNALS}
         self.install()
         try:
@@ -52,9 +56,9 @@ class StopSignal:
                 signal.signal(number, handler)
 
     def install(self) -> None:
-        """Take the signals (back): starting Ray sets a handler of its own."""
+        """Install the handlers; called again after Ray has started, which replaces them."""
         for number in self.SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup wants it ignored
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
                 signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Temporary folders that never stay, however their process ended."""
+"""Temporary folders that are removed even if the process that made them was killed."""
 
 import functools
 import os
@@ -13,28 +13,28 @@ from pathlib import Path
 import psutil
 
 
-def scratch(what: str) -> tempfile.TemporaryDirectory[str]:
-    """A new folder for one game; the first call of a process removes those of killed processes."""
+def tempdir(kind: str) -> tempfile.TemporaryDirectory[str]:
+    """Make a folder for one game; the first call in a process removes the folders of killed processes."""
     _sweep_once()
-    prefix = f"impala-mi-{what}-{_here()}-{os.getpid()}-"
+    prefix = f"impala-mi-{kind}-{_pid_namespace()}-{os.getpid()}-"
     return tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
 
 
 def sweep() -> None:
-    """Remove the folders whose process is no more."""
-    mine = re.compile(rf"impala-mi-[a-z]+-{_here()}-(\d+)-[^-]+")
-    for left in Path(tempfile.gettempdir()).iterdir():
-        found = mine.fullmatch(left.name)
-        if found and not psutil.pid_exists(int(found[1])):
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove the folders of processes that no longer exist."""
+    pattern = re.compile(rf"impala-mi-[a-z]+-{_pid_namespace()}-(\d+)-[^-]+")
+    for folder in Path(tempfile.gettempdir()).iterdir():
+        match = pattern.fullmatch(folder.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 _sweep_once = functools.cache(sweep)
 
 
 @functools.cache
-def _here() -> str:
-    """What gives a process number its meaning: containers and machines may share the folder, not the numbers."""
+def _pid_namespace() -> str:
+    """Hash of the host and the PID namespace: containers and machines may share the folder but not process ids."""
     namespace = 0
     with suppress(OSError):
         namespace = os.stat("/proc/self/ns/pid").st_ino

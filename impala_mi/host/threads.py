@@ -1,33 +1,33 @@
-"""What a process should know and do about the machine that it runs on."""
+"""Cores, threads and malloc settings of this process."""
 
 import ctypes
 import os
 
 _LARGEST = 2**31 - 1
 _MALLOC = {"ARENA_MAX": (-8, 1), "MMAP_MAX_": (-4, 0), "TRIM_THRESHOLD_": (-1, _LARGEST)}
-"""What keeps freed memory, with numbers from glibc's malloc.h: one arena (others hold no block of more than 64 MB),
-no block with pages of its own, and nothing given back."""
+"""Options that make glibc keep freed memory, by their numbers in malloc.h: one arena (the others hold no block above
+64 MB), no block with pages of its own, and nothing returned to the system."""
 KEEP_FREED_MEMORY = {f"MALLOC_{name}": str(value) for name, (_, value) in _MALLOC.items()}
-"""The environment of a process that keeps freed memory from its start."""
-MOST_THREADS = 8
+"""Environment variables with which a process keeps freed memory from its start."""
+MAX_DEFAULT_THREADS = 8
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_threads() -> int:
-    """Of a process that computes in turn with others: half of the cores, `MOST_THREADS` at most."""
-    return max(1, min(MOST_THREADS, cores() // 2))
+    """Threads of a process that takes turns with others: half of the cores, at most `MAX_DEFAULT_THREADS`."""
+    return max(1, min(MAX_DEFAULT_THREADS, cores() // 2))
 
 
 def keep_freed_memory() -> None:
-    """Have malloc keep what is freed instead of giving it back to the system.
+    """Make malloc keep freed memory instead of returning it to the system.
 
-    A batch's frames as floats are some 100 MB; fetched anew at every update, their pages cost more than the
-    convolution of what is written to them. A process whose threads have allocated before needs `KEEP_FREED_MEMORY`
-    instead. Does nothing where the C library is not glibc.
+    The frames of a batch take some 100 MB as floats. If every update fetched that memory anew, its page faults would
+    cost more than the convolution that reads it. A process whose threads have already allocated needs
+    `KEEP_FREED_MEMORY` instead. Does nothing if the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
