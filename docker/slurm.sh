@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A Ray cluster for the length of a Slurm job; `sbatch docker/slurm.sh [CONFIG] [KEY=VALUE]...` from the folder that
-# holds the runs. A job that is requeued goes on from the run's last checkpoint.
+# A Ray cluster for the length of a Slurm job. Run `sbatch docker/slurm.sh [CONFIG] [KEY=VALUE]...` from the folder that
+# holds the runs. A requeued job resumes from the run's last checkpoint.
 #SBATCH --job-name=impala-mi
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=1
@@ -18,7 +18,7 @@ mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
 address=$(srun --overlap --nodes=1 --ntasks=1 -w "$head" hostname --ip-address | awk '{print $1}')
 
-# The secret is for this user's eyes alone and reaches the nodes by srun's own channel.
+# Only this user can read the token; srun passes it to the nodes through its own channel.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
 RAY_AUTH_TOKEN=$(openssl rand -hex 32)
 
@@ -33,15 +33,15 @@ if ((${#nodes[@]} > 1)); then
     ray start --block --address="$address:$port" --num-cpus="$SLURM_CPUS_PER_TASK" &
 fi
 
-# The script runs on the first node and is told two minutes before its time is over: the run writes a checkpoint. srun
-# would pass the signal on and kill at once, so the driver is started without it.
+# The script runs on the first node and gets a signal two minutes before its time limit, so that the run writes a
+# checkpoint. The driver is started without srun, which would pass the signal on and kill the driver at once.
 export RAY_ADDRESS="$address:$port"
 impala-mi train "$config" --resume auto run.name="${RUN_NAME:-$SLURM_JOB_NAME}" "${overrides[@]}" &
 training=$!
 trap 'kill -TERM "$training"' TERM
 status=0
 wait "$training" || status=$?
-if kill -0 "$training" 2>/dev/null; then # the wait was ended by the signal
+if kill -0 "$training" 2>/dev/null; then # the signal ended the wait
   status=0
   wait "$training" || status=$?
 fi
