@@ -1,4 +1,4 @@
-"""The conformance check of a suite: every level is played at random and held to the contract of `envs.base`."""
+"""The conformance check of a suite: it plays a level at random and compares it with the contract of `envs.base`."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from impala_mi.errors import UserError
 
 
 def check_game(suite: Suite, level: str, steps: int = 200, seed: int = 1) -> None:
-    """The conformance check: play a level at random and hold it to the contract.
+    """Play a level with random actions and check that it keeps the environment contract.
 
-    Raises `UserError` that says what is wrong. Every suite's tests run it on every level.
+    Raises `UserError` that names the violation. The tests of every suite run it on every level.
     """
 
-    def expect(good: bool, what: str) -> None:
-        if not good:
-            raise UserError(f"suite {suite.name!r}, level {level!r}: {what}")
+    def expect(condition: bool, problem: str) -> None:
+        if not condition:
+            raise UserError(f"suite {suite.name!r}, level {level!r}: {problem}")
 
     def check(observation: Any) -> None:
         frame, spaces = observation.frame, suite.spaces
         expect(isinstance(frame, np.ndarray), f"a frame must be a NumPy array, not {type(frame).__name__}")
         shape, dtype = tuple(frame.shape), frame.dtype.name
-        expect(shape == spaces.frame_shape, f"frame of shape {shape}, the suite says {spaces.frame_shape}")
-        expect(dtype == spaces.frame_dtype, f"frame of dtype {dtype}, the suite says {spaces.frame_dtype}")
+        expect(shape == spaces.frame_shape, f"a frame has shape {shape}, the suite says {spaces.frame_shape}")
+        expect(dtype == spaces.frame_dtype, f"a frame has dtype {dtype}, the suite says {spaces.frame_dtype}")
         expect(isinstance(observation.instruction, str), "the instruction must be a str")
         expect(spaces.instructions or not observation.instruction, "an instruction, but the suite says none")
 
@@ -35,27 +35,26 @@ def check_game(suite: Suite, level: str, steps: int = 200, seed: int = 1) -> Non
     try:
         opening = game.reset(seed)
         check(opening)
-        kept = opening.frame.copy()
-        shown, ended = opening.frame, False
+        first_frame = opening.frame.copy()
+        last_frame, last_copy = opening.frame, first_frame
         for _ in range(steps):
             outcome = game.step(int(rng.integers(suite.spaces.num_actions)))
-            expect(
-                isinstance(outcome.reward, float), f"a reward must be a float, not {type(outcome.reward).__name__}"
-            )
+            kind = type(outcome.reward).__name__
+            expect(isinstance(outcome.reward, float), f"a reward must be a float, not {kind}")
             expect(bool(np.isfinite(outcome.reward)), f"a reward of {outcome.reward}")
             expect(not (outcome.terminated and outcome.truncated), "both terminated and truncated")
-            expect(np.array_equal(shown, kept), "a frame was overwritten by the next step; return a copy")
+            expect(np.array_equal(last_frame, last_copy), "a frame was overwritten by the next step; return a copy")
             ended = outcome.terminated or outcome.truncated
             if outcome.observation is None:
                 expect(ended, "no observation in the middle of an episode")
-                shown, kept = kept, kept
+                last_frame = last_copy
             else:
                 check(outcome.observation)
-                shown, kept = outcome.observation.frame, outcome.observation.frame.copy()
+                last_frame, last_copy = outcome.observation.frame, outcome.observation.frame.copy()
             if ended:
                 check(game.reset(seed + 1))
-        again = game.reset(seed)
-        expect(np.array_equal(again.frame, opening.frame), "the same seed gave another first frame")
-        expect(again.instruction == opening.instruction, "the same seed gave another instruction")
+        repeated = game.reset(seed)
+        expect(np.array_equal(repeated.frame, first_frame), "the same seed gave another first frame")
+        expect(repeated.instruction == opening.instruction, "the same seed gave another instruction")
     finally:
         game.close()

@@ -17,7 +17,7 @@ from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.envs.choose import choose_levels
 from impala_mi.errors import MissingPackageError
-from impala_mi.host.tempdirs import scratch
+from impala_mi.host.tempdirs import tempdir
 from impala_mi.types import Spaces
 
 WIDTH, HEIGHT = 96, 72
@@ -86,7 +86,7 @@ class DoomGame(Game):
         cv2.setNumThreads(1)
         self._resize = cv2.resize
         self._repeat = action_repeat
-        self._folder = scratch("doom")
+        self._folder = tempdir("doom")
         game = vizdoom.DoomGame()
         if (launcher := _launcher(Path(self._folder.name), Path(vizdoom.__file__).parent / "vizdoom")) is not None:
             game.set_vizdoom_path(str(launcher))

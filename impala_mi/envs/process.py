@@ -22,8 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from impala_mi.envs.base import Game, GameFault, Observation, Outcome, counts_of
-from impala_mi.host.tempdirs import scratch
+from impala_mi.envs.base import Game, GameFault, Observation, Outcome, game_counts
+from impala_mi.host.tempdirs import tempdir
 
 MESSAGE_BYTES = 2**20
 """Room for one message; a frame is tens of kB."""
@@ -113,7 +113,7 @@ class _Child:
     """The process, its socket, its life line and its folder."""
 
     def __init__(self, make: Callable[[str], Game]) -> None:
-        self._folder = scratch("game")
+        self._folder = tempdir("game")
         self._log = Path(self._folder.name) / "log"
         self._room = bytearray(MESSAGE_BYTES)
         self._asked = 0
@@ -244,7 +244,7 @@ def _play(connection: socket.socket, folder: str) -> None:
             else:
                 assert game is not None
                 answer = game.step(argument)
-            counts = counts_of(game) if game is not None else {}
+            counts = game_counts(game) if game is not None else {}
         except Exception as e:  # whatever the game raises costs an episode
             good, answer = False, f"{type(e).__name__}: {e}"[:2000]
         connection.send(pickle.dumps((good, answer, counts), protocol=5))

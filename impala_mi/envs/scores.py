@@ -1,4 +1,4 @@
-"""Scores: returns against a random player and a reference."""
+"""Scores: returns relative to a random player and a reference."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ Number = TypeVar("Number", float, np.ndarray)
 
 
 def family(level: str) -> str:
-    """What the names of levels of one kind share: the first word, as in rooms_watermaze."""
+    """Prefix that the names of related levels share: "rooms" of "rooms_watermaze"."""
     return re.split(r"[_\-]", level.rpartition("/")[2])[0]
 
 
 def normalised(level: Level, mean_return: Number) -> Number | None:
-    """100 (mean - random) / (reference - random), or None where the level has no such scores."""
+    """100 (mean - random) / (reference - random), or None if the level has no such scores."""
     if level.random_score is None or level.reference_score is None:
         return None
     return 100 * (mean_return - level.random_score) / (level.reference_score - level.random_score)

@@ -7,14 +7,14 @@ import numpy as np
 
 
 class EpisodeSeeds:
-    """Seeds of a level's episodes: the same list for every arrangement of actors, and no seed in it twice.
+    """Seeds of the episodes of a level: a fixed list without repeats that all environments of the level share.
 
-    So maps that were built for one run with this root serve all later ones.
+    The list does not depend on the number of actors, so maps built for one run serve every later run with its root.
 
     Args:
-        root: what the list depends on beside the level, the run's seed above all.
+        root: numbers that determine the list together with the level, first of all the run's seed.
         level: name of the level.
-        first, stride: this environment takes every stride-th of the list, from the first-th on.
+        first, stride: this environment takes every stride-th seed of the list, starting at `first`.
     """
 
     def __init__(self, root: Sequence[int], level: str, first: int = 0, stride: int = 1) -> None:
@@ -23,7 +23,7 @@ class EpisodeSeeds:
         self._next, self._stride = first, stride
 
     def take(self) -> int:
-        """The next seed, in [0, 2^31): each operation maps these numbers one to one, so none comes twice."""
+        """The next seed, in [0, 2^31). Each operation is a bijection of these numbers, so no seed repeats."""
         mask = 2**31 - 1
         seed = (self._offset + self._next * (self._factor | 1)) & mask
         for _ in range(2):

@@ -1,25 +1,25 @@
-"""Threads that step games together."""
+"""Threads that step the games of an actor together."""
 
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
-Piece = Callable[[], None]
+Task = Callable[[], None]
 
 
 class StepPool:
-    """Threads that do some pieces of work at once, again and again.
+    """Thread pool that runs one batch of tasks after another.
 
-    The standard library's pools wake whoever waits once for every piece, which costs a step of 32 games two thirds
-    more CPU time than waking it once for all of them.
+    The standard library's pools wake the waiting thread once per task, which costs a step of 32 games two thirds
+    more CPU time than a single wake-up per batch.
     """
 
     def __init__(self, threads: int) -> None:
-        self._waiting = SimpleQueue[Piece | None]()
+        self._tasks = SimpleQueue[Task | None]()
         self._done = SimpleQueue[None]()
         self._lock = threading.Lock()
-        self._left = 0
+        self._remaining = 0
         self._error: BaseException | None = None
         self._threads = [
             threading.Thread(target=self._work, name="step games", daemon=True) for _ in range(threads)
@@ -27,41 +27,41 @@ class StepPool:
         for thread in self._threads:
             thread.start()
 
-    def begin(self, pieces: Sequence[Piece]) -> None:
-        """Have them done, at least one; `finish` before the next."""
-        self._left, self._error = len(pieces), None
-        for piece in pieces:
-            self._waiting.put(piece)
+    def begin(self, tasks: Sequence[Task]) -> None:
+        """Start the tasks, at least one; call `finish` before the next `begin`."""
+        self._remaining, self._error = len(tasks), None
+        for task in tasks:
+            self._tasks.put(task)
 
     def finish(self) -> None:
-        """Wait until all of them are done; raises the first error of any."""
+        """Wait until all tasks are done; raises the first error of a task."""
         self._done.get()
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     def close(self) -> None:
-        """Let the threads end, each after the piece that it is at; pieces that wait are not done."""
+        """Stop each thread after its current task; tasks that wait are dropped."""
         with contextlib.suppress(Empty):
             while True:
-                self._waiting.get_nowait()
+                self._tasks.get_nowait()
         for _ in self._threads:
-            self._waiting.put(None)
+            self._tasks.put(None)
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
-        while (piece := self._waiting.get()) is not None:
+        while (task := self._tasks.get()) is not None:
             error: BaseException | None = None
             try:
-                piece()
-            except BaseException as e:  # the one who waits is told
+                task()
+            except BaseException as e:  # `finish` raises it
                 error = e
             with self._lock:
                 if self._error is None:
                     self._error = error
-                self._left -= 1
-                last = self._left == 0
-            del piece, error  # not to keep a step's arrays until the next
+                self._remaining -= 1
+                last = self._remaining == 0
+            del task, error  # the arrays of a step must not live until the next one
             if last:
                 self._done.put(None)

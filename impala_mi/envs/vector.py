@@ -16,22 +16,22 @@ from impala_mi.types import NO_ACTION, AgentInput, EnvStats, Episode, Fault
 
 @dataclass
 class StepResult:
-    """What E actions brought."""
+    """Result of one step of E environments."""
 
     reward: np.ndarray
-    """[E] float32, scaled by the level."""
+    """[E] float32, scaled by the level's `reward_scale`."""
     terminated: np.ndarray
     """[E] bool."""
     truncated: np.ndarray
     """[E] bool."""
     episodes: list[tuple[int, Episode]] = field(default_factory=list)
-    """(column, episode) of those that ended."""
+    """(environment, episode) of the episodes that ended, by environment."""
     final_observations: list[tuple[int, Observation]] = field(default_factory=list)
-    """(column, final observation) of those that were truncated."""
+    """(environment, final observation) of the episodes that were truncated, by environment."""
 
 
-class _Stepping(NamedTuple):
-    """A step that has begun."""
+class _PendingStep(NamedTuple):
+    """A step in progress."""
 
     result: StepResult
     actions: np.ndarray
@@ -39,12 +39,12 @@ class _Stepping(NamedTuple):
 
 
 class VectorEnv:
-    """E environments, the e-th of level `levels[e]`.
+    """E environments; environment e plays level `levels[e]`.
 
     Args:
         suite: makes the environments.
-        levels: level index of each column.
-        seeds: where each column's episodes come from.
+        levels: level index of each environment.
+        seeds: episode seeds of each environment.
         tokens: L, the length to which instructions are cut.
         give_up: see `Environment`.
     """
@@ -58,12 +58,12 @@ class VectorEnv:
         give_up: GiveUp = "first",
     ) -> None:
         self.levels = np.asarray(levels, np.int64)
-        self.scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
+        self._reward_scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
         self._tokens = tokens if suite.spaces.instructions else 0
         threads = min(suite.step_threads, len(levels))
-        self._crew = StepPool(threads) if threads > 1 else None
+        self._pool = StepPool(threads) if threads > 1 else None
         self._groups = [range(i, len(levels), threads) for i in range(threads)]
-        self._stepping: _Stepping | None = None
+        self._pending: _PendingStep | None = None
         self._instructions: list[tuple[str, np.ndarray]] = [("", tokenize("", self._tokens))] * len(levels)
         self._environments: list[Environment] = []
         try:
@@ -77,14 +77,14 @@ class VectorEnv:
         return len(self._environments)
 
     def reset(self, out: AgentInput, seeds: Mapping[int, int] | None = None) -> None:
-        """Start an episode everywhere and write its first observation to the [E, ...] arrays of `out`.
+        """Start an episode in every environment and write its first observation to the [E, ...] arrays of `out`.
 
-        With `seeds`, only in its columns, and of those seeds.
+        With `seeds`, which maps environments to seeds, only those environments are reset.
         """
         self.begin_reset(out, seeds)()
 
     def begin_reset(self, out: AgentInput, seeds: Mapping[int, int] | None = None) -> Callable[[], None]:
-        """`reset` up to where it would wait for the games; call what it returns before anything else."""
+        """Start a `reset` and return the function that waits for its end; call that before any other method."""
         chosen = list(range(len(self)) if seeds is None else seeds)
 
         def reset(e: int) -> None:
@@ -92,7 +92,7 @@ class VectorEnv:
                 step = self._environments[e].reset(None if seeds is None else seeds[e])
                 self._write(e, step.observation, out)
 
-        self._spread(reset)
+        self._begin(reset)
 
         def finish() -> None:
             self._wait()
@@ -108,13 +108,14 @@ class VectorEnv:
         actions: np.ndarray,
         out: AgentInput,
         active: np.ndarray | None = None,
-        again: bool = True,
+        auto_reset: bool = True,
     ) -> StepResult:
-        """Act with `actions` [E] and write what the agent sees next to the [E, ...] arrays of `out`.
+        """Act with `actions` [E] and write the next inputs of the agent to the [E, ...] arrays of `out`.
 
-        Columns that are not `active` [E] rest. Without `again` those whose episode ends wait for a `reset`.
+        Environments that are not `active` [E] are skipped. Without `auto_reset`, an environment whose episode ends
+        waits for a `reset`.
         """
-        self.begin(actions, out, active, again)
+        self.begin(actions, out, active, auto_reset)
         return self.finish()
 
     def begin(
@@ -122,16 +123,17 @@ class VectorEnv:
         actions: np.ndarray,
         out: AgentInput,
         active: np.ndarray | None = None,
-        again: bool = True,
+        auto_reset: bool = True,
     ) -> None:
-        """`step` up to where it would wait for the games; `finish` before anything else is asked."""
-        result = StepResult(np.zeros(len(self), np.float32), np.zeros(len(self), bool), np.zeros(len(self), bool))
-        plain = actions.tolist()
+        """Start a `step` without waiting for the games; call `finish` before any other method."""
+        size = len(self)
+        result = StepResult(np.zeros(size, np.float32), np.zeros(size, bool), np.zeros(size, bool))
+        action_list = actions.tolist()
 
         def step(e: int) -> None:
             if active is not None and not active[e]:
                 return
-            step = self._environments[e].step(plain[e], again)
+            step = self._environments[e].step(action_list[e], auto_reset)
             self._write(e, step.observation, out)
             result.reward[e] = step.reward
             result.terminated[e], result.truncated[e] = step.terminated, step.truncated
@@ -140,18 +142,18 @@ class VectorEnv:
             if step.final_observation is not None:
                 result.final_observations.append((e, step.final_observation))
 
-        self._spread(step)
-        self._stepping = _Stepping(result, actions, out)
+        self._begin(step)
+        self._pending = _PendingStep(result, actions, out)
 
     def finish(self) -> StepResult:
-        """What `begin` began; raises what a level raised."""
-        assert self._stepping is not None
-        result, actions, out = self._stepping
-        self._stepping = None
+        """Wait for the step that `begin` started; raises what a level raised."""
+        assert self._pending is not None
+        result, actions, out = self._pending
+        self._pending = None
         self._wait()
         result.episodes.sort(key=lambda pair: pair[0])
         result.final_observations.sort(key=lambda pair: pair[0])
-        result.reward *= self.scale
+        result.reward *= self._reward_scale
         np.logical_or(result.terminated, result.truncated, out=out.first)
         out.last_action[:] = np.where(out.first, NO_ACTION, actions)
         out.last_reward[:] = np.where(out.first, 0, result.reward)
@@ -159,33 +161,33 @@ class VectorEnv:
         return result
 
     def take_stats(self) -> list[EnvStats]:
-        """What the environments did beside stepping since the last call, of those that did anything."""
-        env_stats = [environment.take_stats() for environment in self._environments]
-        return [u for u in env_stats if u.reset_s or u.faults or any(u.counts.values())]
+        """Statistics since the last call, of the environments that reset, faulted or counted anything."""
+        stats = [environment.take_stats() for environment in self._environments]
+        return [s for s in stats if s.reset_s or s.faults or any(s.counts.values())]
 
     def take_faults(self) -> list[tuple[int, Fault]]:
-        """Level and fault, since the last call; another thread may ask."""
+        """(level, fault) pairs since the last call; another thread may call it."""
         return [(e.level, fault) for e in self._environments for fault in e.take_faults()]
 
     def interrupt(self) -> None:
-        """Have another thread that waits for a game raise `RuntimeError` soon."""
+        """Make another thread that waits for a game raise `RuntimeError` soon."""
         for environment in self._environments:
             environment.interrupt()
 
     def tokens(self, instruction: str) -> np.ndarray:
-        """[L] hash buckets of an instruction."""
+        """Hash buckets of an instruction, [L]."""
         return tokenize(instruction, self._tokens)
 
     def close(self) -> None:
-        """Free every environment, also where one fails to close."""
-        if self._crew is not None:
+        """Close every environment, even if one fails to close; raises the first error."""
+        if self._pool is not None:
             self.interrupt()
-            self._crew.close()
+            self._pool.close()
         errors = []
         for environment in self._environments:
             try:
                 environment.close()
-            except Exception as e:  # the others must be closed all the same
+            except Exception as e:  # the other environments must still be closed
                 errors.append(e)
         self._environments = []
         if errors:
@@ -198,18 +200,18 @@ class VectorEnv:
                 self._instructions[e] = (observation.instruction, self.tokens(observation.instruction))
             out.tokens[e] = self._instructions[e][1]
 
-    def _spread(self, work: Callable[[int], None]) -> None:
-        """Do it for every column: here and now, or by the threads that step the games."""
+    def _begin(self, work: Callable[[int], None]) -> None:
+        """Run `work` for every environment: in this thread, or in the threads of the step pool."""
 
-        def group(columns: range) -> None:
-            for e in columns:
+        def run(group: range) -> None:
+            for e in group:
                 work(e)
 
-        if self._crew is None:
-            group(range(len(self)))
+        if self._pool is None:
+            run(range(len(self)))
         else:
-            self._crew.begin([functools.partial(group, columns) for columns in self._groups])
+            self._pool.begin([functools.partial(run, group) for group in self._groups])
 
     def _wait(self) -> None:
-        if self._crew is not None:
-            self._crew.finish()
+        if self._pool is not None:
+            self._pool.finish()

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from impala_mi.envs.base import Game, GameFault, Suite, counts_of
+from impala_mi.envs.base import Game, GameFault, Suite, game_counts
 from impala_mi.envs.dmlab30 import CACHED, CACHED_IN_STEPS
 from impala_mi.envs.seeds import EpisodeSeeds
 
@@ -110,5 +110,5 @@ def _one(game: Game, level: str, seed: int, actions: int) -> Filled:
             while not game.step(rng.randrange(actions)).terminated:
                 pass
     except GameFault as fault:
-        return Filled(faults=1, fault=str(fault), counts=Counter(counts_of(game)))
-    return Filled(1, Counter(counts_of(game)), seconds)
+        return Filled(faults=1, fault=str(fault), counts=Counter(game_counts(game)))
+    return Filled(1, Counter(game_counts(game)), seconds)

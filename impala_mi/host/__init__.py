@@ -1,1 +1,1 @@
-"""The machine that a process runs on: threads, memory, signals, files, orphaned processes; imports no other part."""
+"""The machine that a process runs on: threads, memory, signals, files and orphaned processes."""

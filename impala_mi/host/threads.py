@@ -5,7 +5,7 @@ import os
 
 _LARGEST = 2**31 - 1
 _MALLOC = {"ARENA_MAX": (-8, 1), "MMAP_MAX_": (-4, 0), "TRIM_THRESHOLD_": (-1, _LARGEST)}
-"""Options that make glibc keep freed memory, by their numbers in malloc.h: one arena (the others hold no block above
+"""Options that make glibc keep freed memory, by their numbers in malloc.h: one arena (others hold no block above
 64 MB), no block with pages of its own, and nothing returned to the system."""
 KEEP_FREED_MEMORY = {f"MALLOC_{name}": str(value) for name, (_, value) in _MALLOC.items()}
 """Environment variables with which a process keeps freed memory from its start."""
@@ -25,8 +25,8 @@ def default_threads() -> int:
 def keep_freed_memory() -> None:
     """Make malloc keep freed memory instead of returning it to the system.
 
-    The frames of a batch take some 100 MB as floats. If every update fetched that memory anew, its page faults would
-    cost more than the convolution that reads it. A process whose threads have already allocated needs
+    The frames of a batch take some 100 MB as floats. If every update fetched that memory anew, its page faults
+    would cost more than the convolution that reads it. A process whose threads have already allocated needs
     `KEEP_FREED_MEMORY` instead. Does nothing if the C library is not glibc.
     """
     try:

@@ -5,7 +5,7 @@ import pytest
 
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import (
-    FORGIVEN_STEPS,
+    FORGIVE_AFTER_STEPS,
     Environment,
     Game,
     GameFault,
@@ -136,7 +136,7 @@ def test_resets_that_fail_are_tried_again_with_other_seeds_and_growing_waits(sle
     assert len(env_stats.reset_s) == 1
     assert env.step(0).truncated
     assert slept == [1.0, 2.0, 4.0]  # no good stretch in between
-    [env.step(0) for _ in range(FORGIVEN_STEPS)]
+    [env.step(0) for _ in range(FORGIVE_AFTER_STEPS)]
     env._game.at = {env._game.calls + 1}
     assert env.step(0).truncated
     assert slept == [1.0, 2.0, 4.0]  # forgiven

@@ -212,7 +212,7 @@ def test_an_evaluation_leaves_out_a_level_that_does_not_work_and_keeps_the_rest(
         "learner.batch_size=2", "train.env_frames=800",
     )  # fmt: skip
     lab.env["DMLAB_DOUBLE_BREAKS"] = "rooms_watermaze:reset:raise"
-    code = "from impala_mi.envs import base; base.MOST_FAULTS = 2; from impala_mi.__main__ import main; main()"
+    code = "from impala_mi.envs import base; base.MAX_FAULTS_IN_A_ROW = 2; from impala_mi.__main__ import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "eval", "runs/a", "--episodes", "3"], cwd=lab.folder, env=lab.env, text=True,
         capture_output=True, check=False, timeout=240,
