@@ -35,19 +35,19 @@ def command(
     from impala_mi.analysis.play import evaluation_root
     from impala_mi.envs.dmlab30 import SCORES
     from impala_mi.envs.suites import make_suite
-    from impala_mi.envs.warm_cache import asks_for_maps, fill
+    from impala_mi.envs.warm_cache import compiles_maps, warm_cache
     from impala_mi.host.threads import cores
 
     allow_only(overrides, (*MACHINE_KEYS, "held_out", "mixer_seed"), "; the seed is --seed")
     if suite != "dmlab30":
         raise UserError(f"suite {suite!r} compiles no maps; only dmlab30 has a level cache")
-    chosen = [n for n in SCORES if asks_for_maps(n)] if levels is None else [n.strip() for n in levels.split(",")]
+    chosen = [n for n in SCORES if compiles_maps(n)] if levels is None else [n.strip() for n in levels.split(",")]
     settings = config.build("cache", {"env": {"suite": suite, "levels": chosen}}, overrides)
     if settings.env.dmlab.level_cache is None:
         raise UserError("env.dmlab.level_cache=null: there is no cache to fill; name its folder")
     made = make_suite(settings.env)
     made.check()
-    names = [name for name in made.level_names if asks_for_maps(name)]
+    names = [name for name in made.level_names if compiles_maps(name)]
     console = make_console()
     if idle := [name for name in made.level_names if name not in names]:
         console.print(f"no maps to compile: {', '.join(idle)}")
@@ -62,7 +62,7 @@ def command(
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("maps", total=episodes * len(names))
-        filled = fill(
+        filled = warm_cache(
             made,
             names,
             root,
@@ -81,9 +81,9 @@ def command(
     console.print(table)
     for name, one in filled.items():
         if one.faults:
-            console.print(f"{name}: {one.faults} faults, the last: {one.fault}", soft_wrap=True, highlight=False)
+            console.print(f"{name}: {one.faults} faults, the last: {one.last_fault}", soft_wrap=True, highlight=False)
     console.print(f"maps in {settings.env.dmlab.level_cache}", soft_wrap=True)
-    problems = [f"{name}: {one.fault}" for name, one in filled.items() if one.faults and not one.episodes]
+    problems = [f"{name}: {one.last_fault}" for name, one in filled.items() if one.faults and not one.episodes]
     if failures := sum(one.counts["cache_failures"] for one in filled.values()):
         problems.append(f"{failures} maps could not be stored: is the folder full, or not ours?")
     if problems:

@@ -1,8 +1,8 @@
-"""BabyAI and MiniGrid levels with their missions as instructions.
+"""BabyAI and MiniGrid levels, with their missions as instructions.
 
-Frames are the agent's own partial view drawn at 8 pixels a tile (56x56x3). Random scores: 200 episodes each of
-uniformly random actions (`impala-mi levels babyai --measure-random 200`); reference scores: 200 episodes each of
-BabyAI's own bot, which knows the whole map (`benchmarks/babyai_scores.py`).
+A frame is the agent's partial view at 8 pixels per tile (56x56x3). Random scores are means of 200 episodes of
+uniformly random actions (`impala-mi levels babyai --measure-random 200`). Reference scores are means of 200
+episodes of BabyAI's own bot, which knows the whole map (`benchmarks/babyai_scores.py`).
 """
 
 import contextlib
@@ -35,36 +35,36 @@ LEVELS = (
 
 
 class BabyAIGame(Game):
-    """One level."""
+    """One BabyAI level."""
 
     def __init__(self, level: str) -> None:
         import gymnasium
-        import minigrid  # noqa: F401  registers the ids
+        import minigrid  # noqa: F401  registers the environment ids
 
         self.env = gymnasium.make(f"BabyAI-{level}-v0")
 
     def reset(self, seed: int) -> Observation:
         """Draw a map and a mission."""
         with contextlib.redirect_stdout(None):  # MiniGrid prints the maps that it rejects
-            seen, _ = self.env.reset(seed=seed)
-        return self._observe(seen)
+            obs, _ = self.env.reset(seed=seed)
+        return self._observe(obs)
 
     def step(self, action: int) -> Outcome:
-        """Act once."""
-        seen, reward, terminated, truncated, _ = self.env.step(action)
-        return Outcome(self._observe(seen), float(reward), terminated, truncated and not terminated)
+        """Take one step."""
+        obs, reward, terminated, truncated, _ = self.env.step(action)
+        return Outcome(self._observe(obs), float(reward), terminated, truncated and not terminated)
 
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
 
-    def _observe(self, seen: dict[str, object]) -> Observation:
+    def _observe(self, obs: dict[str, object]) -> Observation:
         frame = self.env.unwrapped.get_frame(tile_size=TILE, agent_pov=True)  # type: ignore[attr-defined]
-        return Observation(np.array(frame, np.uint8), str(seen["mission"]))
+        return Observation(np.array(frame, np.uint8), str(obs["mission"]))
 
 
 def babyai(config: EnvConfig) -> Suite:
-    """The suite; raises `MissingPackageError` without the `babyai` extra."""
+    """Make the suite; raises `MissingPackageError` without the `babyai` extra."""
     try:
         import minigrid  # noqa: F401
     except ImportError:

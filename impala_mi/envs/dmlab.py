@@ -1,8 +1,8 @@
-"""DeepMind Lab as a game. Made in a child process, see `process`: any of its calls may end the process.
+"""DeepMind Lab as a game. It runs in a child process (see `process`), because any of its calls may end the process.
 
-What the module demands, each learnt on a real build: observations as a list, settings as strings, actions as
-contiguous rows of np.intc (anything else is silently misread), seeds as Python ints (left out, they are the clock's
-seconds), no call after `close` (it would segfault) and none but `reset` after an episode's end.
+Requirements of the module, verified with a real build: observations are a list; settings are strings; actions are
+contiguous rows of np.intc (anything else is silently misread); seeds are Python ints (without one, the clock is the
+seed); no call after `close` (it would segfault); no call except `reset` after the end of an episode.
 """
 
 import os
@@ -19,7 +19,7 @@ from impala_mi.envs.level_cache import LevelCache
 WIDTH, HEIGHT = 96, 72
 PREFIX = "contributed/dmlab30/"
 
-# Look left/right and down/up (pixels a frame), strafe left/right, move back/forward, fire, jump, crouch.
+# Look left/right and down/up (pixels per frame), strafe left/right, move back/forward, fire, jump, crouch.
 IMPALA_ACTIONS = {
     "forward": (0, 0, 0, 1, 0, 0, 0),
     "backward": (0, 0, 0, -1, 0, 0, 0),
@@ -48,13 +48,13 @@ EXTENDED_ACTIONS = {
     "forward_look_right": (60, 0, 0, 1, 0, 0, 0),
     "fire": (0, 0, 0, 0, 1, 0, 0),
 }
-"""Sample Factory's and DreamerV3's, said to follow Hessel et al. (2019)."""
+"""The actions of Sample Factory and DreamerV3, which follow Hessel et al. (2019)."""
 ACTIONS = {"impala": IMPALA_ACTIONS, "extended": EXTENDED_ACTIONS}
 
 
 @dataclass(frozen=True)
 class LabSettings:
-    """What all levels of a run have in common."""
+    """Settings that all levels of a run share."""
 
     actions: str
     action_repeat: int
@@ -66,7 +66,7 @@ class LabSettings:
     level_cache_bytes: int | None
 
     def config(self) -> dict[str, str]:
-        """DeepMind Lab's own settings."""
+        """Settings in the form that DeepMind Lab expects."""
         config = {"width": str(WIDTH), "height": str(HEIGHT)}
         if self.held_out:
             config["allowHoldOutLevels"] = "true"
@@ -78,18 +78,18 @@ class LabSettings:
 
 
 class LabGame(Game):
-    """One level.
+    """One DeepMind Lab level.
 
-    An instance's first episode differs from its later ones with the same seed, and that is how it is here.
+    The first episode of an instance differs from its later episodes with the same seed; the engine behaves so.
 
     Args:
-        level: without its prefix.
-        settings: of the run.
-        folder: for the temporary files; whoever made it removes it.
+        level: name of the level without its prefix.
+        settings: settings of the run.
+        folder: folder for temporary files; the caller removes it.
     """
 
     def __init__(self, level: str, settings: LabSettings, folder: str) -> None:
-        # Processes are the parallelism: the software renderer draws in the process's own thread.
+        # Parallelism comes from processes: the software renderer draws in the thread of the process.
         os.environ.setdefault("LP_NUM_THREADS", "0")
         import deepmind_lab
 
@@ -98,15 +98,15 @@ class LabGame(Game):
         self._cache = None
         if settings.level_cache is not None:
             self._cache = LevelCache(settings.level_cache, settings.level_cache_bytes)
-        own = Path(folder) / "lab"
-        own.mkdir(exist_ok=True)
+        lab_folder = Path(folder) / "lab"
+        lab_folder.mkdir(exist_ok=True)
         self._lab: Any = deepmind_lab.Lab(
             PREFIX + level,
             ["RGB_INTERLEAVED", "INSTR"],
             config=settings.config(),
             renderer=settings.renderer,
             level_cache=self._cache,
-            temp_folder=str(own),
+            temp_folder=str(lab_folder),
         )
 
     def reset(self, seed: int) -> Observation:
@@ -115,14 +115,14 @@ class LabGame(Game):
         return self._observe()
 
     def step(self, action: int) -> Outcome:
-        """Hold the action for the action repeat. There is no observation at an episode's end."""
+        """Repeat the action for the action repeat. There is no observation at the end of an episode."""
         reward = float(self._lab.step(self._actions[action], num_steps=self._repeat))
         if self._lab.is_running():
             return Outcome(self._observe(), reward)
-        return Outcome(None, reward, terminated=True)  # time limits too, as in the published results
+        return Outcome(None, reward, terminated=True)  # also at time limits, as in the published results
 
     def close(self) -> None:
-        """End the level; nothing may be called afterwards."""
+        """End the level; no method may be called afterwards."""
         self._lab.close()
 
     def counts(self) -> dict[str, int]:
@@ -133,5 +133,5 @@ class LabGame(Game):
         return counts
 
     def _observe(self) -> Observation:
-        shown = self._lab.observations()  # draws; the instruction can change at every step
-        return Observation(shown["RGB_INTERLEAVED"], shown["INSTR"])
+        obs = self._lab.observations()  # draws the frame; the instruction may change at every step
+        return Observation(obs["RGB_INTERLEAVED"], obs["INSTR"])

@@ -1,8 +1,9 @@
 """The DMLab-30 suite (Beattie et al. 2016): 30 levels with the human and random scores that normalise them.
 
-Human and random scores are those of IMPALA's published code. Its paper (table B.1) swaps those of the small and the
-large lasertag levels, and 49.4 was computed with the paper's: both are here, `env.dmlab.human_scores` chooses.
-Held-out levels differ for two of the thirty; the others are the same distribution, with another random stream.
+Human and random scores are those of IMPALA's published code. The paper (table B.1) swaps the scores of the small
+and the large lasertag levels, and its result of 49.4 uses the swapped ones; `env.dmlab.human_scores` selects
+either. Two of the thirty levels have held-out variants; the others use another random stream of the same
+distribution.
 """
 
 import functools
@@ -19,9 +20,9 @@ from impala_mi.errors import UserError
 from impala_mi.types import Spaces
 
 HELD_OUT_MIXER_SEED = 0x600D5EED
-"""Of IMPALA's evaluation."""
+"""Mixer seed of IMPALA's evaluation."""
 
-# level: random, human
+# level: (random score, human score)
 SCORES = {
     "rooms_collect_good_objects_train": (0.073, 10.0),
     "rooms_exploit_deferred_effects_train": (8.501, 85.65),
@@ -60,32 +61,30 @@ PAPER_LABELS = {
     "lasertag_one_opponent_large": "lasertag_one_opponent_small",
     "lasertag_three_opponents_large": "lasertag_three_opponents_small",
 }
-"""Level to the one whose scores in the code's table are its own by the paper."""
+"""Maps a level to the level whose scores in `SCORES` the paper gives it."""
 HELD_OUT_NAMES = {
     "rooms_collect_good_objects_train": "rooms_collect_good_objects_test",
     "rooms_exploit_deferred_effects_train": "rooms_exploit_deferred_effects_test",
 }
 NEED_DATASET = ("psychlab_arbitrary_visuomotor_mapping", "psychlab_continuous_recognition")
 CACHED = ("rooms_keys_doors_puzzle", "language_", "lasertag_", "skymaze_", "explore_")
-"""Levels, or the starts of their names, that build maps and ask the level cache."""
+"""Prefixes of the levels that compile maps and use the level cache."""
 CACHED_IN_STEPS = ("language_",)
-"""Those of them that also build maps in the middle of an episode."""
+"""Prefixes of the levels that also compile maps in the middle of an episode."""
 STEP_TIMEOUT_S = 60.0
-"""A step that builds no map takes milliseconds."""
+"""Timeout of a step without map compilation, which normally takes milliseconds."""
 
 
 def levels(human_scores: str, held_out: bool) -> tuple[Level, ...]:
-    """All thirty, normalised by the human scores of `paper` or `code`."""
+    """All thirty levels, with the human scores of the `paper` or of the `code`."""
     source = "human, IMPALA's paper" if human_scores == "paper" else "human, IMPALA's code"
-    out = []
-    for name in SCORES:
-        random, human = SCORES[PAPER_LABELS.get(name, name) if human_scores == "paper" else name]
-        out.append(Level(HELD_OUT_NAMES.get(name, name) if held_out else name, random, human, source))
-    return tuple(out)
+    labels = PAPER_LABELS if human_scores == "paper" else {}
+    names = HELD_OUT_NAMES if held_out else {}
+    return tuple(Level(names.get(name, name), *SCORES[labels.get(name, name)], source) for name in SCORES)
 
 
 def dmlab30(config: EnvConfig) -> Suite:
-    """The suite; its `check` raises `UserError` where the module, the images or the cache's folder are missing."""
+    """Make the suite; its `check` raises `UserError` if the module, the images or the cache folder is missing."""
     lab = config.dmlab
     training = levels(lab.human_scores, held_out=False)
     chosen = choose_levels("dmlab30", training, config.levels)
@@ -128,8 +127,8 @@ def _make_game(settings: LabSettings, timeout_s: float, level: str) -> ProcessGa
 
 
 def _check(lab: DmlabConfig, chosen: tuple[Level, ...], cache: Path | None) -> None:
-    """Raise `UserError` where the module, a level's images or the cache's folder are missing."""
-    if importlib.util.find_spec("deepmind_lab") is None:  # found, not imported: it belongs into child processes
+    """Raise `UserError` if the module, the images of a level or the cache folder is missing."""
+    if importlib.util.find_spec("deepmind_lab") is None:  # not imported here: only child processes load it
         raise UserError(
             "env.suite='dmlab30': the Python module deepmind_lab is not installed, and no package index has it; "
             "docs/dmlab.md says how to build it. Suites that need no build: doom, babyai, gym"
@@ -139,18 +138,17 @@ def _check(lab: DmlabConfig, chosen: tuple[Level, ...], cache: Path | None) -> N
     needing = [level.name for level in chosen if level.name in NEED_DATASET]
     if not needing:
         return
-    which = (
-        f"env.levels: {' and '.join(needing)} {'show' if len(needing) > 1 else 'shows'} the images of Brady et al."
-    )
+    verb = "show" if len(needing) > 1 else "shows"
+    use = f"env.levels: {' and '.join(needing)} {verb} the images of Brady et al."
     if lab.dataset_path is None:
         raise UserError(
-            f"{which}; set env.dmlab.dataset_path to their folder (docs/dmlab.md), or leave the level out"
+            f"{use}; set env.dmlab.dataset_path to their folder (docs/dmlab.md), or leave the level out"
         )
     if (problem := dataset_problem(lab.dataset_path)) is not None:
-        raise UserError(f"env.dmlab.dataset_path={lab.dataset_path!r}: {problem}; {which} (docs/dmlab.md)")
+        raise UserError(f"env.dmlab.dataset_path={lab.dataset_path!r}: {problem}; {use} (docs/dmlab.md)")
 
 
 def dataset_problem(path: str) -> str | None:
-    """What is wrong with the folder of images, or None."""
+    """Message that says what the folder of images lacks, or None."""
     missing = [name for name in ("0001.png", "2400.png") if not (Path(path).expanduser() / name).is_file()]
     return f"no {missing[0]} there, of 0001.png to 2400.png" if missing else None

@@ -1,10 +1,11 @@
 """ViZDoom's nine single-player scenarios with one action set.
 
-The nine actions mirror IMPALA's for DMLab. Buttons that a scenario does not offer do nothing, so a scenario
-stays the published one and scores compare. Drawn at 160x120, ViZDoom's smallest size, and resized to 96x72.
+The nine actions mirror IMPALA's actions for DMLab. Buttons that a scenario does not offer have no effect, so each
+scenario stays as published and scores are comparable. Frames are drawn at 160x120, the smallest size of ViZDoom,
+and resized to 96x72.
 
-Random scores: 200 episodes each of uniformly random actions at an action repeat of 4, measured with
-`impala-mi levels doom --measure-random 200`.
+Random scores are means of 200 episodes of uniformly random actions at an action repeat of 4
+(`impala-mi levels doom --measure-random 200`).
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from impala_mi.types import Spaces
 
 WIDTH, HEIGHT = 96, 72
 RENEW_EPISODES = 1_000
-"""After which a game's process is started anew: it keeps some 0.7 kB of every episode."""
+"""Episodes after which the process of a game is restarted, because it leaks some 0.7 kB per episode."""
 ACTIONS = {
     "forward": ("MOVE_FORWARD",),
     "backward": ("MOVE_BACKWARD",),
@@ -34,7 +35,7 @@ ACTIONS = {
     "forward_look_right": ("MOVE_FORWARD", "TURN_RIGHT"),
     "fire": ("ATTACK",),
 }
-# Means over the model cards "edbeeching/doom_*" that publish one, in the scenario's own units.
+# Means over the model cards "edbeeching/doom_*" that publish a score, in the units of the scenario.
 _CARDS = "Sample Factory APPO, published model cards"
 LEVELS = (
     Level("basic", -176.9, 76.0, _CARDS, 0.02),
@@ -55,7 +56,7 @@ _STARTING = threading.Lock()
 
 
 def _launcher(folder: Path, program: Path) -> Path | None:
-    """A script that starts the game so that it dies with the process that plays it, however that ends."""
+    """Write a script that starts the game so that it dies with this process; None without `setpriv`."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         return None
@@ -65,10 +66,10 @@ def _launcher(folder: Path, program: Path) -> Path | None:
     return script
 
 
-def _forget_names() -> None:
-    """Remove the names of this process's queues and screens, which its games have opened by now.
+def _unlink_shared_memory() -> None:
+    """Unlink the shared memory of this process's games, which have opened it by now.
 
-    They would stay in shared memory when the process is killed.
+    The names would otherwise remain if the process is killed.
     """
     with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
         for line in maps:
@@ -77,7 +78,7 @@ def _forget_names() -> None:
 
 
 class DoomGame(Game):
-    """One scenario in a game process of its own."""
+    """One scenario; ViZDoom runs the game in a process of its own."""
 
     def __init__(self, scenario: str, action_repeat: int) -> None:
         import cv2
@@ -103,7 +104,7 @@ class DoomGame(Game):
         self._running, self._episodes = False, 0
 
     def reset(self, seed: int) -> Observation:
-        """Start an episode of that seed."""
+        """Start an episode."""
         self._game.set_seed(seed)
         self._episodes += 1
         if self._running and self._episodes % RENEW_EPISODES == 0:
@@ -112,20 +113,20 @@ class DoomGame(Game):
         if self._running:
             self._game.new_episode()
         else:
-            # The game leaves a folder in the directory that it starts in, which is the whole process's.
+            # The game leaves a folder in its working directory, which is that of the whole process.
             with _STARTING, contextlib.chdir(self._folder.name):
                 self._game.init()
-                _forget_names()
+                _unlink_shared_memory()
             self._running = True
         return self._observe()
 
     def step(self, action: int) -> Outcome:
-        """Press the action's buttons for the action repeat."""
+        """Press the buttons of the action for the action repeat."""
         reward = self._game.make_action(self._actions[action], self._repeat)
         if not self._game.is_episode_finished():
             return Outcome(self._observe(), reward)
         timeout = self._game.is_episode_timeout_reached() and not self._game.is_player_dead()
-        return Outcome(None, reward, terminated=not timeout, truncated=timeout)  # there is no final screen
+        return Outcome(None, reward, terminated=not timeout, truncated=timeout)  # the game has no final frame
 
     def close(self) -> None:
         """End the game process and remove its files."""
@@ -138,7 +139,7 @@ class DoomGame(Game):
 
 
 def doom(config: EnvConfig) -> Suite:
-    """The suite; raises `MissingPackageError` without the `doom` extra."""
+    """Make the suite; raises `MissingPackageError` without the `doom` extra."""
     for package in ("vizdoom", "cv2"):
         try:
             __import__(package)
@@ -153,5 +154,5 @@ def doom(config: EnvConfig) -> Suite:
         actions=tuple(ACTIONS),
         make_game=lambda level: DoomGame(level, repeat),
         action_repeat=repeat,
-        step_threads=16,  # a step is four messages to the game and back
+        step_threads=16,  # a step exchanges four messages with the game
     )

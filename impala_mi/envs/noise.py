@@ -1,4 +1,4 @@
-"""Frames of noise that cost nothing: what is left is the system and the network."""
+"""Frames of precomputed noise: environments without cost, to measure the system and the network alone."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ LEVELS = (Level("noise"),)
 
 
 class NoiseGame(Game):
-    """Precomputed frames in an order that actions choose; an action that guesses right is rewarded."""
+    """Precomputed frames in an order that depends on the actions; one action of `ACTIONS` is rewarded."""
 
     def __init__(self, level: str) -> None:
         frames = np.random.default_rng(0).integers(0, 256, (FRAMES, *SHAPE), dtype=np.uint8)
@@ -24,7 +24,7 @@ class NoiseGame(Game):
         return self._observations[self._at]
 
     def step(self, action: int) -> Outcome:
-        """Show another frame."""
+        """Move to another frame."""
         self._time += 1
         self._at = (self._at + 1 + action) % FRAMES
         reward = float(action == self._at % ACTIONS)
@@ -35,7 +35,7 @@ class NoiseGame(Game):
 
 
 def noise(config: EnvConfig) -> Suite:
-    """The suite, for `impala-mi bench`."""
+    """Make the suite, for `impala-mi bench`."""
     refuse_action_repeat("noise", config.action_repeat)
     levels = choose_levels("noise", LEVELS, config.levels)
     return Suite(

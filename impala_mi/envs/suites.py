@@ -1,4 +1,4 @@
-"""Suites by name."""
+"""Registry of suites."""
 
 import importlib
 import sys
@@ -20,7 +20,7 @@ SUITES = {
 
 
 def make_suite(config: EnvConfig) -> Suite:
-    """The suite that the configuration names, with its levels; raises `UserError`."""
+    """Make the suite that the configuration names; raises `UserError` if that fails."""
     target = SUITES.get(config.suite, config.suite)
     module, colon, function = target.partition(":")
     if not colon:
@@ -30,16 +30,16 @@ def make_suite(config: EnvConfig) -> Suite:
         )
     make: Callable[[EnvConfig], Suite]
     if config.suite not in SUITES and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a user's own module beside the configuration
+        sys.path.append(str(Path.cwd()))  # for a user's module beside the configuration
     try:
         make = getattr(importlib.import_module(module), function)
-    except Exception as e:  # a user's module can raise anything
+    except Exception as e:  # a user's module may raise anything
         raise UserError(f"env.suite={config.suite!r}: cannot be imported: {type(e).__name__}: {e}") from None
     try:
         suite = make(config)
     except UserError:
         raise
-    except Exception as e:  # and so can a user's function
+    except Exception as e:  # so may a user's function
         raise UserError(f"env.suite={config.suite!r}: failed: {type(e).__name__}: {e}") from e
     if not isinstance(suite, Suite):
         raise UserError(

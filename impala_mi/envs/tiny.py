@@ -1,6 +1,6 @@
-"""Levels that an agent learns on a CPU in seconds: what memory, words and conditioning are tested with.
+"""Levels that an agent learns on a CPU in seconds, as tests of memory, instructions and task conditioning.
 
-All show a 5x5 image and take 3 actions. Rewards are 1 for success and -1 for failure, at the end of an episode.
+Every level has a 5x5 image and 3 actions. The reward at the end of an episode is 1 for success and -1 for failure.
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ WORDS = ("go left", "stay here", "please go right now")
 
 
 class TinyGame(Game):
-    """Every level: an answer drawn at the start, what is shown of it and when it is asked for.
+    """A level, in which the agent must give the answer that was drawn at the start of the episode.
 
     catch: move the paddle under a ball that falls for four steps.
-    memory: the answer is shown in the first frame and asked for after four blank ones.
+    memory: the answer is in the first frame and must be given after four blank frames.
     language: the answer is only in the instruction.
-    always_left, always_right: nothing is shown; only the task tells which action is right.
+    always_left, always_right: the frame is blank; only the level tells which action is right.
     """
 
     def __init__(self, level: str) -> None:
@@ -36,14 +36,14 @@ class TinyGame(Game):
         return self._observe()
 
     def step(self, action: int) -> Outcome:
-        """Move on by one step; the last brings the reward."""
+        """Take one step; the last step of an episode has the reward."""
         self.time += 1
         self.paddle = min(max(self.paddle + action - 1, 0), SIDE - 1)
         last = {"catch": SIDE - 1, "memory": SIDE}.get(self.level, 1)
         if self.time < last:
             return Outcome(self._observe(), 0.0)
-        given = self.paddle if self.level == "catch" else action
-        return Outcome(self._observe(), 1.0 if given == self.answer else -1.0, terminated=True)
+        answer = self.paddle if self.level == "catch" else action
+        return Outcome(self._observe(), 1.0 if answer == self.answer else -1.0, terminated=True)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -65,7 +65,7 @@ LEVELS = (
 
 
 def tiny(config: EnvConfig) -> Suite:
-    """The suite."""
+    """Make the suite."""
     refuse_action_repeat("tiny", config.action_repeat)
     levels = choose_levels("tiny", LEVELS, config.levels)
     return Suite(

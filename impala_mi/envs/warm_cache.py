@@ -1,4 +1,4 @@
-"""Fill DMLab-30's level cache before training, with the maps of the episodes that a run plays first."""
+"""Warming of DMLab-30's level cache: compiles the maps of a run's first episodes before training."""
 
 import queue
 import random
@@ -12,103 +12,108 @@ from impala_mi.envs.base import Game, GameFault, Suite, game_counts
 from impala_mi.envs.dmlab30 import CACHED, CACHED_IN_STEPS
 from impala_mi.envs.seeds import EpisodeSeeds
 
-GIVEN_UP_AFTER = 3
+MAX_FAULTS = 3
+"""Faults after which a level that has never started is skipped."""
 
 
 @dataclass
-class Filled:
-    """What became of a level's episodes."""
+class WarmResult:
+    """Outcome of one or more episodes of a level."""
 
     episodes: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    """Of the level cache."""
+    """Counts of the level cache."""
     seconds: float = 0.0
+    """Time spent in resets."""
     faults: int = 0
-    fault: str = ""
-    """The last."""
+    last_fault: str = ""
+
+    def add(self, other: "WarmResult") -> None:
+        """Add the outcome of later episodes."""
+        self.episodes += other.episodes
+        self.counts += other.counts
+        self.seconds += other.seconds
+        self.faults += other.faults
+        self.last_fault = other.last_fault or self.last_fault
 
 
-def asks_for_maps(level: str) -> bool:
-    """Whether a level builds maps at all."""
+def compiles_maps(level: str) -> bool:
+    """Whether a level compiles maps at all."""
     return level.startswith(CACHED)
 
 
-def fill(
+def warm_cache(
     suite: Suite,
     levels: Sequence[str],
     root: Sequence[int],
     episodes: int,
     processes: int,
     report: Callable[[], None],
-) -> dict[str, Filled]:
-    """Start the first `episodes` of each level in `processes` processes at a time; `report` is called after each.
+) -> dict[str, WarmResult]:
+    """Start the first `episodes` of each level, `processes` at a time; `report` is called after each.
 
-    A level that fails `GIVEN_UP_AFTER` times without ever starting is left alone. Levels that also build maps in
-    the middle of an episode are played to its end, at random. `root` is that of the run's seeds, see
-    `EpisodeSeeds`.
+    Levels that also compile maps in the middle of an episode are played to its end with random actions. A level is
+    skipped after `MAX_FAULTS` faults if it has never started. `root` is the root of the run's `EpisodeSeeds`.
     """
-    filled = {level: Filled() for level in levels}
+    results = {level: WarmResult() for level in levels}
     work: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
     for level in levels:
         seeds = EpisodeSeeds(root, level)
         for _ in range(episodes):
             work.put((level, seeds.take()))
-    done: queue.SimpleQueue[tuple[str, Filled] | Exception] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[str, WarmResult] | Exception] = queue.SimpleQueue()
     for _ in range(min(processes, episodes * len(levels))):
-        # Daemons: after Ctrl-C nobody waits for maps that are being compiled, and the games go with this process.
-        threading.Thread(target=_work, args=(suite, work, done, filled), daemon=True).start()
+        # Daemon threads: after Ctrl-C nothing waits for maps that are being compiled, and games end with this
+        # process.
+        threading.Thread(target=_work, args=(suite, work, done, results), daemon=True).start()
     for _ in range(episodes * len(levels)):
         answer = done.get()
         if isinstance(answer, Exception):
             raise answer
-        level, one = answer
-        filled[level].episodes += one.episodes
-        filled[level].counts += one.counts
-        filled[level].seconds += one.seconds
-        filled[level].faults += one.faults
-        filled[level].fault = one.fault or filled[level].fault
+        level, result = answer
+        results[level].add(result)
         report()
-    return filled
+    return results
 
 
 def _work(
     suite: Suite,
     work: "queue.SimpleQueue[tuple[str, int]]",
-    done: "queue.SimpleQueue[tuple[str, Filled] | Exception]",
-    filled: dict[str, Filled],
+    done: "queue.SimpleQueue[tuple[str, WarmResult] | Exception]",
+    results: dict[str, WarmResult],
 ) -> None:
-    """Take episodes until there are none; a game is kept as long as the level stays the same."""
-    playing, game = "", None
+    """Process episodes until the queue is empty; a game is reused while the level stays the same."""
+    game_level, game = "", None
     try:
         while True:
             try:
                 level, seed = work.get_nowait()
             except queue.Empty:
                 return
-            if not filled[level].episodes and filled[level].faults >= GIVEN_UP_AFTER:
-                done.put((level, Filled(faults=1)))
+            if not results[level].episodes and results[level].faults >= MAX_FAULTS:
+                done.put((level, WarmResult(faults=1)))
                 continue
-            if game is None or level != playing:
+            if game is None or level != game_level:
                 if game is not None:
                     game.close()
-                playing, game = level, suite.make_game(level)
-            done.put((level, _one(game, level, seed, len(suite.actions))))
-    except Exception as e:  # raised again where `fill` waits
+                game_level, game = level, suite.make_game(level)
+            done.put((level, _warm_episode(game, level, seed, len(suite.actions))))
+    except Exception as e:  # `warm_cache` raises it again
         done.put(e)
     finally:
         if game is not None:
             game.close()
 
 
-def _one(game: Game, level: str, seed: int, actions: int) -> Filled:
-    began = time.monotonic()
+def _warm_episode(game: Game, level: str, seed: int, actions: int) -> WarmResult:
+    start = time.monotonic()
     try:
         game.reset(seed)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start
         if level.startswith(CACHED_IN_STEPS):
             rng = random.Random(seed)
             while not game.step(rng.randrange(actions)).terminated:
                 pass
     except GameFault as fault:
-        return Filled(faults=1, fault=str(fault), counts=Counter(game_counts(game)))
-    return Filled(1, Counter(game_counts(game)), seconds)
+        return WarmResult(faults=1, last_fault=str(fault), counts=Counter(game_counts(game)))
+    return WarmResult(1, Counter(game_counts(game)), seconds)
