@@ -15,6 +15,7 @@ import numpy as np
 
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.errors import TrainingError
+from impala_mi.host.backoff import backoff
 from impala_mi.types import EnvStats, Episode, Fault, Spaces
 
 MAX_FAULTS_IN_A_ROW = 10
@@ -81,7 +82,7 @@ class Game(Protocol):
         """Start an episode. The same seed gives the same episode if the game allows it."""
         ...
 
-    def step(self, action: int) -> Outcome:
+    def step(self, action: Any) -> Outcome:
         """Repeat an action for the action repeat and sum the rewards of its frames."""
         ...
 
@@ -262,8 +263,8 @@ class Environment:
         may_give_up = self._give_up == "always" or (self._give_up == "first" and not self._worked)
         if may_give_up and self._faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
             raise LevelBroken(self.level, f"a level failed {MAX_FAULTS_IN_A_ROW} times in a row: {fault}")
-        if self._faults_in_a_row > 1:
-            self._interrupted.wait(min(2.0 ** min(self._faults_in_a_row - 2, 9), MAX_PAUSE_S))
+        if pause_s := backoff(self._faults_in_a_row, MAX_PAUSE_S):
+            self._interrupted.wait(pause_s)
 
     def take_faults(self) -> list[Fault]:
         """Faults since the last call; another thread may call it while a step or reset is in progress."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from impala_mi.envs.base import Suite
 from impala_mi.errors import UserError
+from impala_mi.types import Discrete
 
 
 def check_game(suite: Suite, level: str, steps: int = 200, seed: int = 1) -> None:
@@ -29,7 +30,9 @@ def check_game(suite: Suite, level: str, steps: int = 200, seed: int = 1) -> Non
 
     expect(level in suite.level_names, f"no such level; there are {', '.join(suite.level_names)}")
     expect(suite.spaces.num_levels == len(suite.levels), "spaces.num_levels is not the number of levels")
-    expect(suite.spaces.num_actions == len(suite.actions), "spaces.num_actions is not the number of actions")
+    actions = suite.spaces.action_space
+    if isinstance(actions, Discrete):
+        expect(actions.n == len(suite.actions), "spaces.num_actions is not the number of actions")
     rng = np.random.default_rng(seed)
     game = suite.make_game(level)
     try:
@@ -38,7 +41,7 @@ def check_game(suite: Suite, level: str, steps: int = 200, seed: int = 1) -> Non
         first_frame = opening.frame.copy()
         last_frame, last_copy = opening.frame, first_frame
         for _ in range(steps):
-            outcome = game.step(int(rng.integers(suite.spaces.num_actions)))
+            outcome = game.step(actions.env_actions(actions.random(rng, 1))[0])
             kind = type(outcome.reward).__name__
             expect(isinstance(outcome.reward, float), f"a reward must be a float, not {kind}")
             expect(bool(np.isfinite(outcome.reward)), f"a reward of {outcome.reward}")

@@ -11,7 +11,7 @@ from impala_mi.envs.base import Environment, GiveUp, Observation, Suite
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.step_pool import StepPool
 from impala_mi.tokenizer import tokenize
-from impala_mi.types import NO_ACTION, AgentInput, EnvStats, Episode, Fault
+from impala_mi.types import AgentInput, EnvStats, Episode, Fault
 
 
 @dataclass
@@ -60,6 +60,7 @@ class VectorEnv:
         self.levels = np.asarray(levels, np.int64)
         self._reward_scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
         self._tokens = tokens if suite.spaces.instructions else 0
+        self._actions = suite.spaces.action_space
         threads = min(suite.step_threads, len(levels))
         self._pool = StepPool(threads) if threads > 1 else None
         self._groups = [range(i, len(levels), threads) for i in range(threads)]
@@ -97,7 +98,7 @@ class VectorEnv:
         def finish() -> None:
             self._wait()
             out.first[chosen] = True
-            out.last_action[chosen] = NO_ACTION
+            out.last_action[chosen] = self._actions.no_action
             out.last_reward[chosen] = 0
             out.level[:] = self.levels
 
@@ -128,7 +129,7 @@ class VectorEnv:
         """Start a `step` without waiting for the games; call `finish` before any other method."""
         size = len(self)
         result = StepResult(np.zeros(size, np.float32), np.zeros(size, bool), np.zeros(size, bool))
-        action_list = actions.tolist()
+        action_list = self._actions.env_actions(actions)
 
         def step(e: int) -> None:
             if active is not None and not active[e]:
@@ -155,7 +156,8 @@ class VectorEnv:
         result.final_observations.sort(key=lambda pair: pair[0])
         result.reward *= self._reward_scale
         np.logical_or(result.terminated, result.truncated, out=out.first)
-        out.last_action[:] = np.where(out.first, NO_ACTION, actions)
+        out.last_action[:] = actions
+        out.last_action[out.first] = self._actions.no_action
         out.last_reward[:] = np.where(out.first, 0, result.reward)
         out.level[:] = self.levels
         return result

@@ -1,14 +1,14 @@
-"""The level cache under everything that may happen to files and processes."""
+"""The level cache: damaged files, full disks, killed writers."""
 
 import hashlib
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from impala_mi.envs.level_cache import LevelCache, check_folder
 from impala_mi.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = "explore_maze_noaas_0123456789abcdef0123456789abcdef"
 as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 
@@ -35,18 +34,18 @@ def store(cache: LevelCache, key: str, data: bytes, tmp_path: Path) -> None:
 
 
 def fetched(cache: LevelCache, key: str, tmp_path: Path) -> bytes | None:
-    wanted = tmp_path / "wanted.pk3"
-    wanted.unlink(missing_ok=True)
-    found = cache.fetch(key, str(wanted))
-    assert found == wanted.exists(), "the engine ends the process where a hit has no file"
-    assert type(found) is bool
-    return wanted.read_bytes() if found else None
+    copy = tmp_path / "copy.pk3"
+    copy.unlink(missing_ok=True)
+    hit = cache.fetch(key, str(copy))
+    assert hit == copy.exists(), "the engine ends the process if a hit has no file"
+    assert type(hit) is bool
+    return copy.read_bytes() if hit else None
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(st.dictionaries(st.text(min_size=1), st.binary(), max_size=5))
 def test_what_was_stored_comes_back_in_every_process(tmp_path, maps):
-    """Whatever DeepMind Lab calls its maps: keys never become paths."""
+    """Keys never become paths, whatever they contain."""
     for key, data in maps.items():
         store(LevelCache(tmp_path / "cache"), key, data, tmp_path)
     for key, data in maps.items():
@@ -64,7 +63,7 @@ def test_a_miss_is_a_miss(tmp_path):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(st.binary(min_size=1, max_size=300), st.data())
 def test_a_damaged_entry_is_a_miss_and_is_repaired(tmp_path, content, data):
-    """Cut off anywhere, or with any byte changed."""
+    """Truncated anywhere, or with any byte changed."""
     folder = tmp_path / "cache"
     cache = LevelCache(folder)
     store(cache, KEY, content, tmp_path)
@@ -93,7 +92,7 @@ def test_a_cache_that_cannot_store_costs_nothing_but_time(tmp_path, monkeypatch)
     assert list((tmp_path / "cache" / "tmp").iterdir()) == []
     cache.write(KEY, str(tmp_path / "gone.pk3"))
     assert cache.counts["cache_failures"] == 2
-    # The folder is taken away under a running level, and comes back.
+    # The folder is removed under a running level and created again.
     store(cache, KEY, b"map", tmp_path)
     shutil.rmtree(tmp_path / "cache")
     assert fetched(cache, KEY, tmp_path) is None
@@ -104,11 +103,11 @@ def test_a_cache_that_cannot_store_costs_nothing_but_time(tmp_path, monkeypatch)
 def test_a_map_that_cannot_be_copied_leaves_no_half_of_it(tmp_path):
     cache = LevelCache(tmp_path / "cache")
     store(cache, KEY, b"map", tmp_path)
-    assert cache.fetch(KEY, str(tmp_path / "nowhere" / "wanted.pk3")) is False
-    wanted = tmp_path / "wanted.pk3"
-    wanted.symlink_to("/dev/full")  # every write fails, as on a full disk
-    assert cache.fetch(KEY, str(wanted)) is False
-    assert not wanted.is_symlink()
+    assert cache.fetch(KEY, str(tmp_path / "nowhere" / "copy.pk3")) is False
+    copy = tmp_path / "copy.pk3"
+    copy.symlink_to("/dev/full")  # every write fails, as on a full disk
+    assert cache.fetch(KEY, str(copy)) is False
+    assert not copy.is_symlink()
 
 
 @as_root
@@ -142,14 +141,14 @@ def test_the_longest_unused_maps_go_when_it_grows_too_large(tmp_path):
     assert fetched(cache, "map1", tmp_path) is None
 
 
-def test_what_killed_writers_left_is_removed_after_an_hour(tmp_path):
-    aside = tmp_path / "cache" / "tmp"
+def test_unfinished_entries_are_removed_after_an_hour(tmp_path):
+    folder = tmp_path / "cache" / "tmp"
     LevelCache(tmp_path / "cache")
     for name, age in (("old", 4000), ("new", 10)):
-        (aside / name).write_bytes(b"half")
-        os.utime(aside / name, (time.time() - age,) * 2)
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age,) * 2)
     LevelCache(tmp_path / "cache")
-    assert [p.name for p in aside.iterdir()] == ["new"]
+    assert [p.name for p in folder.iterdir()] == ["new"]
 
 
 def test_the_folder_is_checked_before_anything_starts(tmp_path, monkeypatch):
@@ -163,11 +162,11 @@ def test_the_folder_is_checked_before_anything_starts(tmp_path, monkeypatch):
             check_folder(bad)
     with monkeypatch.context() as context:
         context.setattr("impala_mi.envs.level_cache.LevelCache.fetch", lambda *_: False)
-        with pytest.raises(UserError, match="what is written there cannot be read again"):
+        with pytest.raises(UserError, match="a file written there cannot be read back"):
             check_folder(tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2**20))
-    with pytest.raises(UserError, match="1 MiB free, and 2048 are left alone"):
+    with pytest.raises(UserError, match="1 MiB free, and 2048 MiB are reserved"):
         check_folder(tmp_path)
 
 
@@ -183,26 +182,22 @@ def test_maps_leave_room_on_the_disk_for_checkpoints(tmp_path, monkeypatch):
     assert fetched(cache, KEY, tmp_path) == b"map"
 
 
-PLAYER = """
-import hashlib, os, random, sys
-from pathlib import Path
-from impala_mi.envs.level_cache import LevelCache
-folder, bound, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-cache, rng = LevelCache(folder / "cache", bound or None), random.Random(seed)
-own = folder / str(os.getpid())
-print("up", flush=True)
-while True:
-    key = f"map{rng.randrange(6)}"
-    content = hashlib.sha256(key.encode()).digest() * (1 + 4000 * int(key[-1]))
-    if cache.fetch(key, str(own)):
-        assert own.read_bytes() == content, "a partial map"
-        own.unlink()
-    else:
-        assert not own.exists(), "a miss that left a file"
-        own.write_bytes(content)
-        cache.write(key, str(own))
-        own.unlink()
-"""
+def play(folder: Path, bound: int, seed: int, started: Connection) -> None:
+    """Fetch and store random maps until killed."""
+    cache, rng = LevelCache(folder / "cache", bound or None), random.Random(seed)
+    copy = folder / str(os.getpid())
+    started.send(None)
+    while True:
+        key = f"map{rng.randrange(6)}"
+        content = hashlib.sha256(key.encode()).digest() * (1 + 4000 * int(key[-1]))
+        if cache.fetch(key, str(copy)):
+            assert copy.read_bytes() == content, "a partial map"
+            copy.unlink()
+        else:
+            assert not copy.exists(), "a miss that left a file"
+            copy.write_bytes(content)
+            cache.write(key, str(copy))
+            copy.unlink()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8, deadline=None)
@@ -210,26 +205,30 @@ while True:
 def test_players_that_share_a_folder_and_are_killed_never_read_part_of_a_map(tmp_path_factory, bound, seed):
     """Four write and read the same six maps of up to 640 kB; each is killed at any moment and replaced."""
     folder, rng = tmp_path_factory.mktemp("shared"), random.Random(seed)
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    fork = multiprocessing.get_context("forkserver")  # starts a player in milliseconds
+    fork.set_forkserver_preload([__name__])
 
-    def start() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", PLAYER, str(folder), str(bound), str(rng.randrange(10**6))]
-        player = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert player.stdout.readline() == "up\n"
+    def start() -> multiprocessing.Process:
+        receiver, sender = fork.Pipe(duplex=False)
+        player = fork.Process(target=play, args=(folder, bound, rng.randrange(10**6), sender), daemon=True)
+        player.start()
+        sender.close()
+        receiver.recv()
         return player
+
+    def kill(player: multiprocessing.Process) -> None:
+        player.kill()
+        player.join()
+        assert player.exitcode == -signal.SIGKILL, "it failed before it was killed"
 
     players = [start() for _ in range(4)]
     for _ in range(6):
         time.sleep(rng.uniform(0, 0.1))
         i = rng.randrange(len(players))
-        os.kill(players[i].pid, signal.SIGKILL)
-        _, errors = players[i].communicate()
-        assert players[i].returncode == -signal.SIGKILL, errors
+        kill(players[i])
         players[i] = start()
     for player in players:
-        assert player.poll() is None, player.stderr.read()
-        player.kill()
-        player.communicate()
+        kill(player)
     cache = LevelCache(folder / "cache")
     assert entries(folder / "cache"), "nothing was written at all"
     for entry in entries(folder / "cache"):
