@@ -136,10 +136,15 @@ def scores(runs: Sequence[History]) -> tuple[str, dict[str, dict[str, float]]]:
     The newest evaluations, if every run has one of the same variant in which it was told its tasks; else all are of
     the last episodes in training, so that no two kinds are compared.
     """
-    newest = [next((e for e in run.evaluations if e.get("task_ids", True) and _of(e)), None) for run in runs]
+    newest = [next((e for e in run.evaluations if _comparable(e)), None) for run in runs]
     if all(newest) and len({e.get("variant") for e in newest if e}) == 1:
         return "evaluations", {run.path: _of(e) for run, e in zip(runs, newest, strict=True) if e}
     return "training", {run.path: found for run in runs if (found := _in_training(run))}
+
+
+def _comparable(evaluation: Record) -> bool:
+    """Whether an evaluation has scores of sampled actions of an agent that was told its tasks."""
+    return evaluation.get("task_ids", True) and not evaluation.get("greedy") and bool(_of(evaluation))
 
 
 def _of(evaluation: Record) -> dict[str, float]:

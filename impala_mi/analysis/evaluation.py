@@ -1,8 +1,9 @@
-"""Evaluation: complete episodes of every level, with intervals, against a random player and the reference."""
+"""Evaluation: scores of complete episodes of every level, beside a random player and the reference."""
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,23 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from impala_mi.envs.base import Level
+from impala_mi.analysis.acting import TrainedAgent
+from impala_mi.analysis.play import OnEpisode, play
+from impala_mi.envs.base import Level, Suite
 from impala_mi.envs.scores import capped_mean, normalised
+from impala_mi.errors import UserError
+from impala_mi.nn.heads import policy_needs_task
 from impala_mi.types import Episode
 
 RESAMPLES = 10_000
+"""Number of bootstrap resamples of an interval."""
+Progress = Callable[[str, int], contextlib.AbstractContextManager[OnEpisode]]
+"""Function of a player's name and its number of episodes that reports them while the block runs."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Returns of a number of episodes."""
+    """Statistics of the returns of episodes."""
 
     episodes: int
     mean: float
@@ -28,12 +36,13 @@ class Summary:
     low: float
     """Lower end of the 95 % bootstrap interval of the mean."""
     high: float
+    """Upper end of that interval."""
     length: float
     """Mean length in agent steps."""
 
 
 def summarise(episodes: Sequence[Episode]) -> Summary:
-    """Mean return with its standard error and interval; an interval without bounds for one episode."""
+    """Mean return with its standard error and interval, which is unbounded for a single episode."""
     returns = np.array([e.return_ for e in episodes])
     n, length = len(returns), float(np.mean([e.length for e in episodes]))
     if n == 1:
@@ -43,74 +52,139 @@ def summarise(episodes: Sequence[Episode]) -> Summary:
 
 
 def _bootstrap(samples: Sequence[np.ndarray], statistic: Any) -> tuple[float, float]:
-    """The 95 % percentile interval; each sample is drawn from for itself, always in the same way."""
-    found = stats.bootstrap(
+    """95 % percentile interval of a statistic; each sample is resampled on its own, from a fixed seed."""
+    interval = stats.bootstrap(
         samples, statistic, n_resamples=RESAMPLES, batch=500, vectorized=True, method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
 class LevelResult:
-    """How an agent plays one level."""
+    """Evaluation of one level."""
 
     level: str
     agent: Summary
     random: Summary | None
-    """A random player's, where it was asked to play."""
+    """Returns of a random player, if one played."""
     random_score: float | None
+    """Random player's mean return as the suite states it."""
     reference_score: float | None
     score: float | None
-    """Normalised: 0 plays as a random player, 100 as the reference."""
+    """Normalised score: 0 is a random player, 100 the reference."""
     faults: int
-    """Episodes that were lost to faults of the game, and replaced."""
+    """Episodes lost to faults of the game; other episodes replaced them."""
 
     @property
     def capped(self) -> float | None:
-        """The normalised score, at most 100."""
+        """Normalised score, at most 100."""
         return None if self.score is None else min(self.score, 100.0)
 
     @property
     def clearly_better(self) -> bool | None:
-        """Whether the intervals of the agent and of the random player lie apart; None where it did not play."""
+        """Whether the agent's interval lies above the random player's; None if no random player played."""
         return None if self.random is None else self.agent.low > self.random.high
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All levels."""
+    """Evaluation of all levels of a suite."""
 
     levels: list[LevelResult]
     capped_mean: float | None
-    """Averaged over episodes first, capped second, no floor."""
+    """Mean over levels of the capped score: averaged over episodes first, capped second, no floor. None if a level
+    has no score."""
     capped_interval: tuple[float, float] | None
-    """95 %, over the episodes that each level might have had; None with a level of one episode."""
+    """95 % bootstrap interval of the mean over the levels' episodes; None if a level has a single episode."""
     broken: dict[str, str]
-    """Levels that did not work, and why; without them there is no mean."""
+    """Levels that did not work, with the reason of each; there is no mean if there are any."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain containers for JSON."""
         rows = [
             asdict(r) | {"capped": r.capped, "clearly_better_than_random": r.clearly_better} for r in self.levels
         ]
         for row in rows:
-            for summary in filter(None, (row["agent"], row["random"])):  # JSON has no infinity: one episode
+            for summary in filter(None, (row["agent"], row["random"])):  # a single episode: JSON has no infinity
                 summary.update({k: None for k in ("stderr", "low", "high") if not math.isfinite(summary[k])})
         means = {"capped_mean": self.capped_mean, "capped_interval": self.capped_interval}
         return {**means, "levels": rows, "broken": self.broken}
 
 
+def evaluation_suite(suite: Suite, training_levels: bool = False) -> Suite:
+    """Suite to evaluate on: the held-out variants of the levels if there are any and unless told otherwise."""
+    return suite if suite.held_out is None or training_levels else suite.held_out()
+
+
 def evaluate(
+    agent: TrainedAgent,
+    suite: Suite,
+    episodes: int,
+    seed: int,
+    *,
+    greedy: bool = False,
+    task_ids: bool = True,
+    against_random: bool = False,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Play and score complete episodes of every level.
+
+    Args:
+        agent: acts.
+        suite: levels to play, see `evaluation_suite`.
+        episodes: number of episodes of each level.
+        seed: seed of episodes and sampled actions.
+        greedy: take the policy's mode instead of a sample.
+        task_ids: tell the agent which level it plays.
+        against_random: let a random player play as many episodes, with the next seed.
+        processes: games played at once, see `play`.
+        progress: reports episodes.
+
+    Raises:
+        UserError: the policy needs task IDs and is not told them.
+    """
+    config = agent.config.agent
+    if not task_ids and policy_needs_task(config):
+        raise UserError(
+            f"without task IDs: the policy of agent.head={config.head!r} with "
+            f"agent.conditioned={config.conditioned!r} is computed from the task ID and cannot act without it; "
+            "train with agent.head=mi_context or agent.conditioned=value"
+        )
+    faults, broken = Counter[int](), dict[int, str]()
+    total = episodes * len(suite.levels)
+    report: Progress = progress or (lambda player, total: contextlib.nullcontext(lambda _: None))
+    with report("agent", total) as on_episode:
+        played = play(
+            agent.network, suite, episodes, seed, greedy=greedy, tell_task=task_ids, on_episode=on_episode,
+            on_fault=lambda level, _: faults.update([level]), on_broken=broken.__setitem__, columns=processes,
+        )  # fmt: skip
+    random = None
+    if against_random:
+        with report("random player", total) as on_episode:
+            random = play(
+                None, suite, episodes, seed + 1, on_episode=on_episode, on_broken=broken.__setitem__,
+                columns=processes,
+            )  # fmt: skip
+    return score_episodes(suite.levels, played, random, faults, broken)
+
+
+def score_episodes(
     levels: Sequence[Level],
     agent: Sequence[Sequence[Episode]],
     random: Sequence[Sequence[Episode]] | None,
     faults: Counter[int] | None = None,
     broken: Mapping[int, str] | None = None,
 ) -> Evaluation:
-    """Scores of the agent's episodes by level.
+    """Evaluation of episodes that were played.
 
-    By level index, `faults` counts the lost ones and `broken` says why a level did not work.
+    Args:
+        levels: levels of the suite; the other arguments are by their index.
+        agent: the agent's episodes.
+        random: a random player's, if one played.
+        faults: number of lost episodes.
+        broken: reason of each level that did not work.
     """
     broken = broken or {}
     rows = []
@@ -145,7 +219,7 @@ def _capped_interval(levels: Sequence[Level], agent: Sequence[Sequence[Episode]]
 
 
 def draw_scores(evaluation: Evaluation, title: str, file: Path) -> None:
-    """A bar a level: the normalised score with its interval, cut at -50 and 150; the line marks the reference."""
+    """Draw a bar per level: its normalised score with the interval, cut at -50 and 150; lines mark 0 and 100."""
     rows = [row for row in reversed(evaluation.levels) if row.score is not None]
     figure = Figure(figsize=(8, 1.2 + 0.28 * len(rows)), layout="constrained")
     axes = figure.subplots()

@@ -92,6 +92,7 @@ def shoot(
     seed: int,
     chart: Map | None,
     on_film: Callable[[Film], None],
+    greedy: bool = False,
 ) -> None:
     """Play complete episodes of one level; each is handed over as soon as it ends.
 
@@ -129,5 +130,5 @@ def shoot(
         cores.clear()
 
     with torch.inference_mode():
-        play(agent, listening, episodes, seed, on_step=on_step, on_episode=on_episode, on_fault=on_fault,
-             columns=1, levels=[level])  # fmt: skip
+        play(agent, listening, episodes, seed, greedy=greedy, on_step=on_step, on_episode=on_episode,
+             on_fault=on_fault, columns=1, levels=[level])  # fmt: skip

@@ -1,7 +1,8 @@
-"""Playing complete episodes with a trained agent, or at random."""
+"""Playing: complete episodes of a suite's levels, with an agent or with random actions."""
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,36 +12,38 @@ from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.host.threads import cores
 from impala_mi.nn.agent import Action, Agent
-from impala_mi.types import AgentInput, CoreState, Episode, Fault, transitions_buffer
+from impala_mi.types import AgentInput, Episode, Fault, RecurrentState, leaves, map_arrays, transitions_buffer
 
 OnStep = Callable[[np.ndarray, AgentInput, Action], None]
-"""Called with the columns that act [N], their inputs [N, ...] and what the agent made of them."""
+"""Function of the columns that act [N], their inputs [N, ...] and the agent's output for them."""
 OnEpisode = Callable[[Episode], None]
+"""Function of an episode that ended."""
 OnFault = Callable[[int, Fault], None]
-"""Called with the level's index; another episode takes the lost one's place."""
+"""Function of a level's index and a fault that cost an episode; another episode replaces the lost one."""
 OnBroken = Callable[[int, str], None]
-"""Called with the index of a level that was given up, and why."""
+"""Function of the index of a level that was given up, and the reason."""
 
-MOST_COLUMNS = 64
+MAX_COLUMNS = 64
+"""Most environments played at once."""
 
 
 def evaluation_root(seed: int) -> list[int]:
-    """Root of the seeds of evaluation; longer than those of training, which it can therefore not equal."""
+    """Root of the seeds of evaluation episodes; it is longer than a root of training, so the two never coincide."""
     return [seed, 0, 0, 0, 0xE7A1]
 
 
-def most_columns(suite: Suite) -> int:
-    """Environments that are played at once: a large batch, or what the cores of this process can step."""
+def max_columns(suite: Suite) -> int:
+    """Number of environments to play at once: a large batch, or as many as this process's cores can step."""
     if suite.step_threads == 1:
-        return MOST_COLUMNS
-    return min(max(16, 2 * cores()), MOST_COLUMNS)
+        return MAX_COLUMNS
+    return min(max(16, 2 * cores()), MAX_COLUMNS)
 
 
 def waves(levels: int, episodes: int, most: int) -> list[list[int]]:
-    """Level index of each column, wave after wave.
+    """Level index of each column, wave after wave, with at most `most` columns in a wave.
 
-    The columns of a level have equally many episodes each. Levels share a wave only where one alone does not fill
-    it, because columns step together and levels differ in speed.
+    All columns of a level play equally many episodes. Levels share a wave only if one alone does not fill it,
+    because columns step together and levels differ in speed.
     """
     columns = math.ceil(episodes / math.ceil(episodes / most))
     together = max(1, most // columns)
@@ -56,6 +59,7 @@ def play(
     episodes: int,
     seed: int,
     *,
+    greedy: bool = False,
     tell_task: bool = True,
     on_step: OnStep | None = None,
     on_episode: OnEpisode | None = None,
@@ -64,100 +68,113 @@ def play(
     columns: int | None = None,
     levels: Sequence[int] | None = None,
 ) -> list[list[Episode]]:
-    """`episodes` complete episodes of every level, or of these; actions are sampled, or uniform without an agent.
+    """Play complete episodes and return them by level index.
 
     Exactly the first `episodes` started on each level are played to their end and counted, so short episodes are
-    not favoured; they have the first seeds of the level's list, whatever the number of `columns`. Returns the
-    episodes by level index.
+    not favoured; they have the first seeds of the level's list, whatever the number of `columns`.
 
-    A level that fails again and again raises `LevelBroken`, or with `on_broken` is left out.
+    Args:
+        agent: acts; None plays uniformly random actions.
+        suite: makes the environments.
+        episodes: number of episodes of each level.
+        seed: seed of the episodes and of sampled actions.
+        greedy: take the policy's mode in place of a sample.
+        tell_task: give the agent the level's index.
+        on_step: called with every step of the agent.
+        on_episode: called with every episode.
+        on_fault: called with every fault.
+        on_broken: called with every level that is given up after repeated faults, which then has no episodes;
+            without it such a level raises `LevelBroken`.
+        columns: environments played at once, `max_columns` by default.
+        levels: indices of the levels to play, all by default.
     """
-    player = _Player(agent, suite, episodes, seed, tell_task, on_step, on_episode, on_fault)
+    player = _Player(agent, suite, episodes, seed, greedy, tell_task, on_step, on_episode, on_fault)
     chosen = range(len(suite.levels)) if levels is None else levels
-    for wave in waves(len(chosen), episodes, columns or most_columns(suite)):
+    for wave in waves(len(chosen), episodes, columns or max_columns(suite)):
         wave = [chosen[k] for k in wave]
-        left = wave
-        while left:
+        working = wave
+        while working:
             try:
-                player.play(left)
+                player.play(working)
                 break
             except LevelBroken as e:
                 if on_broken is None:
                     raise
                 on_broken(e.level, str(e))
-                for level in wave:  # those that share the wave begin again
-                    player.done[level].clear()
-                left = [level for level in left if level != e.level]
-    return player.done
+                for level in wave:  # the other levels of the wave start again
+                    player.episodes_of[level].clear()
+                working = [level for level in working if level != e.level]
+    return player.episodes_of
 
 
+@dataclass
 class _Player:
-    """Plays one wave of levels after the other; the arguments are those of `play`."""
+    """Player of one wave after another; the fields are the arguments of `play`."""
 
-    def __init__(
-        self,
-        agent: Agent | None,
-        suite: Suite,
-        episodes: int,
-        seed: int,
-        tell_task: bool,
-        on_step: OnStep | None,
-        on_episode: OnEpisode | None,
-        on_fault: OnFault | None,
-    ) -> None:
-        self._agent, self._suite, self._episodes, self._seed = agent, suite, episodes, seed
-        self._tell_task, self._on_step = tell_task, on_step
-        self._on_episode, self._on_fault = on_episode, on_fault
-        self._generator = torch.Generator().manual_seed(seed)
-        self._rng = np.random.default_rng(seed)
-        self.done: list[list[Episode]] = [[] for _ in suite.levels]
+    agent: Agent | None
+    suite: Suite
+    episodes: int
+    seed: int
+    greedy: bool
+    tell_task: bool
+    on_step: OnStep | None
+    on_episode: OnEpisode | None
+    on_fault: OnFault | None
+
+    def __post_init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(self.seed)
+        self._rng = np.random.default_rng(self.seed)
+        self.episodes_of: list[list[Episode]] = [[] for _ in self.suite.levels]
 
     def play(self, levels: Sequence[int]) -> None:
-        """Play these columns until every level of theirs has its episodes."""
-        suite, agent, width = self._suite, self._agent, len(levels)
-        tokens = agent.config.instruction_tokens if agent is not None else 0
-        core = agent.config.core_width if agent is not None else 1
-        inputs = AgentInput(*(a[0] for a in transitions_buffer(suite.spaces, 1, width, tokens, 1).inputs))
-        state = CoreState(torch.zeros(width, core), torch.zeros(width, core))
+        """Play columns of these levels until every level has its episodes."""
+        suite, agent, width = self.suite, self.agent, len(levels)
+        tokens = 0 if agent is None else agent.config.instruction_tokens
+        inputs = AgentInput(*(a[0] for a in transitions_buffer(suite.spaces, 1, width, tokens).inputs))
+        state: RecurrentState = () if agent is None else agent.initial_state(width)
+        space = suite.spaces.action_space
+        actions = np.zeros((width, *space.shape), space.dtype)
         active = np.ones(width, bool)
         started = np.bincount(levels, minlength=len(suite.levels))
-        root = evaluation_root(self._seed)
+        root = evaluation_root(self.seed)
         seeds = {k: EpisodeSeeds(root, suite.levels[k].name) for k in set(levels)}
-        spare = suite.assign_seeds([*root, 1], levels)  # of episodes in the place of lost ones
-        vector = VectorEnv(suite, levels, spare, tokens, give_up="always")
+        replacements = suite.assign_seeds([*root, 1], levels)  # seeds of episodes that replace lost ones
+        vector = VectorEnv(suite, levels, replacements, tokens, give_up="always")
         try:
             vector.reset(inputs, {column: seeds[k].take() for column, k in enumerate(levels)})
             while active.any():
-                actions = np.zeros(width, np.int64)
                 actions[active] = self._act(np.flatnonzero(active), inputs, state)
-                following = {}
-                for column, episode in vector.step(actions, inputs, active, again=False).episodes:
-                    self.done[episode.level].append(episode)
-                    if self._on_episode is not None:
-                        self._on_episode(episode)
-                    active[column] = started[episode.level] < self._episodes
+                resets = {}
+                for column, episode in vector.step(actions, inputs, active, auto_reset=False).episodes:
+                    self.episodes_of[episode.level].append(episode)
+                    if self.on_episode is not None:
+                        self.on_episode(episode)
+                    active[column] = started[episode.level] < self.episodes
                     if active[column]:
                         started[episode.level] += 1
-                        following[column] = seeds[episode.level].take()
-                if following:
-                    vector.reset(inputs, following)
+                        resets[column] = seeds[episode.level].take()
+                if resets:
+                    vector.reset(inputs, resets)
                 self._report_faults(vector)
         finally:
             vector.close()
 
-    def _act(self, columns: np.ndarray, inputs: AgentInput, state: CoreState) -> np.ndarray:
-        """Actions [N] of these columns; their states [N, H] go on in place."""
-        if self._agent is None:
-            return self._rng.integers(self._suite.spaces.num_actions, size=len(columns))
-        rows = AgentInput(*(a[columns] for a in inputs))
-        picked = CoreState(state.hidden[columns], state.cell[columns])
-        act = self._agent.act(rows if self._tell_task else rows._replace(level=None), picked, self._generator)
-        state.hidden[columns], state.cell[columns] = act.state.hidden, act.state.cell
-        if self._on_step is not None:
-            self._on_step(columns, rows, act)
-        return act.action.numpy()
+    def _act(self, columns: np.ndarray, inputs: AgentInput, state: RecurrentState) -> np.ndarray:
+        """Actions [N, *action_shape] of columns [N], whose rows of `state` [E, ...] are updated in place."""
+        if self.agent is None:
+            return self.suite.spaces.action_space.random(self._rng, len(columns))
+        rows = map_arrays(inputs, lambda array: array[columns])
+        before = map_arrays(state, lambda tensor: tensor[columns])
+        action = self.agent.act(
+            rows if self.tell_task else rows._replace(level=None), before, self._generator, self.greedy
+        )
+        for tensor, after in zip(leaves(state), leaves(action.state), strict=True):
+            tensor[columns] = after
+        if self.on_step is not None:
+            self.on_step(columns, rows, action)
+        return action.action.numpy()
 
     def _report_faults(self, vector: VectorEnv) -> None:
         for level, fault in vector.take_faults():
-            if self._on_fault is not None:
-                self._on_fault(level, fault)
+            if self.on_fault is not None:
+                self.on_fault(level, fault)

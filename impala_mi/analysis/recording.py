@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from impala_mi.analysis.play import OnEpisode, most_columns, play
+from impala_mi.analysis.play import OnEpisode, max_columns, play
 from impala_mi.envs.base import Game, Observation, Outcome, Suite
 from impala_mi.nn.agent import Action, Agent
 from impala_mi.tokenizer import tokenize
@@ -129,15 +129,21 @@ def rgb(frame: np.ndarray) -> np.ndarray:
 
 
 def record(
-    agent: Agent, suite: Suite, episodes: int, points: int, seed: int, on_episode: OnEpisode | None = None
+    agent: Agent,
+    suite: Suite,
+    episodes: int,
+    points: int,
+    seed: int,
+    on_episode: OnEpisode | None = None,
+    greedy: bool = False,
 ) -> Recording:
     """Play `episodes` of every level and keep about `points` steps of each."""
-    width = most_columns(suite)
+    width = max_columns(suite)
     limit = max(1, points // 4)  # most episodes have more octaves
     recorder = _Recorder(limit, np.random.default_rng(seed), np.zeros(width, np.int64), np.zeros(width, np.int64))
     listening, words = hear(suite, agent.config.instruction_tokens)
     with torch.inference_mode():
-        play(agent, listening, episodes, seed, on_step=recorder, on_episode=on_episode)
+        play(agent, listening, episodes, seed, greedy=greedy, on_step=recorder, on_episode=on_episode)
         steps = recorder.steps(points)
         level = np.array([level for level, _ in steps])
         vectors = look(agent, np.stack([step.core for _, step in steps]), level)

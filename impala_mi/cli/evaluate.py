@@ -1,7 +1,6 @@
 """`impala-mi eval`."""
 
 import json
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from impala_mi.cli.console import make_console
-from impala_mi.errors import TrainingError, UserError
+from impala_mi.errors import TrainingError
 
 if TYPE_CHECKING:
     from impala_mi.analysis.evaluation import Evaluation
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--processes", type=click.IntRange(min=1), help="Games at a time [default: 16 to 64].")
 @click.option("--against-random", is_flag=True, help="Let a random player play as many, and compare the intervals.")
 @click.option("--no-task-ids", is_flag=True, help="Do not tell the agent which level it plays.")
+@click.option("--greedy", is_flag=True, help="Take the policy's mode (most likely action) instead of a sample.")
 def command(
     run: str,
     overrides: tuple[str, ...],
@@ -35,50 +35,33 @@ def command(
     processes: int | None,
     against_random: bool,
     no_task_ids: bool,
+    greedy: bool,
 ) -> None:
     """Score the agent of RUN (a folder) over complete episodes of its levels, held-out where the suite has such.
 
     Prints a table and writes eval/CHECKPOINT.json and .png in the run's folder. Dotted KEY=VALUE arguments set
     env.dmlab.*, for another machine's folders or other human scores.
     """
-    from impala_mi.analysis.evaluation import draw_scores, evaluate
-    from impala_mi.analysis.play import play
+    from impala_mi.analysis.evaluation import draw_scores, evaluate, evaluation_suite
     from impala_mi.cli.trained import load_trained, playing, use_cores
     from impala_mi.runs.folder import write_atomically
 
     use_cores()
     trained = load_trained(run, checkpoint, overrides)
-    if no_task_ids and trained.config.agent.policy_needs_task:
-        raise UserError(
-            f"--no-task-ids: the policy of agent.head={trained.config.agent.head!r} with "
-            f"agent.conditioned={trained.config.agent.conditioned!r} is chosen by the task ID and cannot act "
-            "without it; train with agent.head=mi_context or agent.conditioned=value"
-        )
-    suite = trained.suite
-    if suite.held_out is not None and not training_levels:
-        suite = suite.held_out()
-    faults, broken = Counter[int](), dict[int, str]()
+    suite = evaluation_suite(trained.suite, training_levels)
     console = make_console()
-    total = episodes * len(suite.levels)
-    with playing("agent", total, console) as count:
-        mine = play(
-            trained.agent, suite, episodes, seed, tell_task=not no_task_ids, on_episode=count,
-            on_fault=lambda level, _: faults.update([level]), on_broken=broken.__setitem__, columns=processes,
-        )  # fmt: skip
-    random = None
-    if against_random:
-        with playing("random player", total, console) as count:
-            random = play(
-                None, suite, episodes, seed + 1, on_episode=count, on_broken=broken.__setitem__, columns=processes
-            )
-    result = evaluate(suite.levels, mine, random, faults, broken)
-    title = ", ".join(filter(None, [str(trained.folder.path), f"checkpoint {trained.checkpoint}", suite.variant]))
+    result = evaluate(
+        trained, suite, episodes, seed, greedy=greedy, task_ids=not no_task_ids, against_random=against_random,
+        processes=processes, progress=lambda player, total: playing(player, total, console),
+    )  # fmt: skip
+    labels = [str(trained.folder.path), f"checkpoint {trained.checkpoint}", suite.variant, "greedy" * greedy]
+    title = ", ".join(filter(None, labels))
     _show(console, result, title, suite.scores_note)
-    suffix = "-training" if suite.variant == "training levels" else ""
+    suffix = "-training" * (suite.variant == "training levels") + "-greedy" * greedy
     file = trained.folder.path / "eval" / f"{trained.checkpoint}{suffix}.json"
     file.parent.mkdir(exist_ok=True)
     settings = {
-        "checkpoint": trained.checkpoint, "seed": seed, "task_ids": not no_task_ids,
+        "checkpoint": trained.checkpoint, "seed": seed, "task_ids": not no_task_ids, "greedy": greedy,
         "variant": suite.variant or None, "scores": suite.scores_note or None,
     }  # fmt: skip
     write_atomically(file, json.dumps(settings | result.as_dict(), indent=1) + "\n")

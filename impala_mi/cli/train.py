@@ -1,6 +1,5 @@
 """`impala-mi train`."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +32,7 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
         click.echo(configuration.to_yaml(loaded), nl=False)
         return 0
     from impala_mi.cli.training import run_training
-    from impala_mi.runs import folder as run_folder
+    from impala_mi.runs.folder import new_run
     from impala_mi.runs.mirror import Mirror
     from impala_mi.training import preflight
 
@@ -43,14 +42,8 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
     if again == "auto" and (before := _before(loaded)) is not None:
         return _go_on(before, loaded, overrides)
     run = loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = run_folder.create(loaded, run)
-    try:
-        with folder.locked():
-            return run_training(loaded, folder, None)
-    except (UserError, KeyboardInterrupt):
-        if not folder.checkpoints.exists():  # nothing was done, for Ray had not started: the name stays free
-            shutil.rmtree(folder.path)
-        raise
+    with new_run(loaded, run) as folder:
+        return run_training(loaded, folder, None)
 
 
 def _before(config: configuration.Config) -> "RunFolder | None":

@@ -10,8 +10,8 @@ from impala_mi.cli.console import make_console
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
+    from impala_mi.analysis.acting import TrainedAgent
     from impala_mi.analysis.clusters import Apartness
-    from impala_mi.cli.trained import Trained
 
 
 @click.command()
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     "--points", type=click.IntRange(min=10), default=400, show_default=True, help="Steps kept of each level."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--greedy", is_flag=True, help="Take the policy's mode (most likely action) instead of a sample.")
 def command(
     run: str,
     overrides: tuple[str, ...],
@@ -47,6 +48,7 @@ def command(
     episodes: int,
     points: int,
     seed: int,
+    greedy: bool,
 ) -> None:
     """Draw the paper's figure 4(a) for RUN (a folder): a t-SNE of the weights that its head generates.
 
@@ -77,9 +79,9 @@ def command(
     recordings = []
     for one, title in zip(every, titles, strict=True):
         with playing(f"playing {title}", episodes * len(one.suite.levels), console) as count:
-            recordings.append(record(one.agent, one.suite, episodes, points, seed, count))
+            recordings.append(record(one.network, one.suite, episodes, points, seed, count, greedy))
     others = [one.folder.path.resolve().name for one in every[len(mine) :]]
-    stem = "-".join([*(one.checkpoint for one in mine), *others, *([kind] if kind else [])])
+    stem = "-".join([*(one.checkpoint for one in mine), *others, *([kind] if kind else []), *["greedy"] * greedy])
     with console.status("embedding"):
         panels, found, files = write_maps(titles, recordings, kind, seed, folder, stem)
         for one, panel in zip(mine, panels, strict=False):
@@ -91,7 +93,7 @@ def command(
         console.print(f"wrote {file}", soft_wrap=True)
 
 
-def _check(sources: "Sequence[Trained]", kind: str | None) -> None:
+def _check(sources: "Sequence[TrainedAgent]", kind: str | None) -> None:
     """Raise `UserError` where they cannot be drawn side by side."""
     levels = sources[0].suite.level_names
     for one in sources:

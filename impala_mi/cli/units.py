@@ -43,7 +43,7 @@ def command(
     console = make_console()
     kind: units.What = "rows" if what == "rows" else "context"
     trained = load_trained(run, checkpoint, overrides)
-    suite, agent = trained.suite, trained.agent
+    suite, agent = trained.suite, trained.network
     units.check(agent, kind)
     folder = output(trained, "units")
     numbers, strength = np.arange(units.count(agent, kind)), None

@@ -21,6 +21,7 @@ from impala_mi.errors import UserError
 )
 @click.option("--gif", is_flag=True, help="GIFs of half the size in place of MP4s.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--greedy", is_flag=True, help="Take the policy's mode (most likely action) instead of a sample.")
 def command(
     run: str,
     overrides: tuple[str, ...],
@@ -30,6 +31,7 @@ def command(
     fps: int,
     gif: bool,
     seed: int,
+    greedy: bool,
 ) -> None:
     """Film episodes of RUN (a folder): what the agent sees, and the instruction, its policy, value and reward.
 
@@ -51,7 +53,8 @@ def command(
     folder = output(trained, "videos")
     chart = load_map(trained.folder.path / "tsne" / f"{trained.checkpoint}.npz")
     for name in dict.fromkeys(chosen or names):
-        stem, numbers = f"{trained.checkpoint}-{quote(name, safe='')}", itertools.count(1)
+        stem = f"{trained.checkpoint}-{quote(name, safe='')}{'-greedy' * greedy}"
+        numbers = itertools.count(1)
         with playing(f"filming {name}", episodes, console) as bar:
 
             def on_film(
@@ -62,7 +65,7 @@ def command(
                 bar(film.episode)
                 console.print(f"wrote {file} (return {film.episode.return_:.4g})", soft_wrap=True)
 
-            shoot(trained.agent, trained.suite, names.index(name), episodes, seed, chart, on_film)
+            shoot(trained.network, trained.suite, names.index(name), episodes, seed, chart, on_film, greedy)
     if chart is None:
         console.print(
             f"no place in a t-SNE is shown: impala-mi tsne {run} --checkpoint {trained.checkpoint} makes one"

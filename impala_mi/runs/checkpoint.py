@@ -114,6 +114,11 @@ def _best(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def has_best(folder: Path) -> bool:
+    """Whether a run's checkpoints include a best one: there is none until a score is known."""
+    return _best(folder) is not None
+
+
 def load(folder: Path, which: str = "last") -> Checkpoint:
     """Read the `last` or the `best` checkpoint, or the one named; raises `UserError`.
 

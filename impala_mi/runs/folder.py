@@ -121,6 +121,22 @@ def create(config: Config, name: str) -> RunFolder:
     return folder
 
 
+@contextlib.contextmanager
+def new_run(config: Config, name: str) -> Iterator[RunFolder]:
+    """Folder of a new run, locked inside the `with` block; raises what `create` raises.
+
+    The folder is removed if a run is refused or interrupted before its first checkpoint, so the name stays free.
+    """
+    folder = create(config, name)
+    try:
+        with folder.locked():
+            yield folder
+    except (UserError, KeyboardInterrupt):
+        if not folder.checkpoints.exists():
+            shutil.rmtree(folder.path)
+        raise
+
+
 def check_disk(path: Path) -> None:
     """Raise `UserError` where the disk is nearly full."""
     free = shutil.disk_usage(path).free

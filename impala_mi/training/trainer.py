@@ -59,6 +59,11 @@ class Result:
     checkpoint: Path
     score: float | None
 
+    @property
+    def run(self) -> Path:
+        """Folder of the run."""
+        return self.checkpoint.parent.parent
+
 
 def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report: Report) -> Result:
     """Train until `train.env_frames`, from the start or from a checkpoint.

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impala_mi.analysis.evaluation import draw_scores, evaluate, summarise
+from impala_mi.analysis.evaluation import draw_scores, score_episodes, summarise
 from impala_mi.analysis.play import play, waves
 from impala_mi.envs.base import Level, Suite
 from impala_mi.nn.agent import Agent
@@ -91,12 +91,12 @@ def test_clearly_better_means_intervals_apart():
 
     def result(returns, random):
         agent, other = ([Episode(0, r, 1) for r in x] for x in (returns, random))
-        return evaluate(levels, [agent], [other])
+        return score_episodes(levels, [agent], [other])
 
     assert result([9.0, 10.0, 11.0], [0.0, 1.0, 2.0]).levels[0].clearly_better
     assert not result([1.0, 10.0, 11.0], [0.0, 1.0, 2.0]).levels[0].clearly_better
     assert result([20.0, 20.0], [0.0, 1.0]).capped_mean == 100.0
-    assert evaluate(levels, [[Episode(0, 1.0, 1)]], None).levels[0].clearly_better is None
+    assert score_episodes(levels, [[Episode(0, 1.0, 1)]], None).levels[0].clearly_better is None
 
 
 def episodes(returns):
@@ -105,13 +105,13 @@ def episodes(returns):
 
 def test_the_capped_mean_averages_first_caps_second_and_has_no_floor():
     levels = [Level("a", 0.0, 10.0), Level("b", 0.0, 10.0), Level("c", 0.0, 10.0)]
-    result = evaluate(levels, [episodes([0, 30]), episodes([-10, -30]), episodes([5, 5])], None, Counter({1: 2}))
+    result = score_episodes(levels, [episodes([0, 30]), episodes([-10, -30]), episodes([5, 5])], None, Counter({1: 2}))
     assert [row.score for row in result.levels] == [150.0, -200.0, 50.0]
     assert [row.capped for row in result.levels] == [100.0, -200.0, 50.0]
     assert result.capped_mean == pytest.approx((100 - 200 + 50) / 3)
     assert [row.faults for row in result.levels] == [0, 2, 0]
-    assert evaluate(levels[:1], [episodes([1])], None).capped_interval is None
-    assert evaluate([Level("a")], [episodes([1, 2])], None).capped_mean is None
+    assert score_episodes(levels[:1], [episodes([1])], None).capped_interval is None
+    assert score_episodes([Level("a")], [episodes([1, 2])], None).capped_mean is None
 
 
 def test_intervals_hold_what_they_say():
@@ -120,7 +120,7 @@ def test_intervals_hold_what_they_say():
     levels = [Level("a", 0.0, 10.0), Level("b", 0.0, 10.0)]
     inside = np.zeros((200, 2), bool)
     for i in range(200):
-        result = evaluate(levels, [episodes(rng.exponential(3, 60)), episodes(rng.normal(6, 2, 60))], None)
+        result = score_episodes(levels, [episodes(rng.exponential(3, 60)), episodes(rng.normal(6, 2, 60))], None)
         summary = result.levels[0].agent
         inside[i] = summary.low <= 3 <= summary.high, result.capped_interval[0] <= 45 <= result.capped_interval[1]
     assert ((inside.mean(axis=0) > 0.9) & (inside.mean(axis=0) < 0.99)).all()
@@ -128,6 +128,6 @@ def test_intervals_hold_what_they_say():
 
 def test_the_bar_chart_has_a_bar_for_each_level_that_has_a_score(tmp_path):
     levels = [Level("good", 0.0, 1.0), Level("bad", 0.0, 1.0), Level("unknown")]
-    result = evaluate(levels, [episodes([9, 8]), episodes([-9, -9]), episodes([1])], None)
+    result = score_episodes(levels, [episodes([9, 8]), episodes([-9, -9]), episodes([1])], None)
     draw_scores(result, "title", tmp_path / "scores.png")
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
