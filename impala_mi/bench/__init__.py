@@ -1,1 +1,1 @@
-"""Where the time goes: each part alone, all of it together, and the distance between the two."""
+"""The measurements behind `impala-mi bench`: the cost of each part of training, and of all parts together."""

@@ -1,24 +1,27 @@
-"""CPU seconds of this process and all below it, per frame of some work."""
+"""CPU and wall time per frame, of this process and its descendants."""
 
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 
 class Cost(NamedTuple):
-    """Of one frame."""
+    """Cost of one frame."""
 
     cpu_us: float
-    """Microseconds of CPU, of games in processes of their own as well."""
+    """CPU time in microseconds, including that of child processes (games)."""
     wall_us: float
-    """Microseconds."""
+    """Wall time in microseconds."""
 
 
-def tree(pid: int) -> list[psutil.Process]:
-    """A process and all below it."""
+def process_tree(pid: int) -> "list[psutil.Process]":
+    """A process and its descendants; empty if it has ended."""
+    import psutil
+
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -26,26 +29,28 @@ def tree(pid: int) -> list[psutil.Process]:
         return []
 
 
-def cpu_seconds(processes: list[psutil.Process]) -> dict[psutil.Process, float]:
-    """Used so far by each that is still there."""
-    out = {}
+def cpu_seconds(processes: "list[psutil.Process]") -> "dict[psutil.Process, float]":
+    """CPU time used so far by each process that still exists, in seconds."""
+    import psutil
+
+    seconds = {}
     for p in processes:
         try:
             times = p.cpu_times()
-            out[p] = times.user + times.system
+            seconds[p] = times.user + times.system
         except psutil.Error:
             pass
-    return out
+    return seconds
 
 
 def per_frame(work: Callable[[], object], frames: int, seconds: float) -> Cost:
-    """The cost of a frame of `work`, which does so many at a call; it is called for some seconds."""
+    """Cost of one frame of `work`, which processes `frames` frames per call; measured for some seconds."""
     for _ in range(2):
         work()
-    before, began, count = sum(cpu_seconds(tree(os.getpid())).values()), time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
+    cpu_start, start, count = sum(cpu_seconds(process_tree(os.getpid())).values()), time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
         work()
         count += frames
-    wall = time.perf_counter() - began
-    used = sum(cpu_seconds(tree(os.getpid())).values()) - before
-    return Cost(1e6 * used / count, 1e6 * wall / count)
+    wall = time.perf_counter() - start
+    cpu = sum(cpu_seconds(process_tree(os.getpid())).values()) - cpu_start
+    return Cost(1e6 * cpu / count, 1e6 * wall / count)

@@ -1,7 +1,8 @@
-"""The parts of training, each alone: environments, acting, learning."""
+"""Cost of the parts of training, each measured alone: environments, acting, learning."""
 
 import itertools
 import multiprocessing
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
@@ -10,7 +11,7 @@ import torch
 
 from impala_mi.actors.rollout import FIRST_SEED_EPOCH, RolloutWorker, columns_of_groups
 from impala_mi.bench.measure import Cost, per_frame
-from impala_mi.bench.report import Row
+from impala_mi.bench.table import Row
 from impala_mi.config import Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
@@ -19,20 +20,21 @@ from impala_mi.host.threads import keep_freed_memory
 from impala_mi.learner.batching import stack
 from impala_mi.learner.transfer import Stager
 from impala_mi.learner.update import Learner
-from impala_mi.nn.agent import Agent
+from impala_mi.nn.agent import Agent, meta_agent
 from impala_mi.nn.precision import choose_dtype
-from impala_mi.types import AgentInput, Spaces, Transitions, transitions_buffer
+from impala_mi.types import AgentInput, Spaces, Transitions, leaves, transitions_buffer
 
 CPU = torch.device("cpu")
 BATCHES = (1, 16, 32, 64)
 EPISODE_STEPS = 300
-"""Of the random unrolls: one episode start in so many."""
+"""Mean length of the episodes in random unrolls."""
 
 
 def random_unrolls(spaces: Spaces, config: Config, steps: int, width: int) -> Transitions:
-    """Unrolls of noise, with as many episode starts as a game might have."""
+    """Unrolls of noise, `steps` steps of `width` environments, with realistic episode starts."""
     rng = np.random.default_rng(0)
-    data = transitions_buffer(spaces, steps, width, config.agent.instruction_tokens, config.agent.core_width)
+    state = meta_agent(config.agent, spaces).initial_state(width)
+    data = transitions_buffer(spaces, steps, width, config.agent.instruction_tokens, state)
     inputs = data.inputs
     if spaces.frame_dtype == "uint8":
         inputs.frame[:] = rng.integers(0, 256, inputs.frame.shape, dtype=np.uint8)
@@ -42,25 +44,30 @@ def random_unrolls(spaces: Spaces, config: Config, steps: int, width: int) -> Tr
         inputs.tokens[:, :, :4] = rng.integers(0, 100, (1, width, 4))
     inputs.level[:] = np.arange(width) % spaces.num_levels
     inputs.first[:] = rng.random(inputs.first.shape) < 1 / EPISODE_STEPS
-    data.action[:] = rng.integers(0, spaces.num_actions, data.action.shape)
+    data.action[:] = spaces.action_space.random(rng, steps * width).reshape(data.action.shape)
     data.reward[:] = rng.random(data.reward.shape)
     return data
 
 
-def environments(config: Config, suite: Suite, seconds: float) -> Iterator[Row]:
-    """Steps of random actions, one environment of each level."""
+def num_bytes(unrolls: Transitions) -> int:
+    """Size of the arrays of unrolls."""
+    return sum(array.nbytes for array in leaves(unrolls))
+
+
+def environment_rows(config: Config, suite: Suite, seconds: float) -> Iterator[Row]:
+    """Cost of a step with random actions, for one environment of each level."""
     for k, level in enumerate(suite.levels):
         [seeds] = suite.assign_seeds([config.seed], [k])
         vector = VectorEnv(suite, [k], [seeds], config.agent.instruction_tokens)
         try:
-            data = transitions_buffer(suite.spaces, 1, 1, config.agent.instruction_tokens, 1)
+            data = transitions_buffer(suite.spaces, 1, 1, config.agent.instruction_tokens)
             out = AgentInput(*(a[0] for a in data.inputs))
             vector.reset(out)
             rng = np.random.default_rng(0)
 
             def step(vector: VectorEnv = vector, out: AgentInput = out, rng: np.random.Generator = rng) -> None:
                 for _ in range(20):
-                    vector.step(rng.integers(suite.spaces.num_actions, size=1), out)
+                    vector.step(suite.spaces.action_space.random(rng, 1), out)
 
             cost = per_frame(step, 20, seconds)
         finally:
@@ -68,8 +75,8 @@ def environments(config: Config, suite: Suite, seconds: float) -> Iterator[Row]:
         yield {"level": level.name, "steps/s": 1e6 / cost.wall_us, "cpu us/step": cost.cpu_us}
 
 
-def acting(config: Config, spaces: Spaces, batch: int, precision: str, threads: int, seconds: float) -> Cost:
-    """One step of the network for so many environments."""
+def acting_cost(config: Config, spaces: Spaces, batch: int, precision: str, threads: int, seconds: float) -> Cost:
+    """Cost of a forward step of the network for a batch of environments, per environment."""
     torch.set_num_threads(threads)
     dtype = choose_dtype(precision, config.agent.torso, CPU)  # type: ignore[arg-type]
     agent = Agent(config.agent, spaces).eval().act_in(dtype)
@@ -83,39 +90,37 @@ def acting(config: Config, spaces: Spaces, batch: int, precision: str, threads: 
     return per_frame(act, batch, seconds)
 
 
-def inference(config: Config, spaces: Spaces, threads: Sequence[int], seconds: float) -> Iterator[Row]:
-    """Acting by batch, precision and threads."""
+def inference_rows(config: Config, spaces: Spaces, threads: Sequence[int], seconds: float) -> Iterator[Row]:
+    """Cost of acting, by batch, precision and threads."""
     for precision, count, batch in itertools.product(("float32", "bfloat16"), threads, BATCHES):
-        cost = acting(config, spaces, batch, precision, count, seconds)
+        cost = acting_cost(config, spaces, batch, precision, count, seconds)
         yield {
             "torso": config.agent.torso, "head": config.agent.head, "precision": precision, "threads": count,
             "batch": batch, "frames/s": 1e6 / cost.wall_us, "cpu us/frame": cost.cpu_us,
         }  # fmt: skip
 
 
-def learning(config: Config, spaces: Spaces, device: torch.device, seconds: float) -> Row:
-    """Updates from a batch of noise, with the time of each stage in microseconds of wall time a frame."""
+def update_row(config: Config, spaces: Spaces, device: torch.device, seconds: float) -> Row:
+    """Cost of an update from a batch of noise, and the wall time of its stages in microseconds per frame."""
     keep_freed_memory()
     learner = Learner(config, spaces, 1, device, threads=torch.get_num_threads())
-    hand_ins = [
+    rollouts = [
         random_unrolls(spaces, config, config.learner.unroll_length, config.actors.envs)
         for _ in range(config.rollouts_per_batch)
     ]
     stager = Stager(device, torch.get_num_threads(), learner.pad_to_buckets)
-    batch, frames = stager.stage(hand_ins).take(), config.steps_per_update
-    stages: dict[str, float] = {}
-    calls, under_way = 0, learner.begin(batch)
+    batch, frames = stager.stage(rollouts).take(), config.steps_per_update
+    stages = Counter[str]()
+    calls, in_flight = 0, learner.begin(batch)
 
     def update() -> None:
-        nonlocal calls, under_way
+        nonlocal calls, in_flight
         calls += 1
-        before, under_way = under_way, learner.begin(batch)  # as training does: a device always has work
-        for name, value in learner.finish(before).items():
-            if name.startswith("time/"):
-                stages[name] = stages.get(name, 0.0) + value
+        pending, in_flight = in_flight, learner.begin(batch)  # as in training, the device always has work
+        stages.update({k: v for k, v in learner.finish(pending).items() if k.startswith("time/")})
 
     def copy() -> None:
-        stager.stage(hand_ins).take()
+        stager.stage(rollouts).take()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -127,20 +132,20 @@ def learning(config: Config, spaces: Spaces, device: torch.device, seconds: floa
     }  # fmt: skip
 
 
-def learners(config: Config, spaces: Spaces, device: torch.device, seconds: float) -> Iterator[Row]:
-    """Updates by torso, head and precision, of the configuration's T and B."""
+def update_rows(config: Config, spaces: Spaces, device: torch.device, seconds: float) -> Iterator[Row]:
+    """Cost of updates by torso, head and precision, with the T and B of the configuration."""
     for torso, precision in itertools.product(("shallow", "deep"), ("float32", "bfloat16")):
         for head in ("shared", "per_task", "mi_task", "mi_context"):
-            changed = [f"agent.torso={torso}", f"agent.head={head}", f"learner.precision={precision}"]
-            row = learning(build("bench", config.model_dump(), changed), spaces, device, seconds)
+            overrides = [f"agent.torso={torso}", f"agent.head={head}", f"learner.precision={precision}"]
+            row = update_row(build("bench", config.model_dump(), overrides), spaces, device, seconds)
             yield {
                 "torso": torso, "head": head, "precision": precision, "T": config.learner.unroll_length,
                 "B": config.learner.batch_size, "device": device.type, **row,
             }  # fmt: skip
 
 
-def alone(config: Config, actor: int, seconds: float) -> dict[str, float]:
-    """CPU microseconds a frame of each part of a configuration, with one thread and that actor's games."""
+def cost_of_parts(config: Config, actor: int, seconds: float) -> dict[str, float]:
+    """CPU microseconds per frame of each part of training, with one thread and the games of one actor."""
     keep_freed_memory()
     torch.set_num_threads(1)
     suite = make_suite(config.env)
@@ -150,22 +155,22 @@ def alone(config: Config, actor: int, seconds: float) -> dict[str, float]:
         rollout.start(FIRST_SEED_EPOCH)
         rollout.load(learner.weights(), 0)
         frames = config.learner.unroll_length * config.actors.envs
-        whole = per_frame(rollout.unroll, frames, seconds).cpu_us
+        rollout_us = per_frame(rollout.collect, frames, seconds).cpu_us
         group = columns_of_groups(config.actors, suite)[0]
-        act = acting(config, suite.spaces, group.stop, config.actors.precision, 1, seconds).cpu_us
-        data = rollout.unroll().data
+        acting_us = acting_cost(config, suite.spaces, group.stop, config.actors.precision, 1, seconds).cpu_us
+        data = rollout.collect().data
     finally:
         rollout.close()
     batch = stack([data] * config.rollouts_per_batch)
-    learn = per_frame(lambda: learner.update(batch), batch.action.numel(), seconds).cpu_us
-    return {"environments": max(whole - act, 0.0), "acting": act, "learning": learn}
+    learning_us = per_frame(lambda: learner.update(batch), config.steps_per_update, seconds).cpu_us
+    return {"environments": max(rollout_us - acting_us, 0.0), "acting": acting_us, "learning": learning_us}
 
 
-def alone_on_every_core(config: Config, processes: int, seconds: float) -> dict[str, float]:
-    """The mean of `alone` in so many processes at once: cores that are all busy are slower than one that is."""
+def cost_of_parts_on_all_cores(config: Config, processes: int, seconds: float) -> dict[str, float]:
+    """Mean of `cost_of_parts` over simultaneous processes: a busy core is slower if all others are busy, too."""
     actors = config.actors.number(len(make_suite(config.env).levels))
-    chosen = [i * actors // processes for i in range(processes)]  # spread over those of all levels
+    indices = [i * actors // processes for i in range(processes)]  # spread over the levels
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        found = list(pool.map(alone, [config] * processes, chosen, [seconds] * processes))
-    return {name: sum(f[name] for f in found) / processes for name in found[0]}
+        costs = list(pool.map(cost_of_parts, [config] * processes, indices, [seconds] * processes))
+    return {name: sum(cost[name] for cost in costs) / processes for name in costs[0]}

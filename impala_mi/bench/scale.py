@@ -1,8 +1,8 @@
-"""Thousands of actors that do not play: what saturates first in everything but the networks and the games?
+"""Simulation of thousands of actors, which shows what saturates first besides the networks and the games.
 
 The driver's loop, the queues, the object store, the staging of batches, the publication of weights and the metrics
-are the real ones. An actor of the simulation hands in unrolls of real size at a given rate; many share a process.
-The learner stacks the batches and publishes weights of real size, and computes nothing.
+are real. A simulated actor delivers rollouts of real size at a given rate without playing; many share a process.
+The learner stacks the batches and publishes weights of real size, but computes no update.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ import ray
 import torch
 
 from impala_mi.actors.worker import ActorProcess
-from impala_mi.bench.measure import cpu_seconds, tree
-from impala_mi.bench.parts import random_unrolls
-from impala_mi.bench.report import Row
+from impala_mi.bench.measure import cpu_seconds, process_tree
+from impala_mi.bench.parts import num_bytes, random_unrolls
+from impala_mi.bench.table import Row
 from impala_mi.config import Config, build
 from impala_mi.envs.base import Suite
 from impala_mi.errors import TrainingError
@@ -37,15 +37,13 @@ from impala_mi.runs.folder import RunFolder
 from impala_mi.training.trainer import Trainer
 from impala_mi.types import Episode, Fault, RolloutInfo, Transitions, Weights
 
-PER_HOST = 250
-"""Actors of the simulation that share a process."""
-
-
+ACTORS_PER_HOST = 250
+"""Simulated actors that share a process."""
 ROLES = ("driver", "hosts", "learner", "ray")
 
 
 class _Host:
-    """Plays many actors: a call of each waits until its next unroll is due."""
+    """Process of many simulated actors; a call for an actor returns when its next rollout is due."""
 
     def __init__(self, config: Config, suite: Suite, unrolls_per_s: float) -> None:
         keep_freed_memory()
@@ -57,12 +55,12 @@ class _Host:
     def unroll(
         self, actor: int, weights: list[ray.ObjectRef[Weights]], version: int
     ) -> tuple[RolloutInfo, Transitions]:
-        with self._loading:  # a node fetches them once for all of its actors
+        with self._loading:  # real actors of a node fetch them once, too
             if version > self._version:
                 ray.get(weights[0])
                 self._version = version
         now = time.monotonic()
-        due = self._due.get(actor, now + self._period * (actor % 97) / 97)  # they do not all begin together
+        due = self._due.get(actor, now + self._period * (actor % 97) / 97)  # staggers the actors
         self._due[actor] = max(due, now - self._period) + self._period
         time.sleep(max(0.0, due - now))
         seconds = {"act": self._period, "step": 0.0, "cpu": self._period}
@@ -77,7 +75,7 @@ class _Host:
 
 
 class _SimulatedActor(ActorProcess):
-    """One of a host's."""
+    """Handle of one simulated actor."""
 
     def __init__(self, hosts: Sequence[Any], index: int) -> None:
         self.index, self._handle = index, hosts[index % len(hosts)]
@@ -106,7 +104,7 @@ class _SimulatedActor(ActorProcess):
 
 
 class _IdleLearner(_Learner):
-    """Stacks and publishes, and does not learn."""
+    """Learner that stacks batches and publishes weights, but does not learn."""
 
     def start(self, state: Any, address: Any) -> Any:
         result = super().start(state, address)
@@ -115,11 +113,11 @@ class _IdleLearner(_Learner):
         return result
 
 
-def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, seconds: float) -> Row:
-    """So many actors of the configuration, each playing so many agent steps a second, for a while."""
-    changed = [f"actors.count={actors}", "actors.per_level=null", "actors.num_cpus=0.0001", "learner.num_gpus=0",
+def measure_scale(config: Config, suite: Suite, actors: int, frames_per_s: float, seconds: float) -> Row:
+    """Throughput with `actors` simulated actors, each of which delivers `frames_per_s` agent steps per second."""
+    overrides = [f"actors.count={actors}", "actors.per_level=null", "actors.num_cpus=0.0001", "learner.num_gpus=0",
                "learner.cuda_graphs=false", "train.env_frames=1e15", "train.log_every_s=1.0"]  # fmt: skip
-    config = build("scale", config.model_dump(), changed)
+    config = build("scale", config.model_dump(), overrides)
     unroll = config.learner.unroll_length * config.actors.envs
     with (
         tempfile.TemporaryDirectory(prefix="impala-mi-bench-") as folder,
@@ -128,8 +126,10 @@ def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, second
     ):
         made: Any = ray.remote(_Host)
         hosts = [
-            made.options(num_cpus=0, max_concurrency=PER_HOST + 16).remote(config, suite, frames_per_s / unroll)
-            for _ in range(-(-actors // PER_HOST))
+            made.options(num_cpus=0, max_concurrency=ACTORS_PER_HOST + 16).remote(
+                config, suite, frames_per_s / unroll
+            )
+            for _ in range(-(-actors // ACTORS_PER_HOST))
         ]
         ray.get([host.node.remote() for host in hosts])
         records: list[dict[str, float]] = []
@@ -139,10 +139,10 @@ def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, second
             if record["time_s"] <= seconds / 3:
                 return
             if not records:
-                first.append((time.monotonic(), cpu_seconds(tree(me))))
+                first.append((time.monotonic(), cpu_seconds(process_tree(driver_pid))))
             records.append(dict(record))
 
-        me = psutil.Process().pid
+        driver_pid = psutil.Process().pid
         trainer = Trainer(
             config, suite, RunFolder(Path(folder)), None, report, stop,
             make_actor=lambda _, index, __: _SimulatedActor(hosts, index),
@@ -153,49 +153,45 @@ def scale(config: Config, suite: Suite, actors: int, frames_per_s: float, second
         try:
             trainer.run()
             if len(records) < 2:
-                raise TrainingError(f"no update in {seconds:g} s; measure for longer, or at a higher rate")
-            began, before = first[0]
-            used = _by_role(before, cpu_seconds(tree(me)), time.monotonic() - began)
+                raise TrainingError(f"no update in {seconds:g} s; measure longer or at a higher rate")
+            start, before = first[0]
+            used = _by_role(before, cpu_seconds(process_tree(driver_pid)), time.monotonic() - start)
         finally:
             trainer.close()
             timer.cancel()
     since, last, lag = records[0], records[-1], [r["lag_mean"] for r in records if "lag_mean" in r]
     wall = max(last["time_s"] - since["time_s"], 1e-9)
     fps = (last["env_frames"] - since["env_frames"]) / wall / suite.action_repeat
-    share, handed_in = fps / (actors * frames_per_s), fps / unroll
+    share, rollouts = fps / (actors * frames_per_s), fps / unroll
+    data = random_unrolls(suite.spaces, config, config.learner.unroll_length, config.actors.envs)
     return {
-        "actors": actors, "asked frames/s": actors * frames_per_s, "frames/s": fps, "share": share,
-        "hand-ins/s": handed_in, "MB/s": handed_in * _bytes(config, suite) / 1e6,
+        "actors": actors, "offered frames/s": actors * frames_per_s, "frames/s": fps, "share": share,
+        "rollouts/s": rollouts, "MB/s": rollouts * num_bytes(data) / 1e6,
         "lag": sum(lag) / max(1, len(lag)),
         **{f"{role} cores": busy for role, busy in used.items()},
-        "driver ms/hand-in": 1e3 * used["driver"] / max(handed_in, 1e-9), "full": _full(share, used, len(hosts)),
+        "driver ms/rollout": 1e3 * used["driver"] / max(rollouts, 1e-9),
+        "saturated": _saturated(share, used, len(hosts)),
     }  # fmt: skip
 
 
-def _full(share: float, used: Mapping[str, float], hosts: int) -> str:
-    """What cannot do more, where less is handed in than was asked for."""
+def _saturated(share: float, used: Mapping[str, float], hosts: int) -> str:
+    """Names of the roles that are saturated, if the learner consumes less than the actors offer."""
     if share > 0.95:
         return "nothing"
-    limits = {"driver": 1, "learner": 1, "hosts": hosts}  # an interpreter has one core
-    full = [role for role, limit in limits.items() if used[role] > 0.85 * limit]
-    return ", ".join([*full, *(["all cores"] if sum(used.values()) > 0.9 * cores() else [])]) or "unknown"
-
-
-def _bytes(config: Config, suite: Suite) -> int:
-    """Of one hand-in."""
-    data = random_unrolls(suite.spaces, config, config.learner.unroll_length, config.actors.envs)
-    return sum(a.nbytes for a in (*data.inputs, data.action, data.logits, data.reward, *data.state))
+    limits = {"driver": 1, "learner": 1, "hosts": hosts}  # a Python process uses one core
+    roles = [role for role, limit in limits.items() if used[role] > 0.85 * limit]
+    return ", ".join([*roles, *(["all cores"] if sum(used.values()) > 0.9 * cores() else [])]) or "unknown"
 
 
 def _by_role(
     before: dict[psutil.Process, float], after: dict[psutil.Process, float], wall: float
 ) -> dict[str, float]:
-    """Cores that were busy: with the driver, the simulated actors, the learner, and Ray's own processes."""
-    me, used = psutil.Process().pid, dict.fromkeys(ROLES, 0.0)
+    """Busy cores of the driver, the hosts of simulated actors, the learner, and Ray's own processes."""
+    driver_pid, used = psutil.Process().pid, dict.fromkeys(ROLES, 0.0)
     for p, seconds in after.items():
         with contextlib.suppress(psutil.Error):
             title = " ".join(p.cmdline()[:1])
-            role = "driver" if p.pid == me else "hosts" if "_Host" in title else (
+            role = "driver" if p.pid == driver_pid else "hosts" if "_Host" in title else (
                 "learner" if "_IdleLearner" in title else "ray"
             )  # fmt: skip
             used[role] += seconds - before.get(p, 0.0)

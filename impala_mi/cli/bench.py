@@ -11,7 +11,7 @@ from impala_mi.cli.console import make_console
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
-    from impala_mi.bench.report import Row
+    from impala_mi.bench.table import Row
     from impala_mi.config import Config
     from impala_mi.envs.base import Suite
 
@@ -62,7 +62,7 @@ def envs(config: str, overrides: Sequence[str], **output: Any) -> None:
     from impala_mi.bench import parts
 
     loaded, suite = _load(config, overrides)
-    rows = _progress(parts.environments(loaded, suite, output["seconds"]))
+    rows = _progress(parts.environment_rows(loaded, suite, output["seconds"]))
     _show("envs", ("level",), rows, "cpu us/step", output)
 
 
@@ -75,7 +75,7 @@ def inference(config: str, overrides: Sequence[str], **output: Any) -> None:
 
     loaded, suite = _load(config, overrides)
     threads = sorted({1, min(cores(), 8)})
-    rows = _progress(parts.inference(loaded, suite.spaces, threads, output["seconds"]))
+    rows = _progress(parts.inference_rows(loaded, suite.spaces, threads, output["seconds"]))
     _show("inference", ("torso", "head", "precision", "threads", "batch"), rows, "cpu us/frame", output)
 
 
@@ -92,7 +92,7 @@ def learner(config: str, overrides: Sequence[str], device: str, **output: Any) -
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device cuda: this PyTorch ({torch.__version__}) sees no GPU")
     torch.set_num_threads(loaded.learner.num_threads or 1)
-    rows = _progress(parts.learners(loaded, suite.spaces, torch.device(device), output["seconds"]))
+    rows = _progress(parts.update_rows(loaded, suite.spaces, torch.device(device), output["seconds"]))
     keys = ("torso", "head", "precision", "T", "B", "device")
     _show("learner", keys, rows, "cpu us/frame" if device == "cpu" else "frames/s", output)
 
@@ -101,10 +101,10 @@ def learner(config: str, overrides: Sequence[str], device: str, **output: Any) -
 @options(seconds=5)
 def transport(config: str, overrides: Sequence[str], **output: Any) -> None:
     """Unrolls from an actor to the learner through the object store, and their join into a batch."""
-    from impala_mi.bench.transport import transport as measure
+    from impala_mi.bench.transport import measure_transport
 
     loaded, suite = _load(config, overrides)
-    _show("transport", ("unrolls",), [measure(loaded, suite, output["seconds"])], "ms/batch", output)
+    _show("transport", ("unrolls",), [measure_transport(loaded, suite, output["seconds"])], "ms/batch", output)
 
 
 @command.command()
@@ -116,8 +116,8 @@ def train(config: str, overrides: Sequence[str], tune: bool, **output: Any) -> N
     The efficiency is the frames a second over what the cores would do if they did nothing but the parts (stepping,
     acting, updating), each measured on all cores at once right before.
     """
-    from impala_mi.bench.parts import alone_on_every_core
-    from impala_mi.bench.training import train as measure
+    from impala_mi.bench.end_to_end import measure_training
+    from impala_mi.bench.parts import cost_of_parts_on_all_cores
     from impala_mi.host.threads import cores
 
     loaded, suite = _load(config, overrides)
@@ -130,8 +130,8 @@ def train(config: str, overrides: Sequence[str], tune: bool, **output: Any) -> N
     if tune:
         _tune(loaded, len(suite.levels), output)
         return
-    parts = alone_on_every_core(loaded, cores(), output["seconds"] / 6)
-    got = measure(loaded, len(suite.levels), warmup=10, seconds=output["seconds"])
+    parts = cost_of_parts_on_all_cores(loaded, cores(), output["seconds"] / 6)
+    got = measure_training(loaded, len(suite.levels), warmup=10, seconds=output["seconds"])
     ideal = 1e6 * cores() / sum(parts.values())
     row = {
         "suite": suite.name, "actors": loaded.actors.number(len(suite.levels)), "envs": loaded.actors.envs,
@@ -168,10 +168,10 @@ def scale(config: str, overrides: Sequence[str], actors: Sequence[int], rate: fl
 
     Shows how far the driver, the object store, the batches and the weights reach on this machine (docs/scaling.md).
     """
-    from impala_mi.bench.scale import scale as measure
+    from impala_mi.bench.scale import measure_scale
 
     loaded, suite = _load(config, overrides)
-    rows = _progress(measure(loaded, suite, count, rate, output["seconds"]) for count in actors)
+    rows = _progress(measure_scale(loaded, suite, count, rate, output["seconds"]) for count in actors)
     _show("scale", ("actors",), rows, "frames/s", output)
 
 
@@ -229,9 +229,9 @@ def _show(
     notes: Sequence[str] = (),
 ) -> None:
     """Print the table, and write and compare what was asked for."""
-    from impala_mi.bench.report import Report
+    from impala_mi.bench.table import BenchTable
 
-    report: Report = Report(kind, keys, rows, compared, notes)
+    report = BenchTable(kind, keys, rows, compared, notes)
     shown = rows if output["compare"] is None else report.compare(output["compare"])
     table = Table()
     for title in shown[0]:

@@ -30,21 +30,21 @@ def test_cost_is_of_a_frame():
 def test_every_level_is_stepped():
     config = tiny_config()
     suite = make_suite(config.env)
-    rows = list(parts.environments(config, suite, 0.05))
+    rows = list(parts.environment_rows(config, suite, 0.05))
     assert [row["level"] for row in rows] == suite.level_names
     assert all(row["steps/s"] > 0 for row in rows)
 
 
 def test_parts_of_a_configuration_are_all_there():
-    found = parts.alone_on_every_core(tiny_config(), 2, 0.2)
-    assert set(found) == {"environments", "acting", "learning"}
-    assert found["acting"] > 0
-    assert found["learning"] > 0
+    costs = parts.cost_of_parts_on_all_cores(tiny_config(), 2, 0.2)
+    assert set(costs) == {"environments", "acting", "learning"}
+    assert costs["acting"] > 0
+    assert costs["learning"] > 0
 
 
 def test_a_learner_row_tells_the_stages():
     config = tiny_config("agent.torso=mlp")
-    row = parts.learning(config, make_suite(config.env).spaces, torch.device("cpu"), 0.2)
+    row = parts.update_row(config, make_suite(config.env).spaces, torch.device("cpu"), 0.2)
     assert {"frames/s", "cpu us/frame", "forward", "backward", "optimizer", "copy"} <= set(row)
 
 

@@ -10,9 +10,9 @@ from impala_mi.errors import UserError
 @pytest.mark.parametrize("batch", [1, 20, 32, 36, 100])
 def test_candidates_are_valid_and_few(cores, batch):
     config = build("x", {"learner": {"batch_size": batch}, "actors": {"envs": 1}}, [])
-    found = candidates(config, 1, cores)
-    assert 1 <= len(found) <= 4
-    for candidate in found:
+    options = candidates(config, 1, cores)
+    assert 1 <= len(options) <= 4
+    for candidate in options:
         build("x", config.model_dump(), candidate.overrides)  # refuses what does not fit
         assert candidate.actors <= cores
         assert candidate.threads <= cores
@@ -22,8 +22,8 @@ def test_candidates_are_valid_and_few(cores, batch):
 
 def test_every_level_has_an_environment():
     config = build("x", {"learner": {"batch_size": 32}}, [])
-    found = candidates(config, 40, 2)
-    assert found
-    assert all(c.actors * c.envs >= 40 for c in found)
+    options = candidates(config, 40, 2)
+    assert options
+    assert all(c.actors * c.envs >= 40 for c in options)
     with pytest.raises(UserError, match="fewer than 70"):
         candidates(config, 70, 2)

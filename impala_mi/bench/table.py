@@ -1,4 +1,4 @@
-"""What a benchmark found: rows of a table, written as JSON and compared with those of another time."""
+"""Tables of measurements, saved as JSON and compared with earlier ones."""
 
 import json
 import os
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def this_machine() -> dict[str, Any]:
-    """What the figures belong to."""
+    """Hardware, PyTorch version and load under which the measurements were made."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cores": cores(), "machine": platform.machine(), "cpu": torch.backends.cpu.get_cpu_capability(), "gpu": gpu,
@@ -27,40 +27,44 @@ def this_machine() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Report:
+class BenchTable:
     """Rows of one benchmark."""
 
     kind: str
+    """Name of the subcommand of `impala-mi bench`."""
     keys: tuple[str, ...]
-    """Columns that say what was measured; the others are measurements."""
+    """Columns that say what was measured; the other columns are measurements."""
     rows: Sequence[Row]
     compared: str
-    """The column of which `compare` gives the ratio."""
+    """The column of which `compare` computes the ratio."""
     notes: Sequence[str] = ()
     when: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M"))
     machine: Mapping[str, Any] = field(default_factory=this_machine)
 
     def save(self, file: Path) -> None:
-        """Write JSON; raises `UserError`."""
+        """Write the table as JSON; raises `UserError`."""
         try:
             file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         except OSError as e:
             raise UserError(f"--json {file}: cannot be written: {e.strerror}") from None
 
     def compare(self, file: Path) -> list[Row]:
-        """The rows with the other value of the compared column and the ratio new / old; raises `UserError`."""
+        """The rows, extended by the earlier value of the compared column and the ratio new / old.
+
+        Raises `UserError` if the file is not a table of the same kind.
+        """
         try:
             other = json.loads(file.read_text(encoding="utf-8"))
             if other["kind"] != self.kind:
                 raise UserError(f"--compare {file}: holds `bench {other['kind']}`, not `bench {self.kind}`")
-            old = {tuple(row[k] for k in self.keys): row[self.compared] for row in other["rows"]}
+            earlier = {tuple(row[k] for k in self.keys): row[self.compared] for row in other["rows"]}
         except OSError as e:
             raise UserError(f"--compare {file}: cannot be read: {e.strerror}") from None
         except (ValueError, KeyError, TypeError):
             raise UserError(f"--compare {file}: was not written by `impala-mi bench --json`") from None
         rows = []
         for row in self.rows:
-            before = old.get(tuple(row[k] for k in self.keys))
+            before = earlier.get(tuple(row[k] for k in self.keys))
             ratio = None if not before else row[self.compared] / before
             rows.append({**row, f"{self.compared}, before": before, "ratio": ratio})
         return rows

@@ -2,18 +2,18 @@ import json
 
 import pytest
 
-from impala_mi.bench.report import Report
+from impala_mi.bench.table import BenchTable
 from impala_mi.errors import UserError
 
 
-def report(*speeds: float, kind: str = "learner") -> Report:
-    return Report(kind, ("head",), [{"head": f"h{i}", "frames/s": s} for i, s in enumerate(speeds)], "frames/s")
+def table(*speeds: float, kind: str = "learner") -> BenchTable:
+    return BenchTable(kind, ("head",), [{"head": f"h{i}", "frames/s": s} for i, s in enumerate(speeds)], "frames/s")
 
 
 def test_ratios_are_new_over_old_of_the_same_row(tmp_path):
-    report(100.0, 50.0).save(tmp_path / "a.json")
+    table(100.0, 50.0).save(tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text())["machine"]["cores"] >= 1
-    rows = report(110.0, 25.0, 7.0).compare(tmp_path / "a.json")
+    rows = table(110.0, 25.0, 7.0).compare(tmp_path / "a.json")
     assert [row["ratio"] for row in rows] == [pytest.approx(1.1), 0.5, None]
     assert rows[0]["frames/s, before"] == 100.0
 
@@ -21,13 +21,13 @@ def test_ratios_are_new_over_old_of_the_same_row(tmp_path):
 def test_what_cannot_be_compared_is_said(tmp_path):
     file = tmp_path / "a.json"
     with pytest.raises(UserError, match="cannot be read"):
-        report(1.0).compare(file)
-    report(1.0, kind="envs").save(file)
+        table(1.0).compare(file)
+    table(1.0, kind="envs").save(file)
     with pytest.raises(UserError, match="holds `bench envs`, not `bench learner`"):
-        report(1.0).compare(file)
+        table(1.0).compare(file)
     for text in ("nonsense", "[]", '{"kind": "learner", "rows": [{}]}'):
         file.write_text(text)
         with pytest.raises(UserError, match="was not written by"):
-            report(1.0).compare(file)
+            table(1.0).compare(file)
     with pytest.raises(UserError, match="cannot be written"):
-        report(1.0).save(tmp_path / "no" / "a.json")
+        table(1.0).save(tmp_path / "no" / "a.json")
