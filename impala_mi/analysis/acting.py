@@ -167,7 +167,7 @@ class TrainedAgent:
                 "observation: no instruction, which levels of this suite may give; pass a mapping of the frame and "
                 f"the words (key {' or '.join(INSTRUCTION_KEYS)}, '' for none)"
             )
-        texts = [words] * n if isinstance(words, str) else list(words)
+        texts = _repeated(words, str, n)
         if len(texts) != n or not all(isinstance(text, str) for text in texts):
             raise UserError(f"observation: instruction {words!r}; pass a str{f' or {n} of them' * state.batched}")
         return np.stack([tokenize(text, length) for text in texts])
@@ -184,9 +184,9 @@ class TrainedAgent:
                     f"{', '.join(names)}"
                 )
             return None
-        tasks = [task] * n if isinstance(task, str | int | np.integer) else list(task)
+        tasks = _repeated(task, str | int | np.integer, n)
         if len(tasks) != n:
-            raise UserError(f"task={task!r}: {len(tasks)} tasks for {n} environments")
+            raise UserError(f"task={task!r}: pass a level's name or index{f', or {n} of them' * (n > 1)}")
         indices = []
         for name in tasks:
             index = names.index(name) if name in names else name
@@ -209,6 +209,13 @@ def _per_environment(name: str, value: Any, dtype: Any, n: int) -> np.ndarray:
     if array.dtype.kind not in "fiub" or array.shape not in ((), (n,)):
         raise UserError(f"{name}={value!r}: pass a number{f', or {n} of them' * (n > 1)}")
     return np.broadcast_to(array.astype(dtype), (n,))
+
+
+def _repeated(value: Any, kind: Any, n: int) -> list[Any]:
+    """List of n times a value of that kind, or of the elements of a sequence; empty for anything else."""
+    if isinstance(value, kind):
+        return [value] * n
+    return list(value) if isinstance(value, Sequence | np.ndarray) else []
 
 
 def _part(observation: Any, keys: Sequence[str]) -> Any:
