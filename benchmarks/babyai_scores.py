@@ -1,4 +1,4 @@
-"""Measure BabyAI's reference scores: its own bot, which knows the whole map.
+"""Benchmark run by hand: reference scores of BabyAI, from its own bot, which knows the whole map.
 
 python benchmarks/babyai_scores.py [EPISODES]
 """
@@ -13,14 +13,14 @@ from impala_mi.envs.babyai import BabyAIGame, babyai
 
 
 def episode(game: BabyAIGame, seed: int) -> float:
-    """The bot's return; 0 where it gives up."""
+    """Return of the bot in one episode; 0 if it gives up."""
     game.reset(seed)
     bot = BabyAIBot(game.env)
     action = None
     while True:
         try:
             action = bot.replan(action)
-        except Exception:  # the bot asserts its way out of maps that it cannot solve
+        except Exception:  # failed assertions are how the bot gives up
             return 0.0
         outcome = game.step(int(action))
         if outcome.terminated or outcome.truncated:

@@ -1,4 +1,4 @@
-"""What an agent must learn in minutes, over three seeds: CartPole; memory with the LSTM, and not without it.
+"""Benchmark run by hand: an agent learns CartPole, and memory only with the LSTM; three seeds, minutes each.
 
 python benchmarks/learn.py [RUN_ROOT]
 """
@@ -22,19 +22,19 @@ TASKS = {
 
 
 def run(root: Path, name: str, arguments: tuple[str, ...], seed: int) -> tuple[float, float, float]:
-    """Mean return over 100 evaluation episodes, the standard error, and the minutes of training."""
+    """Train and evaluate; returns the mean of 100 episodes, its standard error and the minutes of training."""
     folder = root / f"{name.replace(', ', '-')}-{seed}"
-    began = time.monotonic()
+    start = time.monotonic()
     overrides = (f"seed={seed}", f"run.root={root}", f"run.name={folder.name}")
     impala("train", *arguments, *overrides)
-    minutes = (time.monotonic() - began) / 60
+    minutes = (time.monotonic() - start) / 60
     impala("eval", str(folder), "--episodes", "100")
     result = json.loads(next((folder / "eval").glob("*.json")).read_text())["levels"][0]["agent"]
     return result["mean"], result["stderr"], minutes
 
 
 def impala(*arguments: str) -> None:
-    """Run a command; its output is shown only where it fails."""
+    """Run a command of impala-mi; prints its output only if it fails."""
     command = [sys.executable, "-m", "impala_mi", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -42,7 +42,7 @@ def impala(*arguments: str) -> None:
 
 
 def main() -> None:
-    """Print a table."""
+    """Run all tasks with all seeds and print a table."""
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp(prefix="impala-mi-learn-"))
     print("| task | seed | mean return, 100 episodes | minutes |\n|---|--:|--:|--:|")
     for name, arguments in TASKS.items():

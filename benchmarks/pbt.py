@@ -1,10 +1,9 @@
-"""A population beside as many independent runs of the same budget, over seeds.
+"""Benchmark run by hand: a population compared with as many independent runs of the same budget, over seeds.
 
 python benchmarks/pbt.py FOLDER SEEDS [CONFIG] [KEY=VALUE]...
 
-Both arms have the same members: the same seeds, first hyperparameters, turns and frames. The independent ones never
-copy or change anything. Every member is then evaluated over complete episodes. Writes pbt.json and pbt.png to
-FOLDER.
+Both arms have the same members: seeds, initial hyperparameters, turns and frames. Independent members never copy or
+change anything. Every member is then evaluated over complete episodes. Writes pbt.json and pbt.png to FOLDER.
 """
 
 import json
@@ -15,9 +14,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from impala_mi.analysis.compare import interval
+from impala_mi.analysis.stats import mean_interval
 from impala_mi.pbt.journal import read
-from impala_mi.pbt.lineage import Life, lives
+from impala_mi.pbt.lineage import MemberHistory, member_histories
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -28,67 +27,67 @@ COLOURS = {"population": "C3", "independent": "C0"}
 
 
 def impala_mi(*arguments: str) -> None:
-    """A command that must succeed."""
+    """Run a command of impala-mi that must succeed."""
     subprocess.run([sys.executable, "-m", "impala_mi", *arguments], check=True)
 
 
 def scores(folder: Path) -> list[float]:
-    """Mean capped score of each member's last checkpoint."""
-    found = []
+    """Mean capped score of the last checkpoint of each member."""
+    capped_means = []
     for member in sorted((folder / "members").iterdir()):
         impala_mi("eval", str(member), "--episodes", str(EPISODES))
         [file] = (member / "eval").glob("*.json")
-        found.append(json.loads(file.read_text())["capped_mean"])
-    return found
+        capped_means.append(json.loads(file.read_text())["capped_mean"])
+    return capped_means
 
 
-def curves(found: dict[str, Life], frames: np.ndarray) -> np.ndarray:
-    """[members, points] fitness at so many frames."""
-    return np.stack(
-        [np.interp(frames, life.frames, life.fitness, left=np.nan) for life in found.values() if life.frames]
-    )
+def curves(histories: dict[str, MemberHistory], frames: np.ndarray) -> np.ndarray:
+    """Fitness of the members at the given numbers of frames, [members, points]."""
+    return np.stack([np.interp(frames, h.frames, h.fitness, left=np.nan) for h in histories.values() if h.frames])
 
 
 def main() -> None:
-    """Train, evaluate, plot."""
+    """Train, evaluate and plot."""
     folder, seeds = Path(sys.argv[1]), int(sys.argv[2])
     config, *overrides = sys.argv[3:] or ["cartpole_pbt"]
     folder.mkdir(parents=True, exist_ok=True)
     result: dict[str, list[dict[str, object]]] = {arm: [] for arm in ARMS}
-    found: dict[str, list[dict[str, Life]]] = {arm: [] for arm in ARMS}
+    histories: dict[str, list[dict[str, MemberHistory]]] = {arm: [] for arm in ARMS}
     for seed in range(1, seeds + 1):
-        for arm, more in ARMS.items():
+        for arm, settings in ARMS.items():
             named = (f"run.root={folder}", f"run.name={arm}-{seed}", f"seed={seed}")
-            if not (folder / f"{arm}-{seed}").exists():  # of an earlier call
-                impala_mi("pbt", config, *named, *overrides, *more)
+            if not (folder / f"{arm}-{seed}").exists():  # an earlier call has trained it
+                impala_mi("pbt", config, *named, *overrides, *settings)
     for seed in range(1, seeds + 1):
         for arm in ARMS:
             run = folder / f"{arm}-{seed}"
             if not (run / "evaluated").exists():
                 (run / "evaluated").write_text(json.dumps(scores(run)))
             lines = read(run)
-            found[arm].append(lives(lines, run))
+            histories[arm].append(member_histories(lines, run))
             copies = sum(line["event"] == "applied" and line["copied"] for line in lines)
             result[arm].append({"scores": json.loads((run / "evaluated").read_text()), "copies": copies})
     (folder / "pbt.json").write_text(json.dumps(result, indent=1) + "\n")
     for arm, runs in result.items():
         best, mean = (np.array([f(run["scores"]) for run in runs]) for f in (max, np.mean))
         for name, values in (("best", best), ("mean", mean)):
-            centre, half = interval(values) if seeds > 1 else (values[0], np.nan)
+            centre, half = mean_interval(values) if seeds > 1 else (values[0], np.nan)
             print(f"{arm}: {name} of the members {centre:.1f} +- {half:.1f} over {seeds} seeds: {values.round(1)}")
         print(f"{arm}: copies {[run['copies'] for run in runs]}")
-    draw(found, result, folder / "pbt.png")
+    draw(histories, result, folder / "pbt.png")
 
 
-def draw(found: dict[str, list[dict[str, Life]]], result: dict[str, list[dict[str, object]]], file: Path) -> None:
-    """Fitness over frames, best and mean of the members; final scores of all of them."""
+def draw(
+    histories: dict[str, list[dict[str, MemberHistory]]], result: dict[str, list[dict[str, object]]], file: Path
+) -> None:
+    """Plot the best and mean fitness of the members over frames, and the final scores of all members."""
     figure, axes = plt.subplots(1, 3, figsize=(12.5, 4), layout="constrained", width_ratios=[2, 2, 1.3])
-    end = min(life.end for runs in found.values() for run in runs for life in run.values())
+    end = min(h.end for runs in histories.values() for run in runs for h in run.values())
     frames = np.linspace(0, end, 60)
-    for arm, runs in found.items():
-        every = [curves(run, frames) for run in runs]
+    for arm, runs in histories.items():
+        fitness = [curves(run, frames) for run in runs]
         for ax, reduce in zip(axes[:2], (np.nanmax, np.nanmean), strict=True):
-            lines = np.stack([reduce(np.where(np.isnan(one).all(0), 0, one), 0) for one in every])
+            lines = np.stack([reduce(np.where(np.isnan(run).all(0), 0, run), 0) for run in fitness])
             ax.plot(frames / 1e3, lines.T, color=COLOURS[arm], lw=0.7, alpha=0.4)
             ax.plot(frames / 1e3, lines.mean(0), color=COLOURS[arm], lw=2.2, label=arm)
     for ax, title in zip(axes, ("best of the members", "mean of the members", "evaluated"), strict=True):

@@ -1,10 +1,10 @@
-"""impala-mi on the common work of the side-by-side harness, metered as the other systems are.
+"""Benchmark run by a side-by-side harness: impala-mi on the work that all compared systems do.
 
-Runs in the harness (`suite.py --add 'impala-mi=PYTHON benchmarks/peer_impala_mi.py --env {env}'`), which puts its
-own folder with `bench_envs` and `meter` on the path. Arguments of the form KEY=VALUE go to the configuration.
+The harness runs it (`suite.py --add 'impala-mi=PYTHON benchmarks/peer_impala_mi.py --env {env}'`) with its own
+folder, which holds `bench_envs` and `meter`, on the path. Arguments KEY=VALUE override the configuration.
 
-The network is that of the other systems and, as always here, is told the last action and reward: 10 more inputs of
-the LSTM at 9 actions.
+The network equals that of the other systems, except that its LSTM also gets the last action and reward: 10 more
+inputs with 9 actions.
 """
 
 import argparse
@@ -31,16 +31,16 @@ OVERRIDES = [
 ]  # fmt: skip
 
 BEST = {
-    # The learner is what takes longest, and one actor feeds it.
+    # The learner is the bottleneck, and one actor can feed it.
     "synthetic": ["actors.count=1", "actors.envs=32", "learner.num_threads=2"],
-    # The games are, which have processes of their own: one actor can keep two cores busy with them.
+    # The games are the bottleneck. They run in processes of their own, so one actor keeps two cores busy.
     "doom": ["actors.count=1", "actors.envs=32", "learner.num_threads=1"],
 }
-"""What was found best on 2 cores."""
+"""Fastest settings on 2 cores, by environment."""
 
 
 class BenchGame:
-    """One of the harness's environments."""
+    """One environment of the harness."""
 
     def __init__(self, name: str) -> None:
         self._env = bench_envs.make(name)
@@ -50,17 +50,17 @@ class BenchGame:
         return Observation(self._env.reset(seed=seed)[0])
 
     def step(self, action: int) -> Outcome:
-        """One step of the environment."""
+        """Take one step."""
         frame, reward, terminated, truncated, _ = self._env.step(action)
         return Outcome(Observation(frame), reward, terminated, truncated and not terminated)
 
     def close(self) -> None:
-        """End the game."""
+        """Close the environment."""
         self._env.close()
 
 
 def suite(config: EnvConfig) -> Suite:
-    """The suite: the environment that `env.levels` names, as its only level."""
+    """Make a suite whose only level is the environment that `env.levels` names."""
     name = config.levels[0]
     actions = bench_envs.NUM_ACTIONS[name]
     return Suite(
@@ -79,9 +79,9 @@ def main() -> None:
     parser.add_argument("--env", choices=tuple(bench_envs.ENVS), default="synthetic")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    here = str(Path(__file__).resolve().parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])  # for the actors
-    sys.path.insert(0, here)
+    folder = str(Path(__file__).resolve().parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])  # for the actors
+    sys.path.insert(0, folder)
     meter = Meter()
 
     def report(record: Mapping[str, float]) -> None:

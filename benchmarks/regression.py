@@ -1,8 +1,8 @@
-"""The parts that we made faster, beside the same work in plain PyTorch: has a change lost what was won?
+"""Benchmark run by hand: speed of acting and updates relative to plain PyTorch, to notice lost speed.
 
-python benchmarks/regression.py [SECONDS]     one thread, two minutes; fails where a ratio is above its limit
+python benchmarks/regression.py [SECONDS]     one thread, two minutes; exits with 1 if a ratio exceeds its limit
 
-Ratios of CPU time, measured in turns: the machine's own speed cancels out.
+Compares CPU times that are measured in turns, so that the speed of the machine cancels out.
 """
 
 import statistics
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impala_mi.bench.measure import per_frame
-from impala_mi.bench.parts import acting, learning
+from impala_mi.bench.parts import acting_cost, update_row
 from impala_mi.config import Config, build
 from impala_mi.host.threads import keep_freed_memory
 from impala_mi.types import Spaces
@@ -28,16 +28,16 @@ DMLAB = Spaces((72, 96, 3), "uint8", num_actions=9, num_levels=30, instructions=
 
 
 class Ratio(NamedTuple):
-    """Work, what it is measured against, and the most that it may cost of that."""
+    """Two measurements of CPU microseconds per frame, and the limit of their ratio."""
 
     name: str
-    ours: Callable[[float], float]
-    theirs: Callable[[float], float]
+    measured: Callable[[float], float]
+    baseline: Callable[[float], float]
     limit: float
 
 
 class Plain(nn.Module):
-    """The shallow agent with one head, as one writes it down."""
+    """The shallow agent with one head in plain PyTorch."""
 
     def __init__(self, actions: int) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class Plain(nn.Module):
     def forward(
         self, frame: Tensor, action: Tensor, reward: Tensor, first: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Logits [T, B, A] and values [T, B] of [T, B, ...], and the state [1, B, H] after them."""
+        """Logits [T, B, A] and values [T, B] for inputs [T, B, ...], and the LSTM state [1, B, H] after them."""
         image = frame.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-        seen = F.relu(self.linear(self.conv(image))).unflatten(0, frame.shape[:2])
-        x = torch.cat([seen, F.one_hot(action, self.actions).float(), reward.unsqueeze(-1)], -1)
+        features = F.relu(self.linear(self.conv(image))).unflatten(0, frame.shape[:2])
+        x = torch.cat([features, F.one_hot(action, self.actions).float(), reward.unsqueeze(-1)], -1)
         outputs = []
         for t in range(len(x)):
             keep = 1 - first[t].float().view(1, -1, 1)
@@ -73,7 +73,7 @@ def plain_inputs(steps: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def plain_acting(seconds: float) -> float:
-    """CPU microseconds a frame."""
+    """CPU microseconds per frame."""
     torch.set_num_threads(1)
     net, inputs = Plain(3), plain_inputs(1, E)
     state = [(torch.zeros(1, E, 256), torch.zeros(1, E, 256))]
@@ -87,7 +87,7 @@ def plain_acting(seconds: float) -> float:
 
 
 def plain_learning(seconds: float) -> float:
-    """CPU microseconds a frame."""
+    """CPU microseconds per frame."""
     torch.set_num_threads(1)
     net = Plain(3)
     optimizer = torch.optim.RMSprop(net.parameters(), lr=3e-4, eps=0.1)
@@ -98,20 +98,20 @@ def plain_learning(seconds: float) -> float:
     def update() -> None:
         logits, values, _ = net(*inputs, state)
         log_policy = F.log_softmax(logits[:-1], -1)
-        chosen = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        log_prob = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         with torch.no_grad():
-            before = F.log_softmax(behaviour, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-            rho = (chosen - before).exp().clamp(max=1)
+            behaviour_log_prob = F.log_softmax(behaviour, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+            rho = (log_prob - behaviour_log_prob).exp().clamp(max=1)
             delta = rho * (rewards + discounts * values[1:] - values[:-1])
-            carried, corrections = torch.zeros(B), list[Tensor]()
+            correction, corrections = torch.zeros(B), list[Tensor]()
             for t in reversed(range(T)):
-                carried = delta[t] + discounts[t] * rho[t] * carried
-                corrections.insert(0, carried)
+                correction = delta[t] + discounts[t] * rho[t] * correction
+                corrections.insert(0, correction)
             targets = torch.stack(corrections) + values[:-1]
-            following = torch.cat([targets[1:], values[-1:]])
-            advantage = rho * (rewards + discounts * following - values[:-1])
+            next_targets = torch.cat([targets[1:], values[-1:]])
+            advantage = rho * (rewards + discounts * next_targets - values[:-1])
         entropy = -(log_policy.exp() * log_policy).sum()
-        loss = -(chosen * advantage).sum() + 0.25 * (targets - values[:-1]).square().sum() - 0.003 * entropy
+        loss = -(log_prob * advantage).sum() + 0.25 * (targets - values[:-1]).square().sum() - 0.003 * entropy
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -119,55 +119,55 @@ def plain_learning(seconds: float) -> float:
     return per_frame(update, T * B, seconds).cpu_us
 
 
-def config(*changed: str) -> Config:
-    """With the unrolls and batches that are measured."""
-    return build("regression", {}, [f"learner.unroll_length={T}", f"learner.batch_size={B}", *changed])
+def config(*overrides: str) -> Config:
+    """The default configuration with the T and B of this benchmark."""
+    return build("regression", {}, [f"learner.unroll_length={T}", f"learner.batch_size={B}", *overrides])
 
 
-def our_acting(precision: str) -> Callable[[float], float]:
-    """CPU microseconds a frame, of the shared head."""
-    return lambda seconds: acting(config("agent.head=shared"), DOOM, E, precision, 1, seconds).cpu_us
+def agent_acting(precision: str) -> Callable[[float], float]:
+    """Measures acting with the shared head, in CPU microseconds per frame."""
+    return lambda seconds: acting_cost(config("agent.head=shared"), DOOM, E, precision, 1, seconds).cpu_us
 
 
-def our_learning(spaces: Spaces, *changed: str) -> Callable[[float], float]:
-    """CPU microseconds a frame."""
+def agent_update(spaces: Spaces, *overrides: str) -> Callable[[float], float]:
+    """Measures updates, in CPU microseconds per frame."""
 
     def measure(seconds: float) -> float:
         torch.set_num_threads(1)
-        return float(learning(config(*changed), spaces, CPU, seconds)["cpu us/frame"])
+        return float(update_row(config(*overrides), spaces, CPU, seconds)["cpu us/frame"])
 
     return measure
 
 
-SHARED = our_learning(DMLAB, "agent.head=shared")
+SHARED_HEAD = agent_update(DMLAB, "agent.head=shared")
 RATIOS = [
-    Ratio("acting, float32 / plain", our_acting("float32"), plain_acting, 1.15),
-    Ratio("acting, auto / plain", our_acting("auto"), plain_acting, 0.75),
-    Ratio("update, float32 / plain", our_learning(DOOM, "agent.head=shared", "learner.precision=float32"),
+    Ratio("acting, float32 / plain", agent_acting("float32"), plain_acting, 1.15),
+    Ratio("acting, auto / plain", agent_acting("auto"), plain_acting, 0.75),
+    Ratio("update, float32 / plain", agent_update(DOOM, "agent.head=shared", "learner.precision=float32"),
           plain_learning, 1.0),
-    Ratio("update, auto / plain", our_learning(DOOM, "agent.head=shared"), plain_learning, 0.7),
+    Ratio("update, auto / plain", agent_update(DOOM, "agent.head=shared"), plain_learning, 0.7),
     *(
         Ratio(f"update, 30 levels, {head} / shared",
-              our_learning(DMLAB, f"agent.head={head}", "agent.context_width=32"), SHARED, 1.15)
+              agent_update(DMLAB, f"agent.head={head}", "agent.context_width=32"), SHARED_HEAD, 1.15)
         for head in ("per_task", "mi_task", "mi_context")
     ),
 ]  # fmt: skip
 
 
 def main() -> None:
-    """Measure, print a table, and fail where a limit is passed."""
+    """Measure, print a table, and exit with 1 if a ratio exceeds its limit."""
     keep_freed_memory()
-    seconds, bad = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0, []
-    print(f"{'work':42} {'us/frame':>9} {'of':>9} {'ratio':>6} {'limit':>6}")
-    for ratio in RATIOS:
-        pairs = [(ratio.ours(seconds), ratio.theirs(seconds)) for _ in range(ROUNDS)]
-        found = statistics.median(ours / theirs for ours, theirs in pairs)
-        ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-        print(f"{ratio.name:42} {ours:9.1f} {theirs:9.1f} {found:6.2f} {ratio.limit:6.2f}", flush=True)
-        if found > ratio.limit:
-            bad.append(ratio.name)
-    if bad:
-        sys.exit(f"slower than they were: {', '.join(bad)}")
+    seconds, slow = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0, []
+    print(f"{'work':42} {'us/frame':>9} {'baseline':>9} {'ratio':>6} {'limit':>6}")
+    for name, measured, baseline, limit in RATIOS:
+        pairs = [(measured(seconds), baseline(seconds)) for _ in range(ROUNDS)]
+        ratio = statistics.median(a / b for a, b in pairs)
+        cost, baseline_cost = (statistics.median(side) for side in zip(*pairs, strict=True))
+        print(f"{name:42} {cost:9.1f} {baseline_cost:9.1f} {ratio:6.2f} {limit:6.2f}", flush=True)
+        if ratio > limit:
+            slow.append(name)
+    if slow:
+        sys.exit(f"slower than the limit: {', '.join(slow)}")
 
 
 if __name__ == "__main__":

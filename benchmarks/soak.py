@@ -1,10 +1,10 @@
-"""An hour of training: does it grow?
+"""Benchmark run by hand: growth of memory, files, threads and processes during an hour of training.
 
 python benchmarks/soak.py MINUTES FOLDER [CONFIG] [KEY=VALUE]...
 
-Every ten seconds: memory of the whole process tree that nobody else uses (unique set size: other programs that
-share libraries come and go), the object store, open files, threads, processes, frames a second. Writes soak.csv and
-soak.png to FOLDER and prints each one's growth an hour, by a straight line through all but the first fifth.
+Samples the process tree every ten seconds: unique set size (memory not shared with other programs), object store,
+open files, threads, processes, frames per second. Writes soak.csv and soak.png to FOLDER and prints the growth per
+hour of each, from a straight line through all but the first fifth of the samples.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ import matplotlib
 import numpy as np
 import psutil
 
-from impala_mi.bench.measure import tree
-from impala_mi.bench.training import Run, running
+from impala_mi.bench.end_to_end import BenchRun, running
+from impala_mi.bench.measure import process_tree
 from impala_mi.config import load
 
 matplotlib.use("Agg")
@@ -26,11 +26,12 @@ import matplotlib.pyplot as plt
 
 EVERY_S = 10.0
 WARM_UP = 0.2
+"""Share of the samples at the start that the line does not use."""
 
 
-def sample(run: Run, before: dict[str, float]) -> dict[str, float]:
-    """What there is now."""
-    processes, record = tree(run.process.pid), run.records()[-1]
+def sample(run: BenchRun, last: dict[str, float]) -> dict[str, float]:
+    """Measure the process tree now; frames per second are those since the sample `last`."""
+    processes, record = process_tree(run.process.pid), run.records()[-1]
     files, threads, store, memory = 0, 0, 0, 0.0
     for p in processes:
         with contextlib.suppress(psutil.Error):  # it may have ended
@@ -38,10 +39,10 @@ def sample(run: Run, before: dict[str, float]) -> dict[str, float]:
             memory += p.memory_full_info().uss / 1e6
             if p.name() == "raylet":
                 store += p.memory_info().shared
-    seconds = record["time_s"] - before.get("time_s", 0.0)
+    seconds = record["time_s"] - last.get("time_s", 0.0)
     return {
         "time_s": record["time_s"],
-        "frames/s": (record["env_frames"] - before.get("env_frames", 0)) / max(seconds, 1e-9),
+        "frames/s": (record["env_frames"] - last.get("env_frames", 0)) / max(seconds, 1e-9),
         "memory MB": memory,
         "object store MB": store / 2**20,
         "open files": files,
@@ -52,7 +53,7 @@ def sample(run: Run, before: dict[str, float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train, sample, plot."""
+    """Train, sample and plot."""
     minutes, folder = float(sys.argv[1]), Path(sys.argv[2])
     name, *overrides = [*sys.argv[3:], "smoke"] if len(sys.argv) < 4 else sys.argv[3:]
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,12 +74,12 @@ def main() -> None:
 
 
 def draw(samples: list[dict[str, float]], folder: Path) -> None:
-    """Growth to standard output, soak.png to the folder."""
-    shown = [key for key in samples[0] if key not in ("time_s", "env_frames")]
+    """Print the growth of each quantity and write soak.png to the folder."""
+    keys = [key for key in samples[0] if key not in ("time_s", "env_frames")]
     hours = np.array([s["time_s"] for s in samples]) / 3600
     late = hours > hours[-1] * WARM_UP
-    figure, axes = plt.subplots(len(shown), 1, figsize=(7, 1.5 * len(shown)), sharex=True, layout="constrained")
-    for axis, key in zip(axes, shown, strict=True):
+    figure, axes = plt.subplots(len(keys), 1, figsize=(7, 1.5 * len(keys)), sharex=True, layout="constrained")
+    for axis, key in zip(axes, keys, strict=True):
         values = np.array([s[key] for s in samples])
         slope, height = np.polyfit(hours[late], values[late], 1)
         print(f"{key:18} {np.median(values[late]):10.1f}   {slope:+9.2f} an hour")
