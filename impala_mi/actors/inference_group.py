@@ -1,4 +1,4 @@
-"""Central inference as Ray processes: workers that act for the actors, replaced when they die."""
+"""Central inference as Ray processes: workers that act for the actors."""
 
 import contextlib
 import threading
@@ -31,7 +31,7 @@ class _InferenceWorker:
             torch.set_num_threads(threads)
             return self._inference(requests)
 
-        # Of two groups of an actor one steps while the other asks.
+        # An actor has two groups of environments: one steps while the other asks.
         self._batcher = Batcher(infer, (groups + 1) // 2, config.inference.wait_ms / 1000)
 
     def load(self, weights: Weights, version: int) -> None:
@@ -40,18 +40,18 @@ class _InferenceWorker:
         self._loaded.set()
 
     def act(self, request: Request) -> Reply:
-        """Wait for a batch that holds this request."""
+        """Reply to a request, which shares a batch with others."""
         self._loaded.wait()
         return self._batcher(request)
 
 
 class InferenceGroup:
-    """The processes that act for all actors; an actor has one of them.
+    """The inference workers; each actor is assigned to one of them.
 
     Args:
         config: the run's configuration.
         actors: number of actors.
-        placement: of the workers, from `place`.
+        placement: resources of the workers, from `reserve`.
     """
 
     def __init__(self, config: Config, actors: int, placement: PlacementGroup) -> None:
@@ -62,16 +62,16 @@ class InferenceGroup:
         self._workers = [self._start(i) for i in range(workers)]
 
     def worker_of(self, actor: int) -> Any:
-        """Handle for `ActorProcess.unroll`."""
+        """Worker that acts for an actor, for `ActorProcess.unroll`."""
         return self._workers[actor % len(self._workers)]
 
     def load(self, weights: ray.ObjectRef[Weights], version: int) -> None:
-        """Have all act with these weights as soon as they have them."""
+        """Have all workers act with these weights as soon as they have fetched them."""
         for worker in self._workers:
             worker.load.remote(weights, version)
 
     def replace(self, actor: int, lost: Any, weights: ray.ObjectRef[Weights], version: int) -> int | None:
-        """Put another in the place of this actor's worker; its number, or None where `lost` was replaced before."""
+        """Replace an actor's worker, and return its number; None if `lost` has been replaced before."""
         i = actor % len(self._workers)
         if self._workers[i] is not lost:
             return None

@@ -1,4 +1,4 @@
-"""The actor as a Ray process."""
+"""An actor as a Ray process, and its typed handle."""
 
 import functools
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from impala_mi.host.threads import keep_freed_memory
 from impala_mi.types import Fault, RolloutInfo, Transitions, Weights
 
 INFERENCE_TIMEOUT_S = 120.0
-"""After which an inference worker counts as lost; the first batch on a GPU takes long."""
+"""Seconds after which an inference worker counts as lost; the first batch on a GPU takes long."""
 
 
 class WeightsLost(Exception):
-    """Weights went with their node; the actor is well."""
+    """Weights were lost with their node; the actor is well."""
 
 
 class _Actor:
@@ -31,15 +31,18 @@ class _Actor:
     def unroll(
         self, weights: list[ray.ObjectRef[Weights]], version: int, worker: Any
     ) -> tuple[RolloutInfo, Transitions]:
-        """Play one unroll in each environment with weights no older than `version`, or as `worker` says.
+        """Play one unroll in each environment with weights no older than `version`.
 
-        The reference comes in a list so that Ray fetches the weights only when this actor asks.
+        Args:
+            weights: a list of one reference, so that Ray fetches the weights only when this actor asks for them.
+            version: version of these weights.
+            worker: inference worker that acts instead of this process, or None.
         """
         if self._broken is not None:
             raise self._broken
         torch.set_num_threads(1)  # processes are the parallelism
         if worker is not None:
-            unroll = self._rollout.unroll(functools.partial(_ask, worker))
+            unroll = self._rollout.collect(functools.partial(_ask, worker))
         else:
             if version != self._rollout.version:
                 try:
@@ -47,11 +50,11 @@ class _Actor:
                 except ray.exceptions.ObjectLostError as e:
                     raise WeightsLost(str(e).strip().splitlines()[0]) from None
                 self._rollout.load(newest, version)
-            unroll = self._rollout.unroll()
+            unroll = self._rollout.collect()
         return unroll.info, unroll.data
 
     def start(self, seed_epoch: Sequence[int]) -> None:
-        """Begin new episodes everywhere; what fails is raised by the next unroll, for which the driver waits."""
+        """Start new episodes everywhere; the next `unroll` raises the error of a start that failed."""
         try:
             self._rollout.start(seed_epoch)
         except Exception as e:
@@ -63,17 +66,17 @@ class _Actor:
 
     @ray.method(concurrency_group="control")
     def placed(self) -> str:
-        """The node on which this process lives."""
+        """Identifier of the node on which this process lives."""
         return ray.get_runtime_context().get_node_id()
 
     @ray.method(concurrency_group="control")
     def take_faults(self) -> list[tuple[int, Fault]]:
-        """Faults that no unroll has brought yet."""
+        """Faults that no rollout has delivered yet."""
         return self._rollout.take_faults()
 
     @ray.method(concurrency_group="control")
     def interrupt(self) -> None:
-        """Have what plays fail soon."""
+        """Make environments that are being stepped fail soon."""
         self._rollout.interrupt()
 
 
@@ -87,11 +90,11 @@ def _ask(worker: Any, request: Request) -> Reply:
 
 
 class ActorProcess:
-    """A typed handle of one actor, which starts its environments at once."""
+    """A typed handle of one actor's process, which starts its environments at once."""
 
     def __init__(self, config: Config, index: int, seed_epoch: Sequence[int]) -> None:
         self.index = index
-        # The calls of the control group are answered while the others play.
+        # Calls of the control group are answered while a rollout is in flight.
         remote: Any = ray.remote  # its types do not know concurrency_groups
         made = remote(concurrency_groups={"control": 1}, max_restarts=0)(_Actor)
         placed = made.options(num_cpus=config.actors.num_cpus, scheduling_strategy="SPREAD")
@@ -101,7 +104,7 @@ class ActorProcess:
     def unroll(
         self, weights: ray.ObjectRef[Weights], version: int, worker: Any = None
     ) -> tuple[ray.ObjectRef[RolloutInfo], ray.ObjectRef[Transitions]]:
-        """References of the info and the transitions of one unroll; `worker` acts where inference is central."""
+        """References of the info and the transitions of one rollout; see `_Actor.unroll`."""
         info, data = self._handle.unroll.options(num_returns=2).remote([weights], version, worker)
         return info, data
 
@@ -110,7 +113,7 @@ class ActorProcess:
         return self._handle.start.remote(seed_epoch)
 
     def placed(self) -> ray.ObjectRef[str]:
-        """Reference of the node on which the process lives, as soon as it does."""
+        """Reference of the node's identifier, which the process answers once it lives."""
         return self._handle.placed.remote()
 
     def take_faults(self) -> ray.ObjectRef[list[tuple[int, Fault]]]:
@@ -118,7 +121,7 @@ class ActorProcess:
         return self._handle.take_faults.remote()
 
     def close(self) -> ray.ObjectRef[None]:
-        """Interrupt what plays and free the environments, before `kill`."""
+        """Interrupt the rollout in flight and free the environments, before `kill`."""
         self._handle.interrupt.remote()
         return self._handle.close.remote()
 

@@ -30,7 +30,7 @@ from impala_mi.envs.base import Suite
 from impala_mi.errors import TrainingError
 from impala_mi.host.signals import StopSignal
 from impala_mi.host.threads import cores, keep_freed_memory
-from impala_mi.learner.group import LearnerGroup
+from impala_mi.learner.group import start_ranks
 from impala_mi.learner.update import PendingUpdate
 from impala_mi.learner.worker import _Learner
 from impala_mi.runs.folder import RunFolder
@@ -146,7 +146,7 @@ def measure_scale(config: Config, suite: Suite, actors: int, frames_per_s: float
         trainer = Trainer(
             config, suite, RunFolder(Path(folder)), None, report, stop,
             make_actor=lambda _, index, __: _SimulatedActor(hosts, index),
-            make_learner=lambda config, state, place: LearnerGroup(config, state, place, _IdleLearner),
+            make_ranks=lambda config, placement: start_ranks(config, placement, _IdleLearner),
         )  # fmt: skip
         timer = threading.Timer(seconds, lambda: setattr(stop, "name", "SIGALRM"))
         timer.start()

@@ -1,8 +1,9 @@
-"""The actors of a run and the processes that act for them: started, watched, replaced, given up.
+"""The actors of a run and their processes: started, watched, replaced, given up.
 
-An actor that dies or hands in nothing for too long is replaced, with new episodes and a fresh core's state: at once
-the first time, later after a pause that doubles. One that dies again and again without handing in anything is given
-up. One for which there is no room waits for it, so nodes may come and go; with too few actors the run ends.
+An actor that dies or delivers no rollout for too long is replaced by a process with new episodes and an initial
+recurrent state: at once after the first death, later after a back-off that doubles. An actor that dies several
+times in a row without delivering a rollout is given up. An actor without free resources waits for them, so nodes
+may join and leave; with too few actors alive the run ends.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import ray
@@ -22,89 +24,151 @@ from impala_mi.actors.worker import ActorProcess, WeightsLost
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
+from impala_mi.host.backoff import backoff
+from impala_mi.host.port import Port
+from impala_mi.training.ray_port import RAY
 from impala_mi.types import Fault, RolloutInfo, Transitions, Weights
 
 BUDGET_S = 3600.0
-"""Over which restarts count."""
+"""Period in seconds over which a restart budget counts."""
 LONGEST_PAUSE_S = 60.0
+"""Longest back-off in seconds before an actor is started again."""
+UNREACHABLE_S = 90.0
+"""Seconds after which an unreachable actor counts as dead; Ray needs half a minute to declare a node dead."""
 _CLOSE_S = 5.0
-_LOOK_EVERY_S = 1.0
+"""Seconds that a dead actor's process has to close its games before it is killed."""
+_SUPERVISE_EVERY_S = 1.0
 _AFTER_NODE_S = 2.0
-DOUBT_S = 90.0
-"""For which an actor that cannot be reached may come back; Ray needs half a minute to call a node dead."""
+"""Seconds before an actor whose node was lost is started elsewhere."""
 
 Event = Callable[..., None]
-"""Takes a kind and details by name."""
+"""Takes the kind of an event, and details by name."""
 MakeActor = Callable[[Config, int, Sequence[int]], ActorProcess]
+"""Makes an actor's process from the configuration, the actor's index and its seed epoch."""
 
 
 class Budget:
-    """So many deaths in an hour.
+    """Deaths that are allowed in an hour.
 
     Args:
-        most: that are allowed.
-        key: of the configuration, for the message.
+        limit: number of deaths.
+        key: configuration key of the limit, for the message.
+        now: clock in seconds.
     """
 
-    def __init__(self, most: int, key: str) -> None:
-        self._most, self._key, self._times = most, key, deque[float]()
+    def __init__(self, limit: int, key: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._key, self._now, self._times = limit, key, now, deque[float]()
         self.total = 0
 
     def spend(self, reason: str) -> None:
-        """Count one; raises `GivenUp` where it is one too many."""
-        now = time.monotonic()
+        """Count one death; raises `GivenUp` if it exceeds the limit."""
+        now = self._now()
         while self._times and now - self._times[0] > BUDGET_S:
             self._times.popleft()
         self._times.append(now)
         self.total += 1
-        if len(self._times) > self._most:
+        if len(self._times) > self._limit:
             raise GivenUp(
-                f"{len(self._times)} deaths in an hour, more than {self._key}={self._most}; the last: {reason}"
+                f"{len(self._times)} deaths in an hour, more than {self._key}={self._limit}; the last: {reason}"
             )
 
 
+class Phase(Enum):
+    """What an actor is doing."""
+
+    STARTING = "its process was created and has not answered yet"
+    IDLE = "alive, with nothing to do"
+    PLAYING = "a rollout is in flight"
+    UNREACHABLE = "a call could not reach it: it may come back, or its node may be lost"
+    BACKING_OFF = "it has no process and is started at `retry_at`"
+    GIVEN_UP = "it died too often and is not started again"
+
+
+TRANSITIONS = {
+    Phase.STARTING: {Phase.IDLE, Phase.UNREACHABLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
+    Phase.IDLE: {Phase.PLAYING},
+    Phase.PLAYING: {Phase.IDLE, Phase.UNREACHABLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
+    Phase.UNREACHABLE: {Phase.IDLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
+    Phase.BACKING_OFF: {Phase.STARTING},
+    Phase.GIVEN_UP: set[Phase](),
+}
+"""Phases that may follow each phase."""
+_FIELDS = {
+    Phase.STARTING: {"process", "answer"},
+    Phase.IDLE: {"process", "node"},
+    Phase.PLAYING: {"process", "node", "answer", "data", "worker"},
+    Phase.UNREACHABLE: {"process", "answer"},
+    Phase.BACKING_OFF: {"retry_at"},
+    Phase.GIVEN_UP: set[str](),
+}
+"""Fields of `ActorState` that have a value in each phase; they are None in the others."""
+_ALIVE = {Phase.IDLE, Phase.PLAYING}
+
+
 @dataclass
-class Slot:
-    """An actor's place; another process plays there after a death."""
+class ActorState:
+    """One actor of the pool, whichever process plays for it."""
 
     index: int
-    process: ActorProcess | None = None
     starts: int = 0
-    node: str = ""
-    """Where the process lives; empty until it does, and while that is in doubt."""
-    doubted_since: float | None = None
-    """When it could not be reached any more: its node may be gone, which takes Ray a while to find out."""
-    nodes_lost: int = 0
-    """In a row, before it came to life."""
-    since: float = 0.0
-    """When it was last given something to do or came to life."""
-    worker: Any = None
-    """That acts for it."""
+    """Processes started so far."""
     deaths: int = 0
-    """In a row, without a hand-in between."""
-    not_before: float = 0.0
-    given_up: bool = False
+    """Deaths in a row, without a rollout between them."""
+    nodes_lost: int = 0
+    """Deaths in a row that were put down to a lost node before the process first answered."""
+    phase: Phase = Phase.BACKING_OFF
+    since: float = 0.0
+    """When the phase began, in seconds of the port's clock."""
+    process: ActorProcess | None = None
+    node: str | None = None
+    """Identifier of the node on which the process lives."""
+    answer: "ray.ObjectRef[Any] | None" = None
+    """Answer that is waited for: the node, or while playing the `RolloutInfo`."""
+    data: "ray.ObjectRef[Transitions] | None" = None
+    """Transitions of the rollout in flight."""
+    worker: Any = None
+    """Inference worker that acts for the rollout in flight, if inference is central."""
+    retry_at: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is known to be alive."""
+        return self.phase in _ALIVE
+
+    def enter(self, phase: Phase, now: float, **fields: Any) -> None:
+        """Go to another phase, set its fields and clear those that do not belong to it.
+
+        Raises `RuntimeError` if `TRANSITIONS` does not allow it or a field does not belong to the phase.
+        """
+        if phase not in TRANSITIONS[self.phase] or not fields.keys() <= _FIELDS[phase]:
+            raise RuntimeError(f"actor {self.index} cannot go from {self.phase.name} to {phase.name} with {fields}")
+        self.phase, self.since = phase, now
+        for name in set[str]().union(*_FIELDS.values()):
+            if name in fields or name not in _FIELDS[phase]:
+                setattr(self, name, fields.get(name))
 
 
 @dataclass(frozen=True)
 class RolloutRef:
-    """What an actor hands in."""
+    """A rollout that an actor delivered."""
 
     info: RolloutInfo
-    data: ray.ObjectRef[Transitions]
+    data: "ray.ObjectRef[Transitions]"
 
 
 class ActorPool:
-    """See the module's docstring.
+    """All actors of a run; see the module's docstring.
 
     Args:
         config: the run's configuration.
-        suite: what is played.
-        segment: tells the seeds of this start of the run from those of others.
-        event: told of what happens.
+        suite: suite of levels.
+        seed_epoch: distinguishes the seeds of this start of the run from those of other starts.
+        event: called with everything that happens to an actor.
         stopping: whether the run is ending, so that deaths do not matter.
-        placement: of the processes that act for the actors, where inference is central.
-        make: makes an actor from the configuration, its index and its segment.
+        placement: resources of the inference workers if inference is central, else None.
+        make_actor: makes an actor's process.
+        make_inference: makes the inference workers.
+        port: calls to remote processes, and the clock.
     """
 
     def __init__(
@@ -115,255 +179,269 @@ class ActorPool:
         event: Event,
         stopping: Callable[[], bool],
         placement: PlacementGroup | None,
-        make: MakeActor = ActorProcess,
+        make_actor: MakeActor = ActorProcess,
+        make_inference: Callable[[Config, int, PlacementGroup], InferenceGroup] = InferenceGroup,
+        port: Port = RAY,
     ) -> None:
-        self._config, self._suite, self._seed_epoch = config, suite, seed_epoch
-        self._event, self._stopping, self._make = event, stopping, make
+        self._config, self._suite, self._seed_epoch, self._port = config, suite, seed_epoch, port
+        self._event, self._stopping, self._make_actor = event, stopping, make_actor
         self.assignment = assign_levels(config.actors, len(suite.levels))
         """Level index of each environment of each actor."""
-        self.slots = [Slot(i) for i in range(len(self.assignment))]
-        self._budget = Budget(config.actors.max_restarts, "actors.max_restarts")
-        self._placing: dict[ray.ObjectRef[str], tuple[Slot, ActorProcess]] = {}
-        self._playing: dict[ray.ObjectRef[RolloutInfo], tuple[Slot, ActorProcess, ray.ObjectRef[Transitions]]] = {}
-        self._polls: dict[ray.ObjectRef[list[tuple[int, Fault]]], Slot] = {}
-        self._ending: list[tuple[float, ray.ObjectRef[None], ActorProcess]] = []
-        self._inference = None if placement is None else InferenceGroup(config, len(self.slots), placement)
-        for slot in self.slots:
-            self._start(slot)
-        self._looked, self._enough_at = 0.0, time.monotonic()
+        self.actors = [ActorState(i) for i in range(len(self.assignment))]
+        self._budget = Budget(config.actors.max_restarts, "actors.max_restarts", port.now)
+        self._answers: dict[Any, ActorState] = {}
+        self._polls: dict[Any, ActorState] = {}
+        self._closing: list[tuple[float, Any, ActorProcess]] = []
+        self._newest: tuple[Any, int] | None = None
+        self._inference = None if placement is None else make_inference(config, len(self.actors), placement)
+        self._supervised_at, self._quorum_at = 0.0, port.now()
+        for actor in self.actors:
+            self._start(actor)
 
     # -- work --------------------------------------------------------------------------------
 
-    def idle(self) -> list[Slot]:
-        """Those that live and have nothing to do."""
-        busy = {id(slot) for slot, _, _ in self._playing.values()}
-        return [slot for slot in self.slots if slot.node and id(slot) not in busy]
+    def idle(self) -> list[ActorState]:
+        """Actors that are alive and have nothing to do."""
+        return [actor for actor in self.actors if actor.phase is Phase.IDLE]
 
-    def begun(self) -> Counter[int]:
-        """Unrolls that are being played, by the first level of their actor."""
-        return Counter(self.assignment[slot.index][0] for slot, _, _ in self._playing.values())
+    def in_flight(self) -> Counter[int]:
+        """Number of rollouts in flight by the first level of their actor."""
+        return Counter(self.assignment[a.index][0] for a in self.actors if a.phase is Phase.PLAYING)
 
     def levels_alive(self) -> set[int]:
-        """Levels that some living actor plays."""
-        return {k for slot in self.slots if slot.node for k in self.assignment[slot.index]}
+        """Levels that at least one living actor plays."""
+        return {k for actor in self.actors if actor.alive for k in self.assignment[actor.index]}
 
-    def play(self, slot: Slot, weights: "ray.ObjectRef[Weights]", version: int) -> None:
-        """Have an actor play one unroll in each environment with weights no older than these."""
-        assert slot.process is not None
-        slot.worker = self._inference.worker_of(slot.index) if self._inference is not None else None
-        slot.since = time.monotonic()
-        info, data = slot.process.unroll(weights, version, slot.worker)
-        self._playing[info] = (slot, slot.process, data)
+    def play(self, actor: ActorState, weights: "ray.ObjectRef[Weights]", version: int) -> None:
+        """Have an idle actor play one unroll in each environment with weights no older than these."""
+        assert actor.process is not None
+        worker = None if self._inference is None else self._inference.worker_of(actor.index)
+        info, data = actor.process.unroll(weights, version, worker)
+        actor.enter(Phase.PLAYING, self._port.now(), answer=info, data=data, worker=worker)
+        self._answers[info] = actor
 
-    def load(self, weights: "ray.ObjectRef[Weights]", version: int) -> None:
-        """Have those that act for the actors take these weights."""
+    def publish(self, weights: "ray.ObjectRef[Weights]", version: int) -> None:
+        """Send weights to the inference workers."""
         self._newest = (weights, version)
         if self._inference is not None:
             self._inference.load(weights, version)
 
-    def wait(self, others: Sequence[ray.ObjectRef[Any]], timeout: float) -> list[ray.ObjectRef[Any]]:
-        """References for `take`, and of `others`: those that are done, or the first that is within `timeout` s."""
-        waiting = [*self._playing, *self._placing, *others]
-        if not waiting:
-            time.sleep(min(timeout, 0.1))  # until an actor may be started again
-            return []
-        # Looking costs by the actor, so once for all that there are.
-        done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-        return done or ray.wait(waiting, timeout=timeout)[0]
+    def wait(self, more_refs: Sequence[Any], timeout: float) -> list[Any]:
+        """References with a result, of this pool (for `consume`) and of `more_refs`.
 
-    def take(self, ref: ray.ObjectRef[Any]) -> RolloutRef | None:
-        """What an actor handed in; None where it came to life, or died and is replaced.
-
-        Raises `TrainingError` where the run cannot go on.
+        Returns all that have a result now or, if there are none, the first within `timeout` seconds.
         """
-        if ref in self._placing:
-            slot, process = self._placing.pop(ref)
-            if process is slot.process:  # and not one that died
-                self._take_place(slot, ref)
-            return None
-        slot, process, data = self._playing.pop(ref)
-        try:
-            info: RolloutInfo = ray.get(ref)
-        except ray.exceptions.RayError as e:
-            if process is slot.process:
-                self._failed(slot, e)
-            return None
-        slot.deaths = 0
-        return RolloutRef(info, data)
+        waiting = [*self._answers, *more_refs]
+        if not waiting:
+            self._port.sleep(min(timeout, 0.1))  # until the back-off of an actor ends
+            return []
+        # A wait costs time for each reference, so one wait collects all results.
+        done, _ = self._port.wait(waiting, num_returns=len(waiting), timeout=0)
+        return done or self._port.wait(waiting, timeout=timeout)[0]
 
-    def _take_place(self, slot: Slot, ref: ray.ObjectRef[str]) -> None:
-        try:
-            slot.node = ray.get(ref)
-        except ray.exceptions.RayError as e:
-            self._failed(slot, e)
-            return
-        slot.since, slot.doubted_since, slot.nodes_lost = time.monotonic(), None, 0
-        if slot.starts > 1:
-            self._event("actor_joined", actor=slot.index)
+    def consume(self, ref: Any) -> RolloutRef | None:
+        """Take the result of an actor: its rollout, or None if it has started, or failed and is replaced.
 
-    def _failed(self, slot: Slot, error: ray.exceptions.RayError) -> None:
-        """A call of a living or dead actor went wrong."""
-        cause = getattr(error, "cause", None)
+        Raises `TrainingError` if the run cannot go on.
+        """
+        actor = self._answers.pop(ref, None)
+        if actor is None:  # the answer of a process that was replaced
+            return None
+        actor.answer = None
+        try:
+            result = self._port.get(ref)
+        except ray.exceptions.RayError as e:
+            self._handle_error(actor, e)
+            return None
+        if actor.phase is Phase.PLAYING:
+            rollout = RolloutRef(result, actor.data)
+            actor.enter(Phase.IDLE, self._port.now())
+            actor.deaths = 0
+            return rollout
+        actor.enter(Phase.IDLE, self._port.now(), node=result)
+        actor.nodes_lost = 0
+        if actor.starts > 1:
+            self._event("actor_joined", actor=actor.index)
+        return None
+
+    def _handle_error(self, actor: ActorState, error: ray.exceptions.RayError) -> None:
+        """Decide what the error of a call says about the actor."""
+        cause, now = getattr(error, "cause", None), self._port.now()
         if isinstance(cause, InferenceLost):
-            self._restart_inference(slot, str(cause))
+            self._restart_inference(actor, str(cause))
+            actor.enter(Phase.IDLE, now)
         elif isinstance(cause, WeightsLost):
-            self._event("weights_lost", actor=slot.index, error=str(cause))  # the learner's replacement has others
-        elif isinstance(error, ray.exceptions.ActorUnavailableError):
-            slot.node, slot.doubted_since = "", slot.doubted_since or time.monotonic()
-        else:
-            self._died(slot, error)
+            self._event("weights_lost", actor=actor.index, error=str(cause))  # a new learner publishes others
+            actor.enter(Phase.IDLE, now)
+        elif not isinstance(error, ray.exceptions.ActorUnavailableError):
+            self._handle_death(actor, error)
+        elif actor.phase is not Phase.UNREACHABLE:
+            actor.enter(Phase.UNREACHABLE, now, answer=None)
 
     # -- supervision -------------------------------------------------------------------------
 
-    def begin_to_count(self) -> None:
-        """Nobody looked for a while: too few actors count from now on."""
-        self._enough_at = time.monotonic()
+    def reset_quorum_clock(self) -> None:
+        """Count the time with too few actors from now on: nobody supervised them until now."""
+        self._quorum_at = self._port.now()
 
     def metrics(self) -> dict[str, float]:
-        """How many there are."""
+        """Number of actors alive and given up, and of restarts."""
         return {
-            "actors/alive": sum(bool(slot.node) for slot in self.slots),
-            "actors/given_up": sum(slot.given_up for slot in self.slots),
+            "actors/alive": sum(actor.alive for actor in self.actors),
+            "actors/given_up": sum(actor.phase is Phase.GIVEN_UP for actor in self.actors),
             "actors/restarts": self._budget.total,
         }
 
-    def look(self) -> None:
-        """Replace what hangs, start what may be started again; raises `GivenUp` where too few are alive."""
-        now = time.monotonic()
-        if now - self._looked < _LOOK_EVERY_S:
+    def supervise(self) -> None:
+        """Replace actors that hang, start those whose back-off has ended; once a second at most.
+
+        Raises `GivenUp` if too few actors are alive.
+        """
+        now = self._port.now()
+        if now - self._supervised_at < _SUPERVISE_EVERY_S:
             return
-        self._looked = now
+        self._supervised_at = now
+        for actor in self.actors:
+            if actor.phase is Phase.PLAYING:
+                self._check_timeout(actor, now)
+            elif actor.phase is Phase.BACKING_OFF:
+                if actor.retry_at is not None and now >= actor.retry_at:
+                    self._start(actor)
+            elif actor.phase is Phase.UNREACHABLE:
+                if now - actor.since > UNREACHABLE_S:
+                    self._handle_death(actor, TimeoutError(f"could not be reached for {UNREACHABLE_S:g} s"))
+                elif actor.answer is None:
+                    self._ask_node(actor)
+        self._reap(now)
+        self._check_quorum(now)
+
+    def _check_timeout(self, actor: ActorState, now: float) -> None:
         limit = self._config.actors.timeout_s
-        for ref, (slot, process, _) in list(self._playing.items()):
-            # What was handed in meanwhile waits to be taken.
-            if process is slot.process and now - slot.since > limit and not ray.wait([ref], timeout=0)[0]:
-                self._playing.pop(ref)
-                self._died(slot, TimeoutError(f"handed in nothing for actors.timeout_s={limit:g}"))
-        placing = {id(slot) for slot, _ in self._placing.values()}
-        for slot in self.slots:
-            if slot.process is None:
-                if not slot.given_up and now >= slot.not_before:
-                    self._start(slot)
-            elif slot.doubted_since is not None:
-                if now - slot.doubted_since > DOUBT_S:
-                    self._died(slot, TimeoutError(f"could not be reached for {DOUBT_S:g} s"))
-                elif id(slot) not in placing:
-                    self._placing[slot.process.placed()] = (slot, slot.process)
-        self._bury(now)
-        self._count_quorum(now)
+        if actor.answer is None or now - actor.since <= limit:
+            return
+        if not self._port.wait([actor.answer], timeout=0)[0]:  # a result that has arrived waits for `consume`
+            self._handle_death(actor, TimeoutError(f"delivered nothing for actors.timeout_s={limit:g}"))
 
-    def poll(self, since_s: float, timeout: float = 0) -> Iterator[tuple[int, list[tuple[int, Fault]]]]:
-        """Ask those that have played for so long for their faults; the answers there are by now, by actor."""
+    def poll_faults(self, since_s: float, timeout: float = 0) -> Iterator[tuple[int, list[tuple[int, Fault]]]]:
+        """Answers to the last question for faults, by actor; then ask those that have played for `since_s` s."""
         asked = list(self._polls)
-        for ref in ray.wait(asked, num_returns=len(asked), timeout=timeout)[0] if asked else []:
-            slot = self._polls.pop(ref)
-            with contextlib.suppress(ray.exceptions.RayError):  # a death is found out by the unroll
-                yield slot.index, ray.get(ref)
-        waiting, now = {id(slot) for slot in self._polls.values()}, time.monotonic()
-        self._polls |= {
-            process.take_faults(): slot
-            for slot, process, _ in self._playing.values()
-            if process is slot.process and now - slot.since >= since_s and id(slot) not in waiting
-        }
+        for ref in self._port.wait(asked, num_returns=len(asked), timeout=timeout)[0] if asked else []:
+            actor = self._polls.pop(ref)
+            with contextlib.suppress(ray.exceptions.RayError):  # the rollout in flight reports a death
+                yield actor.index, self._port.get(ref)
+        waiting, now = {actor.index for actor in self._polls.values()}, self._port.now()
+        for actor in self.actors:
+            if actor.phase is Phase.PLAYING and now - actor.since >= since_s and actor.index not in waiting:
+                assert actor.process is not None
+                self._polls[actor.process.take_faults()] = actor
 
-    def start_anew(self, seed_epoch: tuple[int, int]) -> None:
-        """New episodes everywhere, with the seeds of another segment."""
+    def restart_episodes(self, seed_epoch: tuple[int, int]) -> None:
+        """Start new episodes everywhere, with the seeds of another epoch."""
         self._seed_epoch = seed_epoch
-        for slot in self.slots:
-            slot.starts = 1
-        ray.get([slot.process.start((*seed_epoch, 0)) for slot in self.slots if slot.process is not None])
+        for actor in self.actors:
+            actor.starts = 1
+        self._port.get([a.process.start((*seed_epoch, 0)) for a in self.actors if a.process is not None])
 
     def close(self) -> None:
-        """End every process, the games first."""
-        processes = [slot.process for slot in self.slots if slot.process is not None]
-        closing = [slot.process.close() for slot in self.slots if slot.process is not None and slot.node]
+        """End every process; actors close their games first."""
+        processes = [actor.process for actor in self.actors if actor.process is not None]
+        closing = [actor.process.close() for actor in self.actors if actor.process is not None and actor.alive]
         if closing:
-            ray.wait(closing, num_returns=len(closing), timeout=20)
-        for process in (*processes, *(process for _, _, process in self._ending)):
+            self._port.wait(closing, num_returns=len(closing), timeout=20)
+        for process in (*processes, *(process for _, _, process in self._closing)):
             with contextlib.suppress(ray.exceptions.RayError):
                 process.kill()
         if self._inference is not None:
             self._inference.kill()
 
-    def _start(self, slot: Slot) -> None:
-        slot.process = self._make(self._config, slot.index, (*self._seed_epoch, slot.starts))
-        slot.starts += 1
-        slot.node, slot.doubted_since = "", None
-        self._placing[slot.process.placed()] = (slot, slot.process)
+    def _start(self, actor: ActorState) -> None:
+        process = self._make_actor(self._config, actor.index, (*self._seed_epoch, actor.starts))
+        actor.starts += 1
+        actor.enter(Phase.STARTING, self._port.now(), process=process)
+        self._ask_node(actor)
 
-    def _died(self, slot: Slot, error: Exception) -> None:
-        """Bury an actor; its unfinished unrolls are lost."""
+    def _ask_node(self, actor: ActorState) -> None:
+        """Ask an actor on which node it lives, which it answers once it has started."""
+        assert actor.process is not None
+        actor.answer = actor.process.placed()
+        self._answers[actor.answer] = actor
+
+    def _handle_death(self, actor: ActorState, error: Exception) -> None:
+        """Record a death, and start the actor again now or later, or give it up; its rollout in flight is lost."""
         if self._stopping():
             return
         if isinstance(cause := getattr(error, "cause", None), TrainingError):
-            raise TrainingError(f"actor {slot.index}: {cause}")
-        reason = reason_of(error)
-        node_lost = self._with_its_node(slot, error)
-        self._event("actor_died", actor=slot.index, error=reason, node_lost=node_lost)
-        process, slot.process, slot.node = slot.process, None, ""
-        if process is not None:
-            self._ending.append((time.monotonic() + _CLOSE_S, process.close(), process))
+            raise TrainingError(f"actor {actor.index}: {cause}")
+        reason, now = reason_of(error), self._port.now()
+        node_lost = self._node_lost(actor, error)
+        self._event("actor_died", actor=actor.index, error=reason, node_lost=node_lost)
+        self._answers.pop(actor.answer, None)
+        assert actor.process is not None
+        self._closing.append((now + _CLOSE_S, actor.process.close(), actor.process))
         if node_lost:
-            slot.not_before = time.monotonic() + _AFTER_NODE_S
+            actor.enter(Phase.BACKING_OFF, now, retry_at=now + _AFTER_NODE_S)
             return
-        slot.deaths += 1
-        if slot.deaths >= self._config.actors.max_deaths_in_a_row:
-            slot.given_up = True
-            levels = sorted({self._suite.levels[k].name for k in self.assignment[slot.index]})
-            self._event("actor_given_up", actor=slot.index, deaths=slot.deaths, levels=levels, error=reason)
-        pause = 0.0 if slot.deaths == 1 else min(2.0 ** (slot.deaths - 2), LONGEST_PAUSE_S)
-        slot.not_before = time.monotonic() + pause
-        self._budget.spend(f"actor {slot.index}: {reason}")
-        if not slot.given_up and slot.not_before <= time.monotonic():
-            self._start(slot)
+        actor.deaths += 1
+        if actor.deaths >= self._config.actors.max_deaths_in_a_row:
+            actor.enter(Phase.GIVEN_UP, now)
+            levels = sorted({self._suite.levels[k].name for k in self.assignment[actor.index]})
+            self._event("actor_given_up", actor=actor.index, deaths=actor.deaths, levels=levels, error=reason)
+        else:
+            actor.enter(Phase.BACKING_OFF, now, retry_at=now + backoff(actor.deaths, LONGEST_PAUSE_S))
+        self._budget.spend(f"actor {actor.index}: {reason}")
+        if actor.retry_at is not None and actor.retry_at <= now:
+            self._start(actor)
 
-    def _with_its_node(self, slot: Slot, error: Exception) -> bool:
-        """Whether an actor went with the node on which it lived, or on which it was to start."""
+    def _node_lost(self, actor: ActorState, error: Exception) -> bool:
+        """Whether an actor died because the node on which it lived or was to start is lost."""
         if not isinstance(error, ray.exceptions.RayActorError) or error.actor_init_failed:
             return False
-        if slot.node:
-            return error.preempted or slot.node not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
-        # It cannot be told from a death before the first answer: believed so often.
-        slot.nodes_lost += 1
-        return slot.nodes_lost < self._config.actors.max_deaths_in_a_row
+        if actor.node is not None:
+            return error.preempted or actor.node not in self._port.alive_nodes()
+        # Before its first answer a lost node looks like a death; it is taken for a lost node a few times.
+        actor.nodes_lost += 1
+        return actor.nodes_lost < self._config.actors.max_deaths_in_a_row
 
-    def _bury(self, now: float) -> None:
-        """Kill the processes that have closed their games, or have had the time to."""
-        left = []
-        for limit, closing, process in self._ending:
-            if now < limit and not ray.wait([closing], timeout=0)[0]:
-                left.append((limit, closing, process))
+    def _reap(self, now: float) -> None:
+        """Kill the processes of dead actors that have closed their games, or have had the time to."""
+        closing = []
+        for deadline, closed, process in self._closing:
+            if now < deadline and not self._port.wait([closed], timeout=0)[0]:
+                closing.append((deadline, closed, process))
                 continue
             with contextlib.suppress(ray.exceptions.RayError):
                 process.kill()
-        self._ending = left
+        self._closing = closing
 
-    def _count_quorum(self, now: float) -> None:
-        actors, levels = self._config.actors, len(self._suite.levels)
-        alive, quorum = sum(bool(slot.node) for slot in self.slots), actors.quorum(levels)
-        hoped_for = sum(not slot.given_up for slot in self.slots)
+    def _check_quorum(self, now: float) -> None:
+        actors, total = self._config.actors, len(self.actors)
+        alive, quorum = sum(actor.alive for actor in self.actors), actors.quorum(len(self._suite.levels))
+        available = sum(actor.phase is not Phase.GIVEN_UP for actor in self.actors)
         if alive >= quorum:
-            self._enough_at = now
+            self._quorum_at = now
         if self._config.train.deterministic:
-            quorum = len(self.slots)  # every update waits for every actor
-        if hoped_for < quorum or now - self._enough_at > actors.quorum_s:
-            why = f"{len(self.slots) - hoped_for} were given up" if hoped_for < quorum else (
-                f"for actors.quorum_s={actors.quorum_s:g} s"
-            )  # fmt: skip
-            raise GivenUp(f"only {alive} of {len(self.slots)} actors are alive, fewer than {quorum}: {why}")
+            quorum = total  # every update waits for every actor
+        if available < quorum:
+            why = f"{total - available} were given up"
+        elif now - self._quorum_at > actors.quorum_s:
+            why = f"for actors.quorum_s={actors.quorum_s:g} s"
+        else:
+            return
+        raise GivenUp(f"only {alive} of {total} actors are alive, fewer than {quorum}: {why}")
 
-    def _restart_inference(self, slot: Slot, reason: str) -> None:
-        """Put a new worker in the place of the one that was lost while it acted for an actor, if nobody has yet."""
+    def _restart_inference(self, actor: ActorState, reason: str) -> None:
+        """Replace the inference worker that was lost while it acted for an actor, unless that was done already."""
         assert self._inference is not None
+        assert self._newest is not None
         if self._stopping():
             return
-        worker = self._inference.replace(slot.index, slot.worker, *self._newest)
+        worker = self._inference.replace(actor.index, actor.worker, *self._newest)
         if worker is not None:
             self._event("inference_died", worker=worker, error=reason)
             self._budget.spend(f"inference worker {worker}: {reason}")
 
 
 def reason_of(error: Exception) -> str:
-    """The last line of what went wrong."""
+    """Last line of an error's message, or of its cause's."""
     lines = str(getattr(error, "cause", None) or error).strip().splitlines()
     return lines[-1] if lines else repr(error)

@@ -1,4 +1,4 @@
-"""Room for processes on the nodes of a Ray cluster."""
+"""Resources reserved for the learner and the inference workers on the nodes of a Ray cluster."""
 
 from dataclasses import dataclass
 
@@ -7,39 +7,40 @@ from ray.util.placement_group import PlacementGroup, placement_group
 
 from impala_mi.config import Config
 
-_PLACE_S = 30.0
+_RESERVE_S = 30.0
+"""Seconds to wait for the resources."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Of one run; kept when what lives there is replaced."""
+    """Resources of one run; they stay reserved while a process that uses them is replaced."""
 
     learner: PlacementGroup
-    """Of all ranks, on as few nodes as can be."""
+    """A bundle for each rank of the learner, on as few nodes as possible."""
     inference: PlacementGroup | None
-    """Of the inference workers, where there are some, on many."""
+    """A bundle for each inference worker, spread over the nodes; None if inference is local."""
 
 
-def place(config: Config, runs: int = 1) -> list[Places]:
-    """Room for so many runs, to be asked for before there are actors, which would take it.
+def reserve(config: Config, runs: int = 1) -> list[Places]:
+    """Reserve resources for a number of runs, before actors are created, which would use them up.
 
-    Waits a while; on a cluster the room may come later, with a node.
+    Waits for them for a while; on a cluster they may come later, with a node.
     """
     learner, inference = config.learner, config.inference
-    made = [
+    reserved = [
         Places(
-            _reserve(learner.num_cpus, 1 if learner.num_gpus else 0, learner.size, "PACK"),
-            _reserve(1, inference.num_gpus, inference.workers, "SPREAD")
+            _group(learner.num_cpus, 1 if learner.num_gpus else 0, learner.size, "PACK"),
+            _group(1, inference.num_gpus, inference.workers, "SPREAD")
             if config.actors.inference == "central"
             else None,
         )
         for _ in range(runs)
     ]
-    waiting = [p.ready() for places in made for p in (places.learner, places.inference) if p is not None]
-    ray.wait(waiting, num_returns=len(waiting), timeout=_PLACE_S)
-    return made
+    waiting = [p.ready() for places in reserved for p in (places.learner, places.inference) if p is not None]
+    ray.wait(waiting, num_returns=len(waiting), timeout=_RESERVE_S)
+    return reserved
 
 
-def _reserve(cpus: float, gpus: float, count: int, strategy: str) -> PlacementGroup:
-    needs = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-    return placement_group([needs] * count, strategy=strategy)
+def _group(cpus: float, gpus: float, count: int, strategy: str) -> PlacementGroup:
+    bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    return placement_group([bundle] * count, strategy=strategy)

@@ -1,4 +1,4 @@
-"""Whether this machine can run a configuration, found out before anything starts."""
+"""Checks that this machine can run a configuration, made before anything starts."""
 
 import os
 import shutil
@@ -11,25 +11,25 @@ from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
-from impala_mi.nn.agent import Agent
-from impala_mi.types import transitions_buffer
+from impala_mi.nn.agent import meta_agent
+from impala_mi.types import leaves, transitions_buffer
 
 SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
 
 
 class Processors(NamedTuple):
-    """What a run asks a cluster for."""
+    """Processes of a run, and the CPUs and GPUs that it asks a cluster for."""
 
     actors: int
     workers: int
-    """Of central inference."""
+    """Inference workers; 0 if inference is local."""
     cpus: float
     gpus: float
 
 
 def processors(config: Config, levels: int) -> Processors:
-    """Of one run."""
+    """Processes and resources of one run with a number of levels."""
     actors, learner, gpus = config.actors.number(levels), config.learner, float(config.learner.num_gpus)
     workers = config.inference.workers if config.actors.inference == "central" else 0
     cpus = actors * config.actors.num_cpus + workers + learner.size * learner.num_cpus
@@ -37,21 +37,21 @@ def processors(config: Config, levels: int) -> Processors:
 
 
 def check(config: Config, runs: int = 1) -> Suite:
-    """The suite, if this machine can run so many runs of the configuration at a time.
+    """Make the suite, and check that this machine can run a number of runs of the configuration at a time.
 
-    Raises `UserError` before anything starts.
+    Raises `UserError` if it cannot.
     """
     suite = make_suite(config.env)
     suite.check()
     actors, levels = config.actors, len(suite.levels)
-    slots = actors.number(levels) * actors.envs
-    if slots < levels:
+    environments = actors.number(levels) * actors.envs
+    if environments < levels:
         raise UserError(
             f"{levels} levels but only actors.count={actors.number(levels)} x actors.envs={actors.envs} = "
-            f"{slots} environments: each level needs one"
+            f"{environments} environments: each level needs one"
         )
     if actors.min is not None and actors.min > actors.number(levels):
-        raise UserError(f"actors.min={actors.min}: more than the {actors.number(levels)} actors that there are")
+        raise UserError(f"actors.min={actors.min}: more than the {actors.number(levels)} actors of the run")
     if actors.balance == "frames" and actors.per_level is None and actors.envs % levels:
         raise UserError(
             f"actors.balance=frames needs actors.per_level, or actors.envs a multiple of the {levels} levels, not "
@@ -60,11 +60,10 @@ def check(config: Config, runs: int = 1) -> Suite:
     if actors.inference == "central" and config.inference.workers > actors.number(levels):
         raise UserError(
             f"inference.workers={config.inference.workers}: more than the {actors.number(levels)} actors that they "
-            "would act for"
+            "act for"
         )
     _check_gpus(config, runs)
-    Agent(config.agent, suite.spaces)  # raises where the torso does not suit the frames
-    needed = runs * object_store_bytes(config, suite)
+    needed = runs * object_store_bytes(config, suite)  # raises if the torso does not suit the frames
     if SHARED_MEMORY.is_dir() and not os.environ.get("RAY_ADDRESS"):
         free = shutil.disk_usage(SHARED_MEMORY).free
         if free < needed:
@@ -77,27 +76,27 @@ def check(config: Config, runs: int = 1) -> Suite:
 
 
 def _check_gpus(config: Config, runs: int) -> None:
-    """Raise `UserError` where this machine has too few; a cluster's nodes are not this machine."""
-    wanted = {"learner.num_gpus": float(config.learner.num_gpus)}
+    """Raise `UserError` if this machine has too few GPUs; with a cluster it need not have any."""
+    required = {"learner.num_gpus": float(config.learner.num_gpus)}
     if config.actors.inference == "central":
-        wanted["inference.workers x inference.num_gpus"] = config.inference.workers * config.inference.num_gpus
-    there = torch.cuda.device_count()
-    if os.environ.get("RAY_ADDRESS") or runs * sum(wanted.values()) <= there:
+        required["inference.workers x inference.num_gpus"] = config.inference.workers * config.inference.num_gpus
+    available = torch.cuda.device_count()
+    if os.environ.get("RAY_ADDRESS") or runs * sum(required.values()) <= available:
         return
-    asked = " and ".join(f"{key}={number:g}" for key, number in wanted.items() if number)
+    asked = " and ".join(f"{key}={number:g}" for key, number in required.items() if number)
     asked += f" in {runs} runs at a time" if runs > 1 else ""
     raise UserError(
-        f"{asked}, but this PyTorch ({torch.__version__}) sees {there or 'no'} GPU{'s' * (there > 1)}; set "
+        f"{asked}, but this PyTorch ({torch.__version__}) sees {available or 'no'} GPU{'s' * (available > 1)}; set "
         "learner.num_gpus=0 to learn on the CPU"
     )
 
 
 def object_store_bytes(config: Config, suite: Suite) -> int:
-    """Room for every unroll that can exist at once, for weights and for slack."""
+    """Size of the object store: every rollout that can exist at once, weights of several versions, and slack."""
+    agent, learner = meta_agent(config.agent, suite.spaces), config.learner
     buffer = transitions_buffer(
-        suite.spaces, config.learner.unroll_length, config.actors.envs, config.agent.instruction_tokens, 1
+        suite.spaces, learner.unroll_length, config.actors.envs, config.agent.instruction_tokens
     )
-    unroll = sum(a.nbytes for a in (*buffer.inputs, buffer.action, buffer.logits, buffer.reward))
-    weights = 4 * Agent(config.agent, suite.spaces).num_parameters
+    rollout = sum(array.nbytes for array in leaves(buffer))
     waiting = 3 * config.rollouts_per_batch + 2 * config.actors.number(len(suite.levels))
-    return max(128 * MIB, int(1.5 * waiting * unroll) + 8 * weights)
+    return max(128 * MIB, int(1.5 * waiting * rollout) + 8 * 4 * agent.num_parameters)

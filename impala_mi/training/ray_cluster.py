@@ -1,4 +1,4 @@
-"""Ray: the one that RAY_ADDRESS names, or one of our own for the length of a run."""
+"""Ray: the cluster that RAY_ADDRESS names, or a private one that lives as long as the run."""
 
 import contextlib
 import logging
@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Iterator
 
 if not os.environ.get("RAY_ADDRESS"):
-    # The one switch by which Ray keeps every port of a cluster of its own on loopback; it is read at import.
+    # Ray reads this at import; it is the only switch that keeps every port of a private cluster on loopback.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    # The history of 100,000 calls, which Ray keeps for its dashboard: hundreds of MB within hours.
+    # Ray keeps the history of 100,000 calls for its dashboard: hundreds of MB within hours.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
 
 import psutil
@@ -26,20 +26,21 @@ from impala_mi.host.signals import Interrupted
 from impala_mi.host.tempdirs import sweep
 from impala_mi.training.preflight import object_store_bytes, processors
 
-_UNNEEDED = ("ray/dashboard/dashboard.py", "ray/autoscaler/_private/monitor.py")
+_UNUSED = ("ray/dashboard/dashboard.py", "ray/autoscaler/_private/monitor.py")
 
 
 @contextlib.contextmanager
 def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
-    """A Ray of our own on loopback, or the cluster that RAY_ADDRESS names; ended with all its processes.
+    """Run Ray inside the `with` block: a private one on loopback, or the cluster that RAY_ADDRESS names.
 
-    With room for so many runs at a time.
+    A private Ray has the resources of `runs` runs at a time, and ends with all its processes. Raises `UserError` if
+    Ray does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Threads of the learner that wait for each other sleep: the actors can use the cores.
+    # Threads of the learner that wait for each other sleep, so that the actors can use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    address, one = os.environ.get("RAY_ADDRESS"), processors(config, len(suite.levels))
-    cpus, gpus = math.ceil(runs * one.cpus), runs * one.gpus
+    address, per_run = os.environ.get("RAY_ADDRESS"), processors(config, len(suite.levels))
+    cpus, gpus = math.ceil(runs * per_run.cpus), runs * per_run.gpus
     with contextlib.ExitStack() as stack:
         # Not in TMPDIR: the paths of Ray's sockets must stay short.
         folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
@@ -59,19 +60,19 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
                     object_store_memory=runs * object_store_bytes(config, suite),
                     logging_level=logging.ERROR,
                 )
-                _end_unneeded()
-        except SystemExit:  # what Ray's own handler makes of SIGTERM while it starts
+                _end_unused()
+        except SystemExit:  # raised by Ray's own handler of SIGTERM while Ray starts
             raise Interrupted from None
-        except Exception as e:  # Ray raises anything here
+        except Exception as e:  # of any type
             where = f"RAY_ADDRESS={address}" if address else "this machine"
             raise UserError(f"Ray does not start on {where}: {str(e).strip().splitlines()[0]}") from None
-        there = ray.cluster_resources()
-        if there.get("CPU", 0) < cpus or there.get("GPU", 0) < gpus:
+        resources = ray.cluster_resources()
+        if resources.get("CPU", 0) < cpus or resources.get("GPU", 0) < gpus:
             print(
-                f"note: the cluster has {there.get('CPU', 0):.0f} CPUs and {there.get('GPU', 0):g} GPUs now; "
-                f"{cpus} CPUs and {gpus:g} GPUs are wanted for {runs * one.actors} actors, {runs * one.workers} "
-                f"inference workers and {runs * config.learner.size} learner ranks: what has no room waits for new "
-                "nodes",
+                f"note: the cluster has {resources.get('CPU', 0):.0f} CPUs and {resources.get('GPU', 0):g} GPUs "
+                f"now, but {runs * per_run.actors} actors, {runs * per_run.workers} inference workers and "
+                f"{runs * config.learner.size} learner ranks need {cpus} CPUs and {gpus:g} GPUs: processes without "
+                "free resources wait for new nodes",
                 file=sys.stderr,
             )
         yield
@@ -79,40 +80,40 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _reaped(folder: str) -> Iterator[None]:
-    """Have a process of its own end what is left of our Ray, however this one ends."""
+    """Start a process that ends the remaining processes of Ray when this one ends, even if it is killed."""
     os.environ[reaper.MARK] = folder
-    held, life = os.pipe()
+    read_end, write_end = os.pipe()  # the reaper sees its end when this process is gone
     process = subprocess.Popen(
         [sys.executable, "-I", reaper.__file__, folder],
-        stdin=held,
+        stdin=read_end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={k: v for k, v in os.environ.items() if k != reaper.MARK},
         start_new_session=True,
     )
-    os.close(held)
+    os.close(read_end)
     try:
         yield
     finally:
         del os.environ[reaper.MARK]
-        os.close(life)
+        os.close(write_end)
         process.wait()
 
 
-def _end_unneeded() -> None:
-    """End what a Ray of our own starts and nobody asks: a dashboard without pages, an autoscaler; 130 MB."""
+def _end_unused() -> None:
+    """End processes of a private Ray that nothing uses: a dashboard without pages, an autoscaler; 130 MB."""
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
-            if any(part.endswith(_UNNEEDED) for part in process.cmdline()):
+            if any(part.endswith(_UNUSED) for part in process.cmdline()):
                 process.kill()
                 process.wait(5)
 
 
 def _end_ray() -> None:
-    """Shut Ray down; a start that was interrupted leaves processes that it would forget."""
+    """Shut Ray down, and kill the processes that it forgets if its start was interrupted."""
     started = psutil.Process().children(recursive=True)
     ray.shutdown()
     for process in psutil.wait_procs(started, timeout=2)[1]:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    sweep()  # what killed actors left on this machine
+    sweep()  # temporary folders that killed actors left on this machine

@@ -1,14 +1,12 @@
-"""The composition root: a configuration to a running system of actors and a learner.
+"""The driver's loop: a configuration becomes a running system of actors and a learner.
 
-The driver moves references, never arrays: actors hand in unrolls, batches of them go to the learner, the learner
-publishes weights, and each actor is given the newest version with its next unroll. Everything is bounded: an actor
-has one unroll in flight, and none starts another while two batches wait beside the one that the learner works on.
+The driver moves references, never arrays: actors deliver rollouts, batches of them go to the learner, the learner
+publishes weights, and each actor gets the newest weights with its next rollout. Every queue is bounded: an actor
+has one rollout in flight, and none starts another while two batches wait besides the one the learner works on.
 """
 
 import contextlib
 import math
-import time
-from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,37 +15,35 @@ from typing import Any, Literal
 from impala_mi.training.ray_cluster import running_ray  # before Ray is imported
 
 # isort: split
-import ray
 from ray.util.placement_group import PlacementGroup
 
+from impala_mi.actors.inference_group import InferenceGroup
 from impala_mi.actors.worker import ActorProcess
-from impala_mi.config import Config, LearnerConfig
+from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
+from impala_mi.host.port import Port
 from impala_mi.host.signals import StopSignal
-from impala_mi.learner.group import LearnerDied, LearnerGroup, RolloutsLost, Update
+from impala_mi.learner.group import start_ranks
 from impala_mi.learner.update import Counters
 from impala_mi.runs.checkpoint import Checkpoint, digest
 from impala_mi.runs.folder import RunFolder
-from impala_mi.training.actor_pool import ActorPool, Budget, MakeActor, RolloutRef, Slot, reason_of
-from impala_mi.training.placement import Places, place
+from impala_mi.training.actor_pool import ActorPool, ActorState, MakeActor, RolloutRef
+from impala_mi.training.balance import LevelBalance
+from impala_mi.training.batch_source import BatchSource, RolloutQueue
+from impala_mi.training.learner_supervisor import LearnerSupervisor, MakeRanks
+from impala_mi.training.placement import Places, reserve
 from impala_mi.training.preflight import check
+from impala_mi.training.ray_port import RAY
 from impala_mi.training.recorder import Records, Report
-from impala_mi.types import RolloutInfo
+from impala_mi.types import Weights
 
-MakeLearner = Callable[[Config, dict[str, Any] | None, PlacementGroup], LearnerGroup]
-IN_FLIGHT = 2
-"""Updates that the learner is asked for at once: it brings one batch while it learns from another."""
-KEEP_EVERY_S = 10.0
-"""How often the learner's state is kept in memory, for the case that it dies."""
-CATCH_UP = 50
-"""Hand-ins of an actor that a level makes up for which was not played for a while, when frames are balanced."""
+MAX_IN_FLIGHT = 2
+"""Updates in flight at once: the learner brings one batch to the device while it learns from another."""
 STOP_S = 20.0
-"""For which a run that is to stop waits for each update under way; then what was kept is saved."""
+"""Seconds that a run which is to stop waits for each update in flight; after them the rescue copy is saved."""
 POLL_S = 5.0
-"""For which an unroll has been played when its faults are asked for before it is handed in."""
-RESCUE_S = 10.0
-"""For which ranks that live are asked for theirs, which is newer."""
+"""Seconds after which a rollout in flight is asked for faults that it has not delivered yet."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Result:
 def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report: Report) -> Result:
     """Train until `train.env_frames`, from the start or from a checkpoint.
 
-    `report` gets every record that is logged. Raises `TrainingError` where training cannot go on.
+    `report` is called with every record that is logged. Raises `TrainingError` if training cannot go on.
     """
     suite = check(config)
     with StopSignal().installed() as stop, running_ray(config, suite):
@@ -85,18 +81,22 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
             trainer.close()
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Hand-ins that the learner is at."""
-
-    update: Update
-    infos: list[RolloutInfo]
-
-
 class Trainer:
     """The driver's loop; see the module's docstring.
 
-    `between` is called between its steps; `places` is its room, where that is not to be asked for.
+    Args:
+        config: the run's configuration.
+        suite: suite of levels.
+        folder: folder of the run.
+        resumed: checkpoint to resume from, or None.
+        report: called with every record that is logged.
+        stop: set from outside when the run is to stop.
+        make_actor: makes an actor's process.
+        make_ranks: makes the processes of the learner's ranks.
+        make_inference: makes the inference workers, if inference is central.
+        between: called with the trainer between two steps of its loop.
+        places: resources reserved for the run; None reserves them here.
+        port: calls to remote processes, and the clock.
     """
 
     def __init__(
@@ -108,54 +108,59 @@ class Trainer:
         report: Report,
         stop: StopSignal,
         make_actor: MakeActor = ActorProcess,
-        make_learner: MakeLearner = LearnerGroup,
+        make_ranks: MakeRanks = start_ranks,
+        make_inference: Callable[[Config, int, PlacementGroup], InferenceGroup] = InferenceGroup,
         between: Callable[["Trainer"], None] = lambda _: None,
         places: Places | None = None,
+        port: Port = RAY,
     ) -> None:
         self.config, self.suite, self.stop = config, suite, stop
-        self._folder, self._between = folder, between
+        self._folder, self._between, self._port = folder, between, port
         self.records = Records(config, suite, folder, resumed, report)
-        self._make_learner = make_learner
-        [self._places] = place(config) if places is None else [places]
-        self._learner = make_learner(config, None if resumed is None else resumed.learner, self._places.learner)
-        self._kept = None if resumed is None else resumed.learner
-        self.counters = Counters() if resumed is None else Counters(**resumed.learner["counters"])
-        self._keeping: ray.ObjectRef[dict[str, Any]] | None = None
-        self._kept_at = time.monotonic()
-        self._learner_deaths = Budget(config.learner.max_restarts, "learner.max_restarts")
-        # The number of the start tells the seeds of a resumed run from those before; in the deterministic mode
-        # only the number of updates does, so that a resumed run repeats what an uninterrupted one does.
-        begin = 0 if resumed is None else int(resumed.meta["updates"])
-        seed_epoch = (begin, 0 if config.train.deterministic else self.records.starts)
-        stopping, inference = (lambda: stop.name is not None), self._places.inference
-        self._fleet = ActorPool(config, suite, seed_epoch, self.records.event, stopping, inference, make_actor)
-        self._learnt = Counter[int]()  # hand-ins by the first level of their actor
-        self._levels_alive: set[int] = set()
-        self._ready: deque[RolloutRef] = deque()
-        self._oldest = 0  # version of the weights whose unrolls are still wanted
-        self._updating: deque[_Batch] = deque()
+        [own] = reserve(config) if places is None else [places]
+        state = None if resumed is None else resumed.learner
+        self._learner = LearnerSupervisor(
+            config, state, own.learner, make_ranks, port, self._record_learner_event, self._publish,
+            self.records.save, self._while_learner_starts,
+        )  # fmt: skip
+        # The number of the start distinguishes the seeds of a resumed run from earlier ones; in the deterministic
+        # mode only the number of updates does, so that a resumed run repeats what an uninterrupted run does.
+        updates = 0 if resumed is None else int(resumed.meta["updates"])
+        seed_epoch = (updates, 0 if config.train.deterministic else self.records.starts)
+        self._pool = ActorPool(
+            config, suite, seed_epoch, self.records.event, lambda: stop.name is not None, own.inference,
+            make_actor, make_inference, port,
+        )  # fmt: skip
+        self._source: BatchSource = RolloutQueue(
+            config.rollouts_per_batch, config.learner.max_policy_lag, self._count_discarded
+        )
+        per_level = config.actors.per_level
+        balanced = config.actors.balance == "frames" and per_level is not None
+        self._balance = LevelBalance(self._pool.assignment, per_level or 1) if balanced else None
 
-    # -- the loop ------------------------------------------------------------------------------------------------
+    @property
+    def counters(self) -> Counters:
+        """Counters of the last update whose result was consumed."""
+        return self._learner.counters
+
+    # -- the loop ----------------------------------------------------------------------------
 
     def run(self) -> Result:
         """Train to the end or until stopped, and leave a checkpoint."""
-        try:
-            self._start_learner(lambda: None)
-        except LearnerDied as e:
-            self._replace_learner(str(e))
-        self._fleet.begin_to_count()
+        self._learner.start()
+        self._pool.reset_quorum_clock()
         self.records.event("started", env_frames=self.counters.env_frames, updates=self.counters.updates)
         self.records.start(self.counters.env_frames)
         if self.counters.updates == 0:
-            self._checkpoint()  # so that there is one to go on from, whatever happens first
+            self._checkpoint()  # so that the run can be resumed whatever happens first
         try:
             self._loop()
         except GivenUp:
             self._checkpoint()
             raise
         path = self._checkpoint()  # first: whoever stopped the run may not wait long
-        for _ in range(2):  # the answers to the last question, and to one more
-            self._poll(since_s=0, timeout=1)
+        for _ in range(2):  # answers to the last question for faults, and to one more
+            self._poll_faults(since_s=0, timeout=1)
         self._log()
         status: Literal["done", "interrupted"] = "done" if self.stop.name is None else "interrupted"
         self.records.event(status, env_frames=self.counters.env_frames, signal=self.stop.name)
@@ -166,9 +171,9 @@ class Trainer:
         step = self._lockstep if train.deterministic else self._step
         while not self._finished() and self.stop.name is None:
             step()
-            self._keep()
+            self._learner.refresh_rescue_copy()
             self._between(self)
-            now = time.monotonic()
+            now = self._port.now()
             if now - self.records.logged_at >= train.log_every_s:
                 self._log()
             if not train.deterministic and now - self.records.saved_at >= train.checkpoint_every_s:
@@ -179,47 +184,44 @@ class Trainer:
         late = limit is not None and self.records.time_s() >= limit
         return late or self.counters.env_frames >= self.config.train.env_frames
 
-    def _enough(self) -> bool:
-        """Whether the updates under way end the run."""
-        frames = len(self._updating) * self.config.steps_per_update * self.suite.action_repeat
+    def _last_in_flight(self) -> bool:
+        """Whether the updates in flight complete the run."""
+        frames = self._learner.in_flight * self.config.steps_per_update * self.suite.action_repeat
         return self.counters.env_frames + frames >= self.config.train.env_frames
 
     def _step(self) -> None:
-        """Give work, wait for something to be done, take it."""
-        batch = self.config.rollouts_per_batch
-        if len(self._updating) < IN_FLIGHT and len(self._ready) >= batch and not self._enough():
+        """Give work to actors and learner, wait for a result, consume it."""
+        learner, pool, batch = self._learner, self._pool, self.config.rollouts_per_batch
+        if learner.in_flight < MAX_IN_FLIGHT and len(self._source) >= batch and not self._last_in_flight():
             self._submit()
-        staged = max(0, len(self._updating) - 1)
-        if len(self._ready) + staged * batch < 2 * batch:
-            for slot in self._balanced():
-                self._play(slot)
-        update = self._updating[0].update if self._updating else None
-        pending = [] if update is None else self._learner.pending(update)
-        done = self._fleet.wait(pending, 0.5 if pending or update is None else 0)
+        staged = max(0, learner.in_flight - 1)
+        if len(self._source) + staged * batch < 2 * batch:
+            for actor in self._actors_to_play():
+                self._play(actor)
+        pending = learner.pending()
+        done = pool.wait(pending, 0.5 if pending or not learner.in_flight else 0)
         for ref in done:
-            if ref not in pending and (hand_in := self._fleet.take(ref)) is not None:
-                self._take_hand_in(hand_in)
-        # Some rank answered, perhaps that it failed; others may still be at it.
-        if update is not None and (
-            len(pending) < len(update.ranks) or not set(done).isdisjoint(pending) or self._learner.late(update)
-        ):
-            self._take_update(wait_s=0)
-        self._fleet.look()
+            if ref not in pending and (rollout := pool.consume(ref)) is not None:
+                self._add_rollout(rollout)
+        if learner.has_news(pending, done):
+            self._consume_update(wait_s=0)
+        pool.supervise()
 
     def _lockstep(self) -> None:
         """One update: every actor plays with the newest weights, in the order of the actors."""
-        for _ in range(self.config.rollouts_per_batch // len(self._fleet.slots)):
-            handed_in: dict[int, RolloutRef] = {}
-            while len(handed_in) < len(self._fleet.slots) and self.stop.name is None:
-                self._fleet.look()
-                for slot in self._fleet.idle():
-                    if slot.index not in handed_in:
-                        self._play(slot)
-                for ref in self._fleet.wait([], timeout=0.5):
-                    if (hand_in := self._fleet.take(ref)) is not None:
-                        handed_in[hand_in.info.actor] = hand_in
-            for actor in sorted(handed_in):
-                self._take_hand_in(handed_in[actor])
+        actors = len(self._pool.actors)
+        for _ in range(self.config.rollouts_per_batch // actors):
+            rollouts: dict[int, RolloutRef] = {}
+            while len(rollouts) < actors and self.stop.name is None:
+                self._pool.supervise()
+                for actor in self._pool.idle():
+                    if actor.index not in rollouts:
+                        self._play(actor)
+                for ref in self._pool.wait([], timeout=0.5):
+                    if (rollout := self._pool.consume(ref)) is not None:
+                        rollouts[rollout.info.actor] = rollout
+            for index in sorted(rollouts):
+                self._add_rollout(rollouts[index])
         if self.stop.name is not None:
             return
         self._submit()
@@ -227,236 +229,133 @@ class Trainer:
         every = self.config.train.checkpoint_every_updates
         if every and self.counters.updates % every == 0 and not self._finished():
             self._checkpoint()
-            self._fleet.start_anew((self.counters.updates, 0))
+            self._pool.restart_episodes((self.counters.updates, 0))
 
     # -- actors ------------------------------------------------------------------------------
 
-    def _balanced(self) -> list[Slot]:
-        """The idle actors that may play: all, or those whose level is not ahead of others that are played."""
-        idle, per_level = self._fleet.idle(), self.config.actors.per_level
-        if self.config.actors.balance != "frames" or per_level is None or not idle:
-            return idle
-        alive = self._fleet.levels_alive()
-        if come := alive - self._levels_alive:  # after an hour without a node the others must not wait for an hour
-            least = min((self._learnt[k] for k in self._levels_alive & alive), default=0) - CATCH_UP * per_level
-            self._learnt.update({k: max(0, least - self._learnt[k]) for k in come})
-        self._levels_alive = alive
-        begun = self._learnt.copy()
-        begun.update(self._level(hand_in.info.actor) for hand_in in self._ready)
-        begun.update(self._fleet.begun())
-        least, allowed = min(begun[k] for k in alive), []
-        for slot in idle:
-            level = self._level(slot.index)
-            if begun[level] < least + per_level:
-                begun[level] += 1
-                allowed.append(slot)
-        return allowed
+    def _actors_to_play(self) -> list[ActorState]:
+        """Idle actors that may play: all or, if frames are balanced, those whose level is not ahead."""
+        pool = self._pool
+        if self._balance is None:
+            return pool.idle()
+        return self._balance.allowed(pool.idle(), pool.levels_alive(), self._source.actors(), pool.in_flight())
 
-    def _level(self, actor: int) -> int:
-        return self._fleet.assignment[actor][0]
+    def _play(self, actor: ActorState) -> None:
+        assert self._learner.weights is not None
+        self._pool.play(actor, self._learner.weights, self.counters.version)
 
-    def _play(self, slot: Slot) -> None:
-        self._fleet.play(slot, self._weights, self.counters.version)
+    def _add_rollout(self, rollout: RolloutRef) -> None:
+        self.records.take(rollout.info, scored=self._source.add(rollout))
 
-    def _take_hand_in(self, hand_in: RolloutRef) -> None:
-        wanted = hand_in.info.version >= self._oldest
-        self.records.take(hand_in.info, scored=wanted)
-        if wanted:
-            self._ready.append(hand_in)
-        else:
-            self.records.discarded += 1
+    def _count_discarded(self, rollouts: int) -> None:
+        self.records.discarded += rollouts
 
-    def _poll(self, since_s: float = POLL_S, timeout: float = 0) -> None:
-        """Take the faults of unrolls that have been played for so long and are not done."""
-        for actor, faults in self._fleet.poll(since_s, timeout):
+    def _poll_faults(self, since_s: float = POLL_S, timeout: float = 0) -> None:
+        """Record faults of rollouts that have been in flight for `since_s` seconds."""
+        for actor, faults in self._pool.poll_faults(since_s, timeout):
             self.records.take_faults(actor, faults)
 
     # -- learner -----------------------------------------------------------------------------
 
+    def _publish(self, weights: "Weights", version: int) -> None:
+        self._pool.publish(weights, version)
+
+    def _record_learner_event(self, kind: str, /, **details: Any) -> None:
+        if kind == "learner_restarted":
+            self.records.rewind(details["env_frames"])
+        self.records.event(kind, **details)
+
+    def _while_learner_starts(self) -> None:
+        """Supervise the actors while the learner is replaced; raises `TrainingError` if the run is to stop."""
+        if self.stop.name is not None:
+            raise TrainingError(f"{self.stop.name} while the learner was being replaced")
+        self._pool.supervise()
+
     def _submit(self) -> None:
-        """Hand a batch to the learner, if enough unrolls are recent enough."""
-        allowed = self.config.learner.max_policy_lag
-        now = self.counters.version + len(self._updating)  # when it is this batch's turn
-        recent = [r for r in self._ready if allowed is None or now - r.info.version <= allowed]
-        self.records.discarded += len(self._ready) - len(recent)
-        self._ready = deque(recent)
-        if len(recent) < self.config.rollouts_per_batch:
+        """Give the learner a batch, if enough rollouts are recent enough when it is this batch's turn."""
+        batch = self._source.batch(self.counters.version + self._learner.in_flight)
+        if batch is None:
             return
-        taken = [self._ready.popleft() for _ in range(self.config.rollouts_per_batch)]
-        infos = [hand_in.info for hand_in in taken]
-        for info in infos:
-            self._learnt[self._level(info.actor)] += 1
-        update = self._learner.update([info.version for info in infos], [hand_in.data for hand_in in taken])
-        self._updating.append(_Batch(update, infos))
+        if self._balance is not None:
+            for rollout in batch:
+                self._balance.count(rollout.info.actor)
+        self._learner.submit(batch)
 
     def _drain(self) -> bool:
-        """Take all updates that are under way; False where the run is to stop and the learner does not answer."""
+        """Consume all updates in flight; False if the run is to stop and the learner does not answer."""
         stopped_at = math.inf
-        while left := len(self._updating):
-            self._take_update(wait_s=0.5)
+        while in_flight := self._learner.in_flight:
+            self._consume_update(wait_s=0.5)
             if self.stop.name is not None:
-                stopped_at = min(stopped_at, time.monotonic())
-            if len(self._updating) < left:  # the next has as long
+                stopped_at = min(stopped_at, self._port.now())
+            if self._learner.in_flight < in_flight:  # the next update has as long
                 stopped_at = math.inf
-            if time.monotonic() - stopped_at > STOP_S:
+            if self._port.now() - stopped_at > STOP_S:
                 return False
         return True
 
-    def _take_update(self, wait_s: float) -> None:
-        """Take the oldest update, if it is done by then; where the learner died, put another in its place."""
-        batch, version = self._updating[0], self.counters.version
-        try:
-            if not self._take(batch.update, wait_s):
-                return
-        except RolloutsLost as e:
-            self._updating.popleft()
-            self.records.event("unrolls_lost", error=str(e))
+    def _consume_update(self, wait_s: float) -> None:
+        """Record the oldest update in flight, if it finishes within `wait_s` seconds."""
+        if (update := self._learner.consume(wait_s)) is None:
             return
-        except LearnerDied as e:
-            self._replace_learner(str(e))
-            return
-        self._updating.popleft()
-        for info in batch.infos:
-            self.records.learnt(self._fleet.assignment[info.actor])
-            self.records.take_lag(version - info.version, self._fleet.assignment[info.actor])
+        self.records.means.add(update.metrics)
+        for info, lag in zip(update.infos, update.lags, strict=True):
+            self.records.learnt(self._pool.assignment[info.actor])
+            self.records.take_lag(lag, self._pool.assignment[info.actor])
 
-    def _take(self, update: Update, wait_s: float = math.inf) -> bool:
-        """Whether it is done."""
-        if (result := self._learner.result(update, wait_s)) is None:
-            return False
-        self.counters = result.counters
-        if result.published:
-            self._weights = update.weights
-            self._fleet.load(self._weights, self.counters.version)
-        self.records.means.add(result.metrics)
-        return True
+    def state(self) -> dict[str, Any]:
+        """Learner state after the updates in flight; a learner that died is replaced first."""
+        return self._learner.state()
 
-    def _start_learner(self, meanwhile: Callable[[], None]) -> None:
-        """Wait for a learner that was made; raises `LearnerDied`."""
-        while (start := self._learner.started(wait_s=0.5)) is None:
-            meanwhile()
-        self._take(start)
+    def load_member(self, config: Config, member: dict[str, Any], donor: dict[str, Any] | None) -> bool:
+        """Become another member of a population, between two updates, and leave a checkpoint.
 
-    def _replace_learner(self, reason: str) -> None:
-        """Go on from what a rank that lives holds in memory, or from what was kept; actors play on meanwhile."""
-        began, lost = time.monotonic(), self.counters
-        self._updating.clear()
-        self._keeping = None
-        if self.config.learner.size > 1 and (state := self._learner.rescue(RESCUE_S)) is not None:
-            self._kept = state
-        while True:
-            self.records.event("learner_died", error=reason)
-            self._learner.kill()
-            try:
-                self._learner_deaths.spend(reason)
-                state = self._kept
-                if state is not None:
-                    # No version twice: those who have weights that are lost must take the next ones for newer.
-                    version = 1 + max(lost.version, state["counters"]["version"])
-                    state = state | {"counters": state["counters"] | {"version": version}}
-                self._learner = self._make_learner(self.config, state, self._places.learner)
-                self._start_learner(self._meanwhile)
-                break
-            except LearnerDied as e:
-                reason = str(e)
-            except TrainingError as e:
-                if self._kept is not None:
-                    self.records.save(self._kept)
-                raise TrainingError(str(e)) from None  # there is no learner whose state could be saved
-        self.records.rewind(self.counters.env_frames)
-        self._kept_at = time.monotonic()
-        self.records.event(
-            "learner_restarted",
-            seconds=round(time.monotonic() - began, 2),
-            env_frames=self.counters.env_frames,
-            frames_lost=max(0, lost.env_frames - self.counters.env_frames),
-        )
+        The actors play on; rollouts of older weights are discarded. If the learner dies, it is replaced by one that
+        has the new member's state and hyperparameters.
 
-    def _meanwhile(self) -> None:
-        """While the learner is replaced."""
-        if self.stop.name is not None:
-            raise TrainingError(f"{self.stop.name} while the learner was being replaced")
-        self._fleet.look()
+        Args:
+            config: configuration of the member; only the learner's hyperparameters differ.
+            member: what checkpoints say about the member from now on.
+            donor: learner state of another member whose weights are copied, or None to keep the weights.
 
-    # -- populations -------------------------------------------------------------------------
-
-    def adopt(self, config: Config, member: dict[str, Any], donor: dict[str, Any] | None) -> bool:
-        """Become another member of a population, between two updates.
-
-        With the learner's settings of `config` and, where given, what another's learner has learnt; checkpoints say
-        what it is from then on (`member`), and one is left. The actors play on; what older weights played is
-        discarded. False where the run is to stop and nothing was changed. Raises `TrainingError` where the learner
-        does not hold what it was given.
+        Returns False if the run is to stop and nothing was changed. Raises `TrainingError` if the learner does not
+        hold what it was given.
         """
         if not self._drain():
             return False
         state = self.state()
         if donor is not None:
-            mine, theirs = Counters(**state["counters"]), Counters(**donor["counters"])
-            ahead = theirs.agent_steps + theirs.schedule_ahead - mine.agent_steps
-            counters = asdict(replace(mine, version=mine.version + 1, schedule_ahead=ahead))
+            own, other = Counters(**state["counters"]), Counters(**donor["counters"])
+            ahead = other.agent_steps + other.schedule_ahead - own.agent_steps
+            counters = asdict(replace(own, version=own.version + 1, schedule_ahead=ahead))
             state = state | {"agent": donor["agent"], "optimizer": donor["optimizer"], "counters": counters}
-            self._oldest = mine.version + 1
-            self.records.discarded += len(self._ready)
-            self._ready.clear()
+            self._source.restart(own.version + 1)
             self.records.scores.forget()
-        # All at once, and first: a learner that dies now is replaced with these, and saved as these.
-        self.config, self._kept, self.records.member = config, state, member
-        try:
-            self._take(self._learner.adopt(config, state))
-        except LearnerDied as e:
-            self._replace_learner(str(e))
+        # The commit point: a learner that dies from here on is replaced, and saved, as the new member.
+        self.config, self.records.member = config, member
+        self._learner.load_member(config, state)
         held = self.state()
-        if digest(held) != digest(state) or any(one != config.learner for one in self._settings()):
-            raise TrainingError("the learner does not hold the weights and settings that it was given")
+        if digest(held) != digest(state) or any(h != config.learner for h in self._learner.hyperparameters()):
+            raise TrainingError("the learner does not hold the weights and hyperparameters that it was given")
+        self._learner.confirm()
         self._folder.write_config(config)
         self.records.save(held)
         return True
 
-    def _settings(self) -> list[LearnerConfig]:
-        """In force at each rank."""
-        while True:
-            try:
-                return ray.get(self._learner.settings(), timeout=self.config.learner.timeout_s)
-            except ray.exceptions.RayError as e:
-                self._replace_learner(reason_of(e))
-
     # -- records -----------------------------------------------------------------------------
 
     def _log(self) -> None:
-        self._poll()
-        deaths = {"learner/restarts": self._learner_deaths.total}
-        self.records.log(self.counters, self._fleet.metrics() | deaths)
+        self._poll_faults()
+        self.records.log(self.counters, self._pool.metrics() | {"learner/restarts": self._learner.restarts})
 
     def _checkpoint(self) -> Path:
-        drained = self._drain()
-        state = self.state() if drained or self._kept is None else self._kept
-        return self.records.save(state, self._learner.sample if drained else lambda: None)
-
-    def _keep(self) -> None:
-        """Keep the learner's state in memory, from time to time."""
-        if self._keeping is not None:
-            if ray.wait([self._keeping], timeout=0)[0]:
-                try:
-                    self._kept = ray.get(self._keeping)
-                    self._keeping = None
-                except ray.exceptions.RayError as e:  # it died, perhaps while it had nothing to do
-                    self._replace_learner(reason_of(e))
-        elif time.monotonic() - self._kept_at >= KEEP_EVERY_S:
-            self._keeping, self._kept_at = self._learner.state(), time.monotonic()
-
-    def state(self) -> dict[str, Any]:
-        """The learner's, which is replaced where it died."""
-        self._keeping = None
-        while True:
-            try:
-                self._kept = state = ray.get(self._learner.state(), timeout=self.config.learner.timeout_s)
-                return state
-            except ray.exceptions.RayError as e:
-                self._replace_learner(reason_of(e))
+        """Save the learner's state, or the last known one if the run is to stop and the learner does not answer."""
+        drained, known = self._drain(), self._learner.last_known
+        state = self.state() if drained or known is None else known
+        return self.records.save(state, self._learner.preview if drained else lambda: None)
 
     def close(self) -> None:
-        """End every process, the games first."""
-        self._fleet.close()
+        """End every process; actors close their games first."""
+        self._pool.close()
         self._learner.kill()
         self.records.close()
