@@ -1,11 +1,11 @@
-# make smoke: set up, train, score and draw.   make test: set up and run the tests.
+# make smoke: set up, train, score and draw.   make test: set up and run all tests.   make quick: tests without whole runs.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= smoke-$(shell date +%Y%m%d-%H%M%S)
 STAMP  := $(VENV)/.installed
 
-.PHONY: smoke test learn lint check-wheel clean
+.PHONY: smoke test quick learn lint check-wheel clean
 
 smoke: $(STAMP)
 	$(BIN)/impala-mi train configs/smoke.yaml run.name=$(RUN)
@@ -15,6 +15,10 @@ smoke: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# The contributor's loop: no Ray, no whole runs.
+quick: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 --ignore=tests/integration -m "not integration"
 
 # Minutes of training over three seeds: CartPole, memory with and without the LSTM.
 learn: $(STAMP)
