@@ -71,7 +71,7 @@ def main() -> None:
     for arm, runs in result.items():
         best, mean = (np.array([f(run["scores"]) for run in runs]) for f in (max, np.mean))
         for name, values in (("best", best), ("mean", mean)):
-            centre, half = mean_interval(values) if seeds > 1 else (values[0], np.nan)
+            centre, half = mean_interval(values)
             print(f"{arm}: {name} of the members {centre:.1f} +- {half:.1f} over {seeds} seeds: {values.round(1)}")
         print(f"{arm}: copies {[run['copies'] for run in runs]}")
     draw(histories, result, folder / "pbt.png")
