@@ -20,7 +20,7 @@ from impala_mi.cli.progress import duration
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
-    from impala_mi.pbt.population import MemberReport, Report
+    from impala_mi.pbt.population import MemberReport, OnProgress
     from impala_mi.pbt.settings import PopulationConfig
     from impala_mi.runs.folder import RunFolder
 
@@ -104,8 +104,8 @@ def run_population(config: "PopulationConfig", folder: "RunFolder") -> int:
     turns = "" if pbt.concurrent in (None, members) else f", {pbt.concurrent} at a time"
     console.print(f"population {folder.path}: {pbt.populations} x {pbt.members} members{turns}, rule {pbt.rule}")
     began = time.monotonic()
-    with _reporting(config, console) as report:
-        result = population.train(config, folder, report)
+    with _progress(config, console) as on_progress:
+        result = population.train(config, folder, on_progress)
     console.print(table(config, result.members))
     took = duration(time.monotonic() - began)
     frames = sum(member.status.env_frames for member in result.members)
@@ -118,7 +118,7 @@ def run_population(config: "PopulationConfig", folder: "RunFolder") -> int:
 
 
 @contextmanager
-def _reporting(config: "PopulationConfig", console: Console) -> Iterator["Report"]:
+def _progress(config: "PopulationConfig", console: Console) -> Iterator["OnProgress"]:
     """A table on a terminal, a line a record elsewhere."""
     if console.is_terminal:
         with Live("starting members ...", console=console, refresh_per_second=4) as live:

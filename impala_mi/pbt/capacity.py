@@ -1,4 +1,4 @@
-"""Whether there is room for a population, found out before anything starts."""
+"""Checks before a population starts that the machine or the cluster can run it."""
 
 import math
 import os
@@ -15,27 +15,27 @@ from impala_mi.training.preflight import check, processors
 
 
 def check_population(config: PopulationConfig) -> tuple[Suite, Rule]:
-    """The suite and the rule, if this machine can run the population; raises `UserError`."""
+    """Suite and rule of a population; raises `UserError` if this machine cannot run it."""
     rule = make_rule(config.pbt)
-    if not os.environ.get("RAY_ADDRESS"):  # what a cluster has is known when we are connected
-        check_room(config, make_suite(config.env), cores(), torch.cuda.device_count(), "this machine")
-    return check(config, at_a_time(config)), rule
+    if not os.environ.get("RAY_ADDRESS"):  # the size of a cluster is known only after connecting to it
+        check_capacity(config, make_suite(config.env), cores(), torch.cuda.device_count(), "this machine")
+    return check(config, concurrent_members(config)), rule
 
 
-def at_a_time(config: PopulationConfig) -> int:
-    """Members that train at a time."""
+def concurrent_members(config: PopulationConfig) -> int:
+    """Number of members that train at a time."""
     return config.pbt.concurrent or config.pbt.members * config.pbt.populations
 
 
-def check_room(config: PopulationConfig, suite: Suite, cpus: float, gpus: float, where: str) -> None:
-    """Raise `UserError` where all members are to train at once and there is no room for them."""
-    pbt, one = config.pbt, processors(config, len(suite.levels))
-    fit = int(min(cpus / one.cpus, gpus / one.gpus if one.gpus else math.inf))
-    if one.gpus > gpus:
-        return  # not even one: for that there is another error
-    if pbt.concurrent is None and fit < pbt.members * pbt.populations:
-        each = f"{one.cpus:g} CPUs" + (f" and {one.gpus:g} GPUs" if one.gpus else "")
+def check_capacity(config: PopulationConfig, suite: Suite, cpus: float, gpus: float, where: str) -> None:
+    """Raise `UserError` if all members are to train at once and do not fit."""
+    pbt, member = config.pbt, processors(config, len(suite.levels))
+    capacity = int(min(cpus / member.cpus, gpus / member.gpus if member.gpus else math.inf))
+    if member.gpus > gpus:
+        return  # not even one member fits: `preflight.check` reports that
+    if pbt.concurrent is None and capacity < pbt.members * pbt.populations:
+        each = f"{member.cpus:g} CPUs" + (f" and {member.gpus:g} GPUs" if member.gpus else "")
         raise UserError(
-            f"pbt.members={pbt.members} x pbt.populations={pbt.populations}: {where} has room for {fit} at once, "
-            f"each with {each}; let them take turns: pbt.concurrent={max(1, fit)}"
+            f"pbt.members={pbt.members} x pbt.populations={pbt.populations}: {where} can run {capacity} at once, "
+            f"each with {each}; let them take turns: pbt.concurrent={max(1, capacity)}"
         )

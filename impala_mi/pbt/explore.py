@@ -1,4 +1,4 @@
-"""How hyperparameters begin and change. Pure functions of a space and a random generator."""
+"""First values and mutations of hyperparameters: pure functions of a space and a random generator."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ Space = Mapping[str, Parameter]
 
 
 def sample(space: Space, rng: np.random.Generator) -> Parameters:
-    """A member's at its birth."""
+    """First hyperparameters of a member."""
     return {key: _draw(parameter, rng) for key, parameter in space.items()}
 
 
@@ -28,9 +28,9 @@ def _draw(parameter: Parameter, rng: np.random.Generator) -> Value:
 def perturb(
     space: Space, parameters: Mapping[str, Value], probability: float, factor: float, rng: np.random.Generator
 ) -> Parameters:
-    """Each parameter, with `probability`, times or divided by `factor` within its bounds (IMPALA, appendix F).
+    """Multiply or divide each parameter by `factor` with `probability`, within its bounds (IMPALA, appendix F).
 
-    A choice without bounds becomes another of its values; what is fixed stays.
+    A choice without bounds becomes another of its values; a fixed parameter stays.
     """
     return {
         key: _change(parameter, parameters[key], factor, rng) if rng.random() < probability else parameters[key]
@@ -43,5 +43,5 @@ def _change(parameter: Parameter, value: Value, factor: float, rng: np.random.Ge
     if bounds is not None:
         scaled = float(value) * factor ** (1 if rng.random() < 0.5 else -1)
         return min(max(scaled, bounds[0]), bounds[1])
-    others = [v for v in parameter.choice or () if v != value]
-    return others[int(rng.integers(len(others)))] if others else value
+    alternatives = [v for v in parameter.choice or () if v != value]
+    return alternatives[int(rng.integers(len(alternatives)))] if alternatives else value

@@ -1,10 +1,13 @@
-"""pbt.jsonl: every decision of a population with its inputs, and what became of it.
+"""Journal of a population, pbt.jsonl: every decision with its inputs and its outcome.
 
-One JSON object a line. `started`: the settings in force from here. `born`: a member and its first parameters.
-`decision`: what all members of its population stood at (`standings`), the seed of the draw, the donor, the
-parameters before and after. Then `applied`, or `abandoned` with the reason: nothing was changed. `restored`: a
-member goes on from a checkpoint older or newer than the journal's last word, with the parameters that are in it.
-Others tell of deaths and ends.
+One JSON object per line; `event` is its kind:
+
+- `started`: the settings in force from this line on.
+- `born`: a member and its first parameters.
+- `decision`: the rankings of all members of the population (`standings`), the seed of the draw, the donor, the
+  parameters before and after. `applied` or `abandoned` follows; the latter has the reason and changed nothing.
+- `restored`: a member continues from a checkpoint older or newer than the journal, with the parameters in it.
+- `died`, `given_up`, `done`, `ended`: ends of members and of the population.
 """
 
 import json
@@ -18,82 +21,82 @@ from typing import Any
 import numpy as np
 
 from impala_mi.errors import UserError
-from impala_mi.pbt.exploit import Decision, Standing, decide, make_rule
+from impala_mi.pbt.exploit import Decision, Ranking, decide, make_rule
 from impala_mi.pbt.explore import sample
 from impala_mi.pbt.settings import Parameters, PbtConfig
 from impala_mi.runs.folder import JOURNAL
 
 Line = dict[str, Any]
 FITNESS = "pbt/fitness"
-"""In the records of members, as the controller sees it."""
+"""Metric of members: their fitness as the controller computes it."""
 
 
 def read(folder: Path) -> list[Line]:
-    """All lines; a last one that was not written to its end is left out. Raises `UserError`."""
+    """Lines of a folder's journal, without a last line that is incomplete; raises `UserError`."""
     file = folder / JOURNAL
     try:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{file}: cannot be read: {e}") from None
-    found = []
+    parsed = []
     for number, line in enumerate(lines, 1):
         try:
-            found.append(json.loads(line))
-            if not isinstance(found[-1], dict) or "event" not in found[-1]:
-                raise UserError(f"{file}, line {number}: tells of no event")
+            parsed.append(json.loads(line))
+            if not isinstance(parsed[-1], dict) or "event" not in parsed[-1]:
+                raise UserError(f"{file}, line {number}: has no event")
         except ValueError:
             if number < len(lines):
                 raise UserError(f"{file}, line {number}: not valid JSON") from None
-    if found and found[0]["event"] != "started":
+    if parsed and parsed[0]["event"] != "started":
         raise UserError(f"{file}: its first line, with the settings, is missing")
-    return found
+    return parsed
 
 
 @dataclass
-class History:
-    """Of a member, as the journal tells it."""
+class JournaledMember:
+    """State of a member according to the journal."""
 
     parameters: Parameters
     generation: int = 0
-    """That it has."""
+    """Generation in force."""
     latest: int = 0
-    """The last that was decided on; greater where that was not applied."""
+    """Generation of the last decision; greater than `generation` if that was not applied."""
     open: Line | None = None
-    """A decision of which nothing is known yet."""
+    """Last decision while its outcome is unknown."""
     copies: int = 0
 
 
-def take(histories: dict[str, History], line: Line) -> None:
-    """What a line changes."""
+def fold(members: dict[str, JournaledMember], line: Line) -> None:
+    """Apply a line to the members' states."""
     event = line["event"]
     if event == "born":
-        histories[line["member"]] = History(dict(line["parameters"]))
+        members[line["member"]] = JournaledMember(dict(line["parameters"]))
     elif event == "decision":
-        one = histories[line["member"]]
-        one.latest, one.open = line["generation"], line
+        member = members[line["member"]]
+        member.latest, member.open = line["generation"], line
     elif event in ("applied", "abandoned", "restored"):
-        one = histories[line["member"]]
-        if event == "applied" and one.open is not None:
-            one.parameters, one.generation = dict(one.open["after"]), line["generation"]
-            one.copies += line["copied"]
+        member = members[line["member"]]
+        if event == "applied" and member.open is not None:
+            member.parameters, member.generation = dict(member.open["after"]), line["generation"]
+            member.copies += line["copied"]
         elif event == "restored":
-            one.parameters, one.generation = dict(line["parameters"]), line["generation"]
-        one.open = None
+            member.parameters, member.generation = dict(line["parameters"]), line["generation"]
+        member.open = None
 
 
 class Journal:
-    """Writes lines, each on the disk before what it tells of happens.
+    """Writer of the journal: a line is on the disk before its event takes effect.
 
     Args:
-        folder: of the population; a line that an earlier process did not finish is dropped.
+        folder: folder of the population; an incomplete last line of an earlier process is dropped.
     """
 
     def __init__(self, folder: Path) -> None:
         lines = read(folder) if (folder / JOURNAL).exists() else []
-        self.members: dict[str, History] = {}
-        """As the lines so far tell of them."""
+        self.members: dict[str, JournaledMember] = {}
+        """States of the members after the lines so far."""
         for line in lines:
-            take(self.members, line)
+            fold(self.members, line)
         self._file = open(folder / JOURNAL, "a+b")  # noqa: SIM115
         self._file.seek(0)
         self._file.truncate(self._file.read().rfind(b"\n") + 1)
@@ -104,50 +107,50 @@ class Journal:
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        take(self.members, line)
+        fold(self.members, line)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def birth(settings: PbtConfig, seed: Sequence[int]) -> Parameters:
-    """A member's first parameters."""
+def initial_parameters(settings: PbtConfig, seed: Sequence[int]) -> Parameters:
+    """First hyperparameters of a member."""
     return sample(settings.space, np.random.default_rng(np.random.SeedSequence(list(seed))))
 
 
 def decision_line(
-    me: Standing, generation: int, seed: Sequence[int], standings: Sequence[Standing], decision: Decision
+    me: Ranking, generation: int, seed: Sequence[int], rankings: Sequence[Ranking], decision: Decision
 ) -> Line:
-    """What the journal keeps of a decision."""
+    """Details of a `decision` line."""
     return {
         "member": me.member,
         "generation": generation,
         "seed": list(seed),
-        "standings": [asdict(s) for s in standings],
+        "standings": [asdict(ranking) for ranking in rankings],
         **asdict(decision),
     }
 
 
 def disagreements(lines: Sequence[Line]) -> list[Line]:
-    """Births and decisions that do not follow from what came before them, with the settings in force."""
-    found, members, settings, rule = list[Line](), dict[str, History](), None, None
+    """Replay a journal: the `born` and `decision` lines that do not follow from the lines before them."""
+    wrong, members, settings, rule = list[Line](), dict[str, JournaledMember](), None, None
     for line in lines:
         if line["event"] == "started":
             settings = PbtConfig.model_validate(line["settings"])
             rule = make_rule(settings)
         elif line["event"] == "born":
             assert settings is not None
-            if birth(settings, line["seed"]) != line["parameters"]:
-                found.append(line)
+            if initial_parameters(settings, line["seed"]) != line["parameters"]:
+                wrong.append(line)
         elif line["event"] == "decision":
             assert settings is not None
             assert rule is not None
-            standings = [Standing(**s) for s in line["standings"]]
-            [me] = [s for s in standings if s.member == line["member"]]
-            again = decide(rule, me, [s for s in standings if s is not me], settings.space, line["seed"])
+            rankings = [Ranking(**values) for values in line["standings"]]
+            [me] = [ranking for ranking in rankings if ranking.member == line["member"]]
+            again = decide(rule, me, [r for r in rankings if r is not me], settings.space, line["seed"])
             same = (again.donor, again.before, again.after) == (line["donor"], line["before"], line["after"])
             if not (same and rule.ready(me) and me.parameters == members[me.member].parameters):
-                found.append(line)
-        take(members, line)
-    return found
+                wrong.append(line)
+        fold(members, line)
+    return wrong

@@ -1,4 +1,4 @@
-"""Who descends from whom: lives of members from the journal, and ancestries."""
+"""Lineage of a population: histories of members from the journal, and the ancestry of their weights."""
 
 import itertools
 import json
@@ -11,11 +11,11 @@ from impala_mi.pbt.settings import Parameters
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A point of a member's life: its birth, or a decision that was applied."""
+class Generation:
+    """Start of a member's generation: its initialisation, or a decision that was applied."""
 
     env_frames: int
-    generation: int
+    number: int
     parameters: Parameters
     donor: str | None = None
     donor_frames: int = 0
@@ -23,77 +23,77 @@ class Turn:
 
 
 @dataclass
-class Life:
-    """Of a member."""
+class MemberHistory:
+    """Generations and fitness of a member."""
 
     member: str
     population: int
-    turns: list[Turn]
+    generations: list[Generation]
     frames: list[int] = field(default_factory=list)
-    """Where its fitness is known:"""
+    """Environment frames of each entry of `fitness`, ascending."""
     fitness: list[float] = field(default_factory=list)
 
     @property
     def end(self) -> int:
-        """Frames at its last record or decision."""
-        return max(self.turns[-1].env_frames, self.frames[-1] if self.frames else 0)
+        """Frames at the last record or decision."""
+        return max(self.generations[-1].env_frames, self.frames[-1] if self.frames else 0)
 
     def parameters_at(self, env_frames: int) -> Parameters:
-        """That it had."""
-        return [turn for turn in self.turns if turn.env_frames <= env_frames or turn is self.turns[0]][
-            -1
-        ].parameters
+        """Hyperparameters in force after that many frames."""
+        first, *later = self.generations
+        return [first, *(g for g in later if g.env_frames <= env_frames)][-1].parameters
 
     def last_fitness(self) -> float | None:
-        """Of the weights that it has: None where it is not known since its last copy."""
-        copied_at = max((turn.env_frames for turn in self.turns if turn.donor is not None), default=-1)
+        """Fitness of the current weights, or None if it is not known since the last copy."""
+        copied_at = max((g.env_frames for g in self.generations if g.donor is not None), default=-1)
         return self.fitness[-1] if self.fitness and self.frames[-1] > copied_at else None
 
 
-def lives(lines: Sequence[Line], folder: Path) -> dict[str, Life]:
-    """Of all members, from the journal and their records in the population's folder."""
-    found: dict[str, Life] = {}
-    decided: dict[str, Turn] = {}
+def member_histories(lines: Sequence[Line], folder: Path) -> dict[str, MemberHistory]:
+    """Histories of all members, from the journal and the members' records in the population's folder."""
+    histories: dict[str, MemberHistory] = {}
+    decided: dict[str, Generation] = {}
     for line in lines:
         event = line["event"]
         if event == "born":
-            found[line["member"]] = Life(line["member"], line["population"], [Turn(0, 0, line["parameters"])])
+            first = Generation(0, 0, line["parameters"])
+            histories[line["member"]] = MemberHistory(line["member"], line["population"], [first])
         elif event == "decision":
-            donor = found.get(line["donor"])
-            decided[line["member"]] = _turn(line, 0 if donor is None else donor.turns[-1].generation)
-            _take_fitness(found[line["member"]], line)
+            donor = histories.get(line["donor"])
+            decided[line["member"]] = _generation(line, 0 if donor is None else donor.generations[-1].number)
+            _add_fitness(histories[line["member"]], line)
         elif event == "ended":
-            for life in found.values():
-                _take_fitness(life, line)
+            for history in histories.values():
+                _add_fitness(history, line)
         elif event == "applied":
-            found[line["member"]].turns.append(decided.pop(line["member"]))
-        elif event == "restored":  # what came later was lost, or was not known to have come
-            life, last = found[line["member"]], decided.get(line["member"])
-            life.turns = [t for t in life.turns if t.generation <= line["generation"]]
-            if last is not None and last.generation == line["generation"]:
-                life.turns.append(last)
-    for life in found.values():
-        _read_fitness(life, folder / "members" / life.member / "metrics.jsonl")
-    return found
+            histories[line["member"]].generations.append(decided.pop(line["member"]))
+        elif event == "restored":  # later generations were lost, or one was applied without a line
+            history, last = histories[line["member"]], decided.get(line["member"])
+            history.generations = [g for g in history.generations if g.number <= line["generation"]]
+            if last is not None and last.number == line["generation"]:
+                history.generations.append(last)
+    for history in histories.values():
+        _read_fitness(history, folder / "members" / history.member / "metrics.jsonl")
+    return histories
 
 
-def _turn(line: Line, donor_generation: int) -> Turn:
-    frames = {s["member"]: s["env_frames"] for s in line["standings"]}
+def _generation(line: Line, donor_generation: int) -> Generation:
+    frames = {ranking["member"]: ranking["env_frames"] for ranking in line["standings"]}
     donor = line["donor"]
-    return Turn(
+    return Generation(
         frames[line["member"]], line["generation"], line["after"], donor, frames.get(donor, 0), donor_generation
     )
 
 
-def _take_fitness(life: Life, line: Line) -> None:
-    """As it was before a decision, or at the end."""
-    for s in line["standings"]:
-        if s["member"] == life.member and s["fitness"] is not None:
-            life.frames.append(s["env_frames"])
-            life.fitness.append(s["fitness"])
+def _add_fitness(history: MemberHistory, line: Line) -> None:
+    """Add the member's fitness before a decision, or at the end."""
+    for ranking in line["standings"]:
+        if ranking["member"] == history.member and ranking["fitness"] is not None:
+            history.frames.append(ranking["env_frames"])
+            history.fitness.append(ranking["fitness"])
 
 
-def _read_fitness(life: Life, file: Path) -> None:
+def _read_fitness(history: MemberHistory, file: Path) -> None:
     if not file.exists():
         return
     with open(file, encoding="utf-8") as lines:
@@ -103,42 +103,43 @@ def _read_fitness(life: Life, file: Path) -> None:
             try:
                 record = json.loads(text)
             except ValueError:
-                continue  # it is being written
-            life.frames.append(record["env_frames"])
-            life.fitness.append(record[FITNESS])
-    order = sorted(range(len(life.frames)), key=life.frames.__getitem__)
-    life.frames, life.fitness = [life.frames[i] for i in order], [life.fitness[i] for i in order]
+                continue  # the line is being written
+            history.frames.append(record["env_frames"])
+            history.fitness.append(record[FITNESS])
+    order = sorted(range(len(history.frames)), key=history.frames.__getitem__)
+    history.frames, history.fitness = [history.frames[i] for i in order], [history.fitness[i] for i in order]
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a member's life that an ancestry goes through."""
+    """Part of a member's history that an ancestry passes through."""
 
     member: str
     begin: int
     end: int
 
 
-def ancestry(lives: dict[str, Life], member: str) -> list[Stretch]:
-    """Whose weights a member's last ones were, the oldest first."""
-    stretches, end, generation = list[Stretch](), lives[member].end, lives[member].turns[-1].generation
+def ancestry(histories: dict[str, MemberHistory], member: str) -> list[Stretch]:
+    """Stretches through which a member's last weights came about, the oldest first."""
+    stretches, end = list[Stretch](), histories[member].end
+    number = histories[member].generations[-1].number
     while True:
-        # By generation: frames may stand still between what a member copied and what others copied from it.
-        copies = [t for t in lives[member].turns if t.donor is not None and t.generation <= generation]
+        # Compared by number: frames may stand still between a member's copy and a copy of that member.
+        copies = [g for g in histories[member].generations if g.donor is not None and g.number <= number]
         stretches.insert(0, Stretch(member, copies[-1].env_frames if copies else 0, end))
         if not copies:
             return stretches
         copy = copies[-1]
         assert copy.donor is not None
-        member, end, generation = copy.donor, copy.donor_frames, copy.donor_generation
+        member, end, number = copy.donor, copy.donor_frames, copy.donor_generation
 
 
-def schedule(lives: dict[str, Life], path: Sequence[Stretch]) -> list[tuple[int, int, Parameters]]:
-    """Frames from, frames to and the parameters in force, along an ancestry."""
-    out = []
+def schedule(histories: dict[str, MemberHistory], path: Sequence[Stretch]) -> list[tuple[int, int, Parameters]]:
+    """First frame, last frame and the hyperparameters in force, along an ancestry."""
+    pieces = []
     for stretch in path:
-        life = lives[stretch.member]
-        cuts = [t.env_frames for t in life.turns if stretch.begin < t.env_frames < stretch.end]
+        history = histories[stretch.member]
+        cuts = [g.env_frames for g in history.generations if stretch.begin < g.env_frames < stretch.end]
         edges = [stretch.begin, *cuts, stretch.end]
-        out += [(a, b, life.parameters_at(a)) for a, b in itertools.pairwise(edges)]
-    return out
+        pieces += [(a, b, history.parameters_at(a)) for a, b in itertools.pairwise(edges)]
+    return pieces

@@ -1,13 +1,12 @@
-"""The controller of populations: members as Ray processes, their turns, their decisions, their deaths.
+"""Controller of populations: it starts and stops members, lets them take turns, and carries out their decisions.
 
-It decides when a member is ready, from what is known of the others at that moment, and nobody waits: to copy, the
-donor's state goes from its learner to the member's through the object store while both keep their actors. A donor
-that waits for its turn is read from its checkpoint. The order is always: journal, copy, new parameters, read back,
-checkpoint, journal; whoever dies on the way leaves a member that is one or the other, never half of each.
+A decision is made when a member is ready, from the latest rankings; nobody waits for others. To copy a donor, its
+learner's state goes through the object store while both members keep their actors; a donor without a process is
+read from its checkpoint. The order is always: journal, copy, new hyperparameters, read back, checkpoint, journal. A
+process that dies in between leaves a member with either its old or its new state, never a mixture.
 """
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -19,74 +18,88 @@ import ray
 
 from impala_mi.envs.base import Suite
 from impala_mi.errors import TrainingError, UserError
+from impala_mi.host.port import Port
 from impala_mi.host.signals import StopSignal
-from impala_mi.pbt.capacity import at_a_time, check_population, check_room
-from impala_mi.pbt.exploit import Rule, Standing, decide, fitnesses
-from impala_mi.pbt.journal import Journal, birth, decision_line
-from impala_mi.pbt.member_state import Exploit, MemberState
+from impala_mi.pbt.capacity import check_capacity, check_population, concurrent_members
+from impala_mi.pbt.exploit import Ranking, Rule, decide, fitnesses
+from impala_mi.pbt.journal import Journal, decision_line
+from impala_mi.pbt.member_pool import PAUSE_S, MakeMember, MemberPool
+from impala_mi.pbt.member_state import Exploit, MemberPhase, MemberState, Turn
 from impala_mi.pbt.settings import PopulationConfig
-from impala_mi.pbt.worker import Birth, MemberProcess, RunFailed, Status, saved_status
+from impala_mi.pbt.worker import MemberProcess, RunFailed, Status
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.checkpoint import digest
 from impala_mi.runs.folder import RunFolder
 from impala_mi.runs.metrics import MetricsWriter
 from impala_mi.training.actor_pool import reason_of
-from impala_mi.training.placement import place
+from impala_mi.training.placement import Places, reserve
+from impala_mi.training.ray_port import RAY
 
-ASK_EVERY_S = 1.0
 EXPLOIT_S = 300.0
-"""For a copy, from the decision to the answer; then the member is ended, and starts from its checkpoint."""
-STOP_S = 120.0
-"""For members that are told to stop."""
-PAUSE_S = 5.0
-"""Before a member that died starts again, or one whose copy failed decides again; doubled with deaths in a row."""
+"""Timeout of each step of a copy; a member that exceeds it restarts from its checkpoint."""
 
 
 @dataclass(frozen=True)
 class MemberReport:
-    """For people."""
+    """A member as progress reports show it."""
 
     key: str
-    state: Literal["runs", "waits", "done", "given up"]
+    state: str
+    """`runs`, `waits`, `done` or `given up`."""
     status: Status
     fitness: float | None
 
 
-Report = Callable[[float, Sequence[MemberReport], int], None]
+OnProgress = Callable[[float, Sequence[MemberReport], int], None]
 """Takes the seconds of training, the members and the number of copies."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """How a population ended."""
+class PopulationResult:
+    """End of a population's training."""
 
     status: Literal["done", "interrupted"]
     members: list[MemberReport]
     copies: int
 
 
-def train(config: PopulationConfig, folder: RunFolder, report: Report) -> Result:
-    """Train a population until every member has its `train.env_frames`, from the start or where it was left.
+def train(config: PopulationConfig, folder: RunFolder, on_progress: OnProgress) -> PopulationResult:
+    """Train a new or resumed population until every member has its `train.env_frames`.
 
-    Raises `UserError` before any member starts, and `TrainingError` where it cannot go on.
+    Raises `UserError` before any member starts, and `TrainingError` if training cannot continue.
     """
     suite, rule = check_population(config)
-    with StopSignal().installed() as stop, running_ray(config, suite, at_a_time(config)):
+    with StopSignal().installed() as stop, running_ray(config, suite, concurrent_members(config)):
         stop.install()
-        there = ray.cluster_resources()
-        check_room(config, suite, there.get("CPU", 0), there.get("GPU", 0), "the cluster")
-        with contextlib.ExitStack() as stack:
+        total = ray.cluster_resources()
+        check_capacity(config, suite, total.get("CPU", 0), total.get("GPU", 0), "the cluster")
+        try:
+            # Ray keeps the resources of a process reserved until the job ends: members reuse each other's places.
+            places = reserve(config, concurrent_members(config))
+            controller = Population(config, suite, rule, folder, on_progress, stop, places)
             try:
-                controller = Population(config, suite, rule, folder, report, stop)
-                stack.callback(controller.close)
                 return controller.run()
-            except (TrainingError, OSError) as e:
-                message = str(e) if isinstance(e, TrainingError) else f"cannot write to {folder.path}: {e}"
-                raise TrainingError(f"{message}; go on with: impala-mi resume {folder.path}") from None
+            finally:
+                controller.close()
+        except (TrainingError, OSError) as e:
+            message = str(e) if isinstance(e, TrainingError) else f"cannot write to {folder.path}: {e}"
+            raise TrainingError(f"{message}; continue with: impala-mi resume {folder.path}") from None
 
 
 class Population:
-    """The controller's loop; see the module's docstring."""
+    """The controller; see the module's docstring.
+
+    Args:
+        config: configuration of the populations.
+        suite: suite that the members play.
+        rule: rule of their decisions.
+        folder: folder of the populations, with the journal.
+        on_progress: called with every record.
+        stop: signal on which all members stop.
+        places: reserved resources, one entry per member that runs at a time.
+        port: Ray and the clock; tests pass a fake.
+        make_member: makes the process of a member; tests pass a fake.
+    """
 
     def __init__(
         self,
@@ -94,330 +107,195 @@ class Population:
         suite: Suite,
         rule: Rule,
         folder: RunFolder,
-        report: Report,
+        on_progress: OnProgress,
         stop: StopSignal,
+        places: Sequence[Places],
+        port: Port = RAY,
+        make_member: MakeMember = MemberProcess,
     ) -> None:
         self._config, self._suite, self._rule = config, suite, rule
-        self._folder, self._report, self._stop = folder, report, stop
-        self._last_reason = ""
+        self._on_progress, self._stop, self._port = on_progress, stop, port
         self._journal = Journal(folder.path)
         self._journal.write("started", settings=config.pbt.model_dump())
-        # Ray keeps what a process has reserved until the whole job ends: turns take over each other's room.
-        self._free = place(config, at_a_time(config))
-        self._seats = [
-            self._take_seat(population, index)
-            for population in range(config.pbt.populations)
-            for index in range(config.pbt.members)
-        ]
+        self._pool = MemberPool(config, suite, folder, self._journal, places, port, make_member)
+        self._members, self._populations = self._pool.members, range(config.pbt.populations)
         self._writer = MetricsWriter(folder.path, self._frames() or None)
-        self._began, self._told = time.monotonic(), time.monotonic()
+        self._started_at = self._recorded_at = port.now()
         self._fitness: dict[str, float | None] = {}
 
-    def run(self) -> Result:
-        """Until all members are done or given up, or until stopped."""
-        while self._stop.name is None and not all(seat.done or seat.given_up for seat in self._seats):
-            self._turns()
-            self._look()
-            for population in range(self._config.pbt.populations):
-                standings = self._standings(population)
-                self._fitness |= {s.member: s.fitness for s in standings}
-                for seat in [s for s in self._seats if s.population == population and s.process is not None]:
-                    if seat.exploit is None:
-                        self._decide(seat, standings)
-                    else:
-                        self._carry_on(seat, seat.exploit)
-            if time.monotonic() - self._told >= self._config.train.log_every_s:
-                self._tell()
-            self._wait()
-        self._stop_all()
-        self._tell()
-        if all(seat.given_up for seat in self._seats):
-            raise TrainingError(f"all members are given up; the last, {self._last_reason}")
+    def run(self) -> PopulationResult:
+        """Train until all members are done or given up, or until the stop signal."""
+        while self._stop.name is None and not all(member.phase.final for member in self._members):
+            self._schedule()
+            self._pool.poll(self._fitness)
+            for population in self._populations:
+                self._exploit(population)
+            if self._port.now() - self._recorded_at >= self._config.train.log_every_s:
+                self._record()
+            self._pool.wait()
+        self._pool.stop()
+        self._record()
+        if all(member.phase is MemberPhase.GIVEN_UP for member in self._members):
+            raise TrainingError(f"all members were given up; the last, {self._pool.last_reason}")
         status: Literal["done", "interrupted"] = "done" if self._stop.name is None else "interrupted"
-        ended = [asdict(s) for p in range(self._config.pbt.populations) for s in self._standings(p)]
-        self._journal.write("ended", how=status, signal=self._stop.name, standings=ended)
-        return Result(status, self._reports(), self._copies())
+        standings = [asdict(ranking) for p in self._populations for ranking in self._rankings(p)]
+        self._journal.write("ended", how=status, signal=self._stop.name, standings=standings)
+        return PopulationResult(status, self._reports(), self._copies())
 
     def close(self) -> None:
-        """End every process."""
-        for seat in self._seats:
-            self._end(seat)
-        with contextlib.suppress(OSError):  # a full disk must not hide what came before it
+        """Kill all processes and close the files."""
+        self._pool.close()
+        with contextlib.suppress(OSError):  # a full disk must not hide the error before it
             self._journal.close()
             self._writer.close()
 
-    # -- members ---------------------------------------------------------------------------
-
-    def _take_seat(self, population: int, index: int) -> MemberState:
-        """A member, new or as the journal and its last checkpoint left it."""
-        key, config = f"{population}-{index:02d}", self._config
-        if key not in self._journal.members:
-            drawn = [config.seed, population, index, 0]
-            first = birth(config.pbt, drawn)
-            self._journal.write("born", member=key, population=population, seed=drawn, parameters=first)
-        parameters = self._journal.members[key].parameters
-        folder = RunFolder(self._folder.path / "members" / key)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        seat = MemberState(
-            key, population, index, folder,
-            Birth(config.seed_of(population, index), parameters), Status(0, 0, {}, 0, parameters, 0.0),
-        )  # fmt: skip
-        self._settle(seat)
-        return seat
-
-    def _settle(self, seat: MemberState) -> None:
-        """Take a member's standing from its last checkpoint, and have the journal agree with it."""
-        history, generation, parameters = self._journal.members[seat.key], 0, seat.birth.parameters
-        if seat.newest:
-            try:
-                found = checkpoints.load(seat.folder.checkpoints)
-            except UserError as e:
-                self._give_up(seat, str(e))
-                return
-            seat.status = saved_status(self._config, self._suite.levels, found)
-            seat.done = seat.status.env_frames >= self._config.train.env_frames
-            generation, parameters = seat.status.generation, seat.status.parameters
-        if history.open is not None:
-            decided = history.open["generation"]
-            if generation == decided:
-                copied = history.open["donor"] is not None
-                self._journal.write("applied", member=seat.key, generation=decided, copied=copied, digest=None)
-            else:
-                self._journal.write("abandoned", member=seat.key, generation=decided, reason="its run ended")
-        seat.exploit = None
-        if generation != history.generation:
-            self._journal.write("restored", member=seat.key, generation=generation, parameters=parameters)
-
-    def _give_up(self, seat: MemberState, reason: str) -> None:
-        seat.given_up, seat.exploit = True, None
-        self._journal.write("given_up", member=seat.key, reason=reason)
-        self._last_reason = f"{seat.key}: {reason}"
-
-    def _start(self, seat: MemberState) -> None:
-        if seat.deaths:
-            self._settle(seat)  # again: what died may have had a last word
-            if seat.given_up:
-                return
-        seat.saved, seat.frames_before = seat.newest, seat.status.env_frames
-        seat.process = MemberProcess(self._config, seat.folder.path, seat.birth, self._free.pop())
-        seat.began_at, seat.stopping_since, seat.asked = None, None, None
-
-    def _end(self, seat: MemberState) -> None:
-        """End its process, and with it what it started."""
-        if seat.process is not None:
-            with contextlib.suppress(ray.exceptions.RayError):
-                seat.process.kill()
-            self._free.append(seat.process.places)
-        seat.process, seat.asked, seat.stopping_since = None, None, None
-
-    def _take_ended(self, seat: MemberState, ended: "ray.ObjectRef[str]") -> None:
-        """A member's run is over: done, at the end of its turn, or dead."""
-        try:
-            how = ray.get(ended)
-        except ray.exceptions.RayError as e:
-            self._died(seat, reason_of(e))
-            return
-        seat.deaths = 0
-        self._end(seat)
-        self._settle(seat)
-        if how == "done":
-            seat.done = True
-            self._journal.write("done", member=seat.key, env_frames=seat.status.env_frames)
-
-    def _died(self, seat: MemberState, reason: str) -> None:
-        """It starts again from its last checkpoint, unless it has died too often."""
-        self._end(seat)
-        seat.deaths = seat.deaths + 1 if seat.newest == seat.saved else 1
-        seat.not_before = time.monotonic() + PAUSE_S * 2 ** (seat.deaths - 1)
-        self._journal.write("died", member=seat.key, error=reason, in_a_row=seat.deaths)
-        self._settle(seat)
-        if seat.deaths >= self._config.pbt.max_deaths_in_a_row and not seat.given_up:
-            self._give_up(seat, reason)
-
     # -- turns -----------------------------------------------------------------------------
 
-    def _turns(self) -> None:
-        """Give turns to those who have come least far, and end turns that are over."""
-        now = time.monotonic()
-        running = [seat for seat in self._seats if seat.process is not None]
+    def _schedule(self) -> None:
+        """Start the waiting members with the fewest frames, and end turns that are over."""
+        now, running = self._port.now(), list(self._pool.running())
         waiting = sorted(
-            (s for s in self._seats if self._state(s) == "waits" and now >= s.not_before),
-            key=lambda s: (s.status.env_frames, s.key),
+            (m for m in self._members if m.phase is MemberPhase.WAITING and now >= m.not_before),
+            key=lambda m: (m.status.env_frames, m.key),
         )
-        free = len(self._free)
-        for seat in waiting[:free]:
-            self._start(seat)
-        waiting = waiting[free:]
-        # Each that stops makes room for the next of those that wait.
-        next_up = waiting[sum(seat.stopping_since is not None for seat in running) :]
-        for seat in sorted(running, key=lambda seat: -seat.status.env_frames):
-            over = seat.began_at is not None and now - seat.began_at > self._config.pbt.slice_s
-            free_to_go = over and seat.stopping_since is None and not self._engaged(seat)
-            if next_up and free_to_go and seat.status.env_frames >= next_up[0].status.env_frames:
-                self._pause(seat)
+        free = len(self._pool.free)
+        for member in waiting[:free]:
+            self._pool.start(member)
+        stopping = sum(member.phase is MemberPhase.STOPPING for member, _ in running)
+        next_up = waiting[free + stopping :]  # each member that stops frees the place of one that waits
+        donors = {m.exploit.decision.donor for m in self._members if m.exploit is not None}
+        for member, turn in sorted(running, key=lambda pair: -pair[0].status.env_frames):
+            over = now - turn.training_since > self._config.pbt.slice_s and member.key not in donors
+            if member.phase is not MemberPhase.TRAINING or not over or not next_up:
+                continue
+            if member.status.env_frames >= next_up[0].status.env_frames:
+                self._pool.pause(member)
                 next_up.pop(0)
-
-    def _state(self, seat: MemberState) -> Literal["runs", "waits", "done", "given up"]:
-        if seat.process is not None:
-            return "runs"
-        return "done" if seat.done else "given up" if seat.given_up else "waits"
-
-    def _pause(self, seat: MemberState) -> None:
-        assert seat.process is not None
-        seat.process.stop()
-        seat.stopping_since = time.monotonic()
-
-    def _engaged(self, seat: MemberState) -> bool:
-        """Whether it copies or is copied."""
-        return seat.exploit is not None or any(
-            s.exploit is not None and s.exploit.donor is seat for s in self._seats
-        )
-
-    def _look(self) -> None:
-        """Take what members tell, and ask again; end those that do not stop."""
-        now = time.monotonic()
-        for seat in self._seats:
-            if seat.process is None:
-                continue
-            if ray.wait([seat.process.ended], timeout=0)[0]:
-                self._take_ended(seat, seat.process.ended)
-                continue
-            if seat.stopping_since is not None and now - seat.stopping_since > STOP_S:
-                self._died(seat, f"did not stop in {STOP_S:g} s")
-                continue
-            if seat.asked is not None and ray.wait([seat.asked], timeout=0)[0]:
-                with contextlib.suppress(ray.exceptions.RayError):  # its death is found out by its run
-                    seat.status = ray.get(seat.asked) or seat.status
-                seat.asked = None
-                if seat.began_at is None and seat.status.env_frames > seat.frames_before:
-                    seat.began_at = now
-            if seat.asked is None and now - seat.asked_at >= ASK_EVERY_S:
-                seat.asked, seat.asked_at = seat.process.status(self._fitness.get(seat.key)), now
-
-    def _wait(self) -> None:
-        """Until something may have happened."""
-        running = [seat.process.ended for seat in self._seats if seat.process is not None]
-        if running:
-            ray.wait(running, timeout=0.25)
-        else:
-            time.sleep(0.25)
-
-    def _stop_all(self) -> None:
-        """Have all end with a checkpoint; what was being copied is one or the other."""
-        for seat in self._seats:
-            if seat.process is not None and seat.began_at is None and seat.exploit is None:
-                self._end(seat)  # while it starts it does not listen, and nothing is lost
-            elif seat.process is not None:
-                self._pause(seat)
-        while any(seat.process is not None for seat in self._seats):
-            self._look()
-            self._wait()
 
     # -- decisions -------------------------------------------------------------------------
 
-    def _standings(self, population: int) -> list[Standing]:
-        """Of a population; members that were given up no longer count."""
-        seats = [s for s in self._seats if s.population == population and not s.given_up]
-        known = fitnesses(self._suite.levels, {s.key: s.status.returns for s in seats})
+    def _rankings(self, population: int) -> list[Ranking]:
+        """Rankings of a population's members, without those that were given up."""
+        members = [m for m in self._members if m.population == population and m.phase is not MemberPhase.GIVEN_UP]
+        fitness = fitnesses(self._suite.levels, {m.key: m.status.returns for m in members})
         return [
-            Standing(s.key, s.status.env_frames, s.status.episodes, known[s.key], dict(s.status.parameters))
-            for s in seats
+            Ranking(m.key, m.status.env_frames, m.status.episodes, fitness[m.key], dict(m.status.parameters))
+            for m in members
         ]
 
-    def _decide(self, seat: MemberState, standings: Sequence[Standing]) -> None:
-        """A member that is ready decides, and begins to carry it out."""
-        history = self._journal.members[seat.key]
-        trains = seat.began_at is not None and seat.stopping_since is None
-        if not trains or self._stale(seat) or time.monotonic() < seat.not_before:
+    def _exploit(self, population: int) -> None:
+        """Let members of a population decide, and advance the decisions that are being carried out."""
+        rankings = self._rankings(population)
+        self._fitness |= {ranking.member: ranking.fitness for ranking in rankings}
+        for member, turn in self._pool.running():
+            if member.population != population:
+                continue
+            if member.exploit is not None:
+                self._advance(member, turn, member.exploit)
+            elif member.phase is MemberPhase.TRAINING:
+                self._decide(member, rankings)
+
+    def _decide(self, member: MemberState, rankings: Sequence[Ranking]) -> None:
+        """Make the decision of a member that is ready, and begin to carry it out."""
+        if self._stale(member) or self._port.now() < member.not_before:
             return
-        [me] = [s for s in standings if s.member == seat.key]
+        [me] = [ranking for ranking in rankings if ranking.member == member.key]
         if not self._rule.ready(me):
             return
-        generation, pbt = history.latest + 1, self._config.pbt
-        seed = [self._config.seed, seat.population, seat.index, generation]
-        decision = decide(self._rule, me, [s for s in standings if s is not me], pbt.space, seed)
-        donor = next((s for s in self._seats if s.key == decision.donor), None)
-        if donor is not None and (
-            donor.exploit is not None or donor.stopping_since is not None or self._stale(donor)
-        ):
-            return  # in a moment it is another, or waits
-        self._journal.write("decision", **decision_line(me, generation, seed, standings, decision))
+        generation = self._journal.members[member.key].latest + 1
+        seed = [self._config.seed, member.population, member.index, generation]
+        others = [ranking for ranking in rankings if ranking is not me]
+        decision = decide(self._rule, me, others, self._config.pbt.space, seed)
+        donor = next((m for m in self._members if m.key == decision.donor), None)
+        changing = (MemberPhase.EXPLOITING, MemberPhase.STOPPING)
+        if donor is not None and (donor.phase in changing or self._stale(donor)):
+            return  # its ranking is about to change
+        self._journal.write("decision", **decision_line(me, generation, seed, rankings, decision))
         try:
-            state = None if donor is None else self._state_of(donor)
+            state = None if donor is None else self._donor_state(donor)
         except UserError as e:
-            self._abandon(seat, generation, str(e))
-        else:
-            seat.exploit = Exploit(decision, generation, donor, time.monotonic(), state)
-
-    def _stale(self, seat: MemberState) -> bool:
-        """Whether it has not told anything since its last decision."""
-        return seat.status.generation != self._journal.members[seat.key].generation
-
-    def _state_of(self, donor: MemberState) -> "ray.ObjectRef[dict[str, Any]]":
-        """What its learner has learnt; of one that waits, from its checkpoint. Raises `UserError`."""
-        if donor.process is not None:
-            return donor.process.state(donor.status.generation)
-        return ray.put(checkpoints.load(donor.folder.checkpoints).learner)
-
-    def _abandon(self, seat: MemberState, generation: int, reason: str) -> None:
-        """It stays as it is, and may decide again in a moment."""
-        self._journal.write("abandoned", member=seat.key, generation=generation, reason=reason)
-        seat.exploit, seat.not_before = None, time.monotonic() + PAUSE_S
-
-    def _carry_on(self, seat: MemberState, exploit: Exploit) -> None:
-        """Have the member adopt what its donor gave, then take the outcome."""
-        now, process = time.monotonic(), seat.process
-        late = now - exploit.since > EXPLOIT_S
-        if process is None:
+            self._abandon(member, generation, str(e))
             return
+        now = self._port.now()
+        exploit = Exploit(decision, generation, donor, now, state)
+        member.enter(MemberPhase.EXPLOITING, now, exploit=exploit)
+
+    def _donor_state(self, donor: MemberState) -> Any:
+        """Reference of a donor's learner state; raises `UserError` if its checkpoint cannot be read."""
+        if donor.turn is not None:
+            return donor.turn.process.state(donor.status.generation)
+        return self._port.put(checkpoints.load(donor.folder.checkpoints).learner)
+
+    def _stale(self, member: MemberState) -> bool:
+        """Whether a member has not reported since its last decision."""
+        return member.status.generation != self._journal.members[member.key].generation
+
+    def _abandon(self, member: MemberState, generation: int, reason: str) -> None:
+        """Leave a member as it is; it may decide again after a pause."""
+        now = self._port.now()
+        self._journal.write("abandoned", member=member.key, generation=generation, reason=reason)
+        member.not_before = now + PAUSE_S
+        if member.phase is MemberPhase.EXPLOITING:
+            member.enter(MemberPhase.TRAINING, now)
+
+    def _advance(self, member: MemberState, turn: Turn, exploit: Exploit) -> None:
+        """Advance a decision by one step: load the donor's state when it has come, journal it when it is loaded."""
+        now = self._port.now()
+        late = now - exploit.since > EXPLOIT_S
         try:
-            if exploit.adopting is None:
+            if exploit.loading is None:
                 if exploit.state is not None:
-                    if not ray.wait([exploit.state], timeout=0)[0]:
+                    if not self._pool.ready(exploit.state):
                         if late:
-                            self._abandon(seat, exploit.generation, f"{exploit.decision.donor} gave nothing")
+                            self._abandon(member, exploit.generation, f"{exploit.decision.donor} sent no state")
                         return
-                    exploit.digest = digest(ray.get(exploit.state))
+                    exploit.digest = digest(self._port.get(exploit.state))
                 after = exploit.decision.after
-                exploit.adopting = process.adopt(exploit.generation, after, exploit.state, exploit.digest)
+                exploit.loading = turn.process.load_member(exploit.generation, after, exploit.state, exploit.digest)
                 exploit.since = now
                 return
-            if not ray.wait([exploit.adopting], timeout=0)[0]:
+            if not self._pool.ready(exploit.loading):
                 if late:
-                    self._died(seat, f"a copy was not done in {EXPLOIT_S:g} s")
+                    self._pool.restart(member, f"a copy was not done in {EXPLOIT_S:g} s")
                 return
-            ray.get(exploit.adopting)
+            self._port.get(exploit.loading)
         except ray.exceptions.RayError as e:
-            # If its run is over, `_look` finds that out, and its checkpoint tells whether it copied.
+            # If the run is over, the pool notices, and the checkpoint tells whether the decision was applied.
             over = isinstance(e, ray.exceptions.RayActorError) or isinstance(getattr(e, "cause", None), RunFailed)
-            if exploit.adopting is None or not over:
-                self._abandon(seat, exploit.generation, reason_of(e))
+            if exploit.loading is None or not over:
+                self._abandon(member, exploit.generation, reason_of(e))
             return
-        copied, held = exploit.donor is not None, exploit.digest
-        self._journal.write("applied", member=seat.key, generation=exploit.generation, copied=copied, digest=held)
-        seat.exploit = None
+        copied = exploit.donor is not None
+        self._journal.write(
+            "applied", member=member.key, generation=exploit.generation, copied=copied, digest=exploit.digest
+        )
+        member.enter(MemberPhase.TRAINING, now)
 
     # -- records ---------------------------------------------------------------------------
 
     def _frames(self) -> int:
-        return sum(seat.status.env_frames for seat in self._seats)
+        return sum(member.status.env_frames for member in self._members)
 
     def _copies(self) -> int:
-        return sum(history.copies for history in self._journal.members.values())
+        return sum(journaled.copies for journaled in self._journal.members.values())
 
     def _reports(self) -> list[MemberReport]:
-        known = {s.member: s.fitness for p in range(self._config.pbt.populations) for s in self._standings(p)}
-        return [MemberReport(s.key, self._state(s), s.status, known.get(s.key)) for s in self._seats]
+        fitness = {ranking.member: ranking.fitness for p in self._populations for ranking in self._rankings(p)}
+        return [MemberReport(m.key, m.phase.report, m.status, fitness.get(m.key)) for m in self._members]
 
-    def _tell(self) -> None:
-        """One record, for people and programs."""
-        reports, self._told = self._reports(), time.monotonic()
-        record = {"time_s": self._told - self._began, "env_frames": float(self._frames())}
-        record["fps"] = sum(r.status.fps for r in reports if r.state == "runs")
+    def _record(self) -> None:
+        """Write one record and report it."""
+        reports, self._recorded_at = self._reports(), self._port.now()
+        record = {"time_s": self._recorded_at - self._started_at, "env_frames": float(self._frames())}
+        record["fps"] = sum(report.status.fps for report in reports if report.state == "runs")
         record["pbt/copies"] = self._copies()
-        for population in range(self._config.pbt.populations):
-            found = [r.fitness for s, r in zip(self._seats, reports, strict=True) if s.population == population]
-            if fit := [f for f in found if f is not None]:
-                record |= {f"pbt/{population}/best": max(fit), f"pbt/{population}/mean": sum(fit) / len(fit)}
+        for population in self._populations:
+            known = [
+                report.fitness
+                for member, report in zip(self._members, reports, strict=True)
+                if member.population == population and report.fitness is not None
+            ]
+            if known:
+                record |= {f"pbt/{population}/best": max(known), f"pbt/{population}/mean": sum(known) / len(known)}
         self._writer.write(record)
-        self._report(record["time_s"], reports, self._copies())
+        self._on_progress(record["time_s"], reports, self._copies())

@@ -1,7 +1,7 @@
-"""A member of a population as a Ray process: the driver of a run of its own.
+"""Member of a population as a Ray process: the driver of its own run.
 
-It lives on the controller's node, where the population's folder is, and takes orders between the steps of its loop,
-so that nothing is copied while an update is under way.
+It lives on the controller's node, which has the population's folder. The controller's calls are carried out between
+two steps of the training loop, so nothing is copied during an update.
 """
 
 import queue
@@ -31,21 +31,21 @@ from impala_mi.training.trainer import Trainer
 
 T = TypeVar("T")
 
-
 STATUS_EVERY_S = 0.5
+"""Seconds between two updates of the status."""
 
 
 class Busy(Exception):
-    """A member that stops, has stopped or has become another does not do it; it is as it was."""
+    """The member refused a call and is unchanged: it stops, has stopped or has another generation."""
 
 
 class RunFailed(Exception):
-    """A member's run ended with the order; its checkpoint tells how far it came."""
+    """The run of the member ended during a call; its last checkpoint tells whether the call took effect."""
 
 
 @dataclass(frozen=True)
-class Birth:
-    """What a member begins with."""
+class MemberInit:
+    """Seed and first hyperparameters of a member."""
 
     seed: int
     parameters: Parameters
@@ -53,11 +53,11 @@ class Birth:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a member has come."""
+    """Progress of a member."""
 
     env_frames: int
     episodes: int
-    """Since its last decision, or its birth."""
+    """Episodes since the last decision, or since the start."""
     returns: dict[str, float]
     """Mean return of each level with enough episodes in the window."""
     generation: int
@@ -66,56 +66,56 @@ class Status:
 
 
 @dataclass
-class _Order:
-    do: Callable[[Trainer], Any]
-    done: "Future[Any]"
+class _Call:
+    function: Callable[[Trainer], Any]
+    result: "Future[Any]"
 
 
-def status_of(state: Mapping[str, Any], env_frames: int, scores: LevelScores, least: int, fps: float) -> Status:
-    """Of a member, from what checkpoints hold of the population and its episodes."""
+def status_of(
+    state: Mapping[str, Any], env_frames: int, scores: LevelScores, min_episodes: int, fps: float
+) -> Status:
+    """Status from the member's entry in checkpoints and its episodes."""
     episodes = sum(scores.episodes) - state["episodes"]
-    returns = scores.mean_returns(least)
+    returns = scores.mean_returns(min_episodes)
     return Status(env_frames, episodes, returns, state["generation"], state["parameters"], fps)
 
 
-def saved_status(config: PopulationConfig, levels: Sequence[Level], found: Checkpoint) -> Status:
-    """Of a member that waits."""
+def saved_status(config: PopulationConfig, levels: Sequence[Level], checkpoint: Checkpoint) -> Status:
+    """Status of a member without a process, from its checkpoint."""
     scores = LevelScores(levels, config.train.score_episodes)
-    scores.load_state(found.run["scores"])
-    state, frames = found.run["member"], found.meta["env_frames"]
+    scores.load_state(checkpoint.run["scores"])
+    state, frames = checkpoint.run["member"], checkpoint.meta["env_frames"]
     return status_of(state, frames, scores, config.pbt.least_episodes, 0.0)
 
 
 class _Member:
-    def __init__(self, config: PopulationConfig, folder: str, birth: Birth, places: Places) -> None:
+    def __init__(self, config: PopulationConfig, folder: str, init: MemberInit, places: Places) -> None:
         self._config, self._folder, self._places = config, RunFolder(Path(folder)), places
-        self._stop, self._orders = StopSignal(), queue.Queue[_Order]()
+        self._stop, self._calls = StopSignal(), queue.Queue[_Call]()
         self._lock, self._open = threading.Lock(), True
-        found = checkpoints.load(self._folder.checkpoints) if checkpoints.steps(self._folder.checkpoints) else None
-        self._resumed = found
-        # As it goes into checkpoints; the episodes are those before its last decision.
-        self._state: dict[str, Any] = (
-            {"generation": 0, "parameters": birth.parameters, "episodes": 0}
-            if found is None
-            else found.run["member"]
-        )
-        self._mine = config.member(self._state["parameters"], birth.seed)
+        steps = checkpoints.steps(self._folder.checkpoints)
+        self._resumed = checkpoints.load(self._folder.checkpoints) if steps else None
+        # This dictionary is part of checkpoints; `episodes` counts those before the last decision.
+        self._state: dict[str, Any] = {"generation": 0, "parameters": init.parameters, "episodes": 0}
+        if self._resumed is not None:
+            self._state = self._resumed.run["member"]
+        self._run_config = config.member(self._state["parameters"], init.seed)
         self._status: Status | None = None
         self._fitness: float | None = None
-        self._told_at = 0.0
+        self._published_at = 0.0
 
     def run(self) -> Literal["done", "interrupted"]:
-        """Train until the end or until told to stop, and leave a checkpoint."""
+        """Train until the end or until `stop`, and leave a checkpoint."""
         try:
             with self._folder.locked():
-                self._folder.save_config(self._mine)
+                self._folder.save_config(self._run_config)
                 trainer = Trainer(
-                    self._mine, make_suite(self._mine.env), self._folder, self._resumed, lambda _: None, self._stop,
-                    between=self._serve, places=self._places,
+                    self._run_config, make_suite(self._run_config.env), self._folder, self._resumed,
+                    lambda _: None, self._stop, between=self._serve_calls, places=self._places,
                 )  # fmt: skip
                 trainer.records.member = self._state
                 trainer.records.scores.least = self._config.pbt.least_episodes
-                if self._resumed is None:  # TensorBoard shows the first row there is
+                if self._resumed is None:  # TensorBoard shows only the first row
                     trainer.records.hparams(self._state["parameters"], FITNESS)
                 self._resumed = None
                 try:
@@ -127,111 +127,112 @@ class _Member:
         finally:
             with self._lock:
                 self._open = False
-            self._refuse()
+            self._reject_calls()
         return result.status
 
-    @ray.method(concurrency_group="look")
+    @ray.method(concurrency_group="status")
     def status(self, fitness: float | None) -> Status | None:
-        """How far it has come, None before it has begun; `fitness` as the controller sees it, for the records."""
+        """Latest status, or None before the first; `fitness` is the controller's value, for the records."""
         self._fitness = fitness
         return self._status
 
-    @ray.method(concurrency_group="order")
+    @ray.method(concurrency_group="calls")
     def state(self, generation: int) -> dict[str, Any]:
-        """What its learner has learnt, if it is still of this generation. Raises `Busy`."""
+        """State of the learner; raises `Busy` if the member has another generation or stops."""
 
-        def give(trainer: Trainer) -> dict[str, Any]:
+        def read(trainer: Trainer) -> dict[str, Any]:
             if self._state["generation"] != generation:
-                raise Busy(f"it is of generation {self._state['generation']} by now, not {generation}")
+                raise Busy(f"it has generation {self._state['generation']}, not {generation}")
             return trainer.state()
 
-        return self._ask(give)
+        return self._call(read)
 
-    @ray.method(concurrency_group="order")
-    def adopt(
+    @ray.method(concurrency_group="calls")
+    def load_member(
         self, generation: int, parameters: Parameters, donor: dict[str, Any] | None, expected: str | None
     ) -> None:
-        """Become another generation, with other parameters and, where given, what another's learner has learnt.
+        """Start a generation with new hyperparameters and, if given, the state of a donor's learner.
 
-        `expected` is the digest of that. Raises `Busy` where nothing was changed, and `RunFailed`.
+        `expected` is the digest of that state. Raises `Busy` if nothing was changed, and `RunFailed`.
         """
-        config = self._config.member(parameters, self._mine.seed)
+        config = self._config.member(parameters, self._run_config.seed)
 
-        def become(trainer: Trainer) -> None:
+        def load(trainer: Trainer) -> None:
             if donor is not None and digest(donor) != expected:
-                raise Busy("other weights arrived than were sent")
+                raise Busy("the weights that arrived differ from those sent")
             episodes = sum(trainer.records.scores.episodes)
             member = {"generation": generation, "parameters": parameters, "episodes": episodes}
-            if not trainer.adopt(config, member, donor):
+            if not trainer.load_member(config, member, donor):
                 raise Busy("it stops, and its learner does not answer")
             self._state = member
             if donor is not None:
                 self._fitness = None
-            self._tell(trainer)
+            self._publish(trainer)
             trainer.records.event("adopted", generation=generation, copied=donor is not None, **parameters)
 
-        self._ask(become)
+        self._call(load)
 
-    @ray.method(concurrency_group="look")
+    @ray.method(concurrency_group="status")
     def stop(self) -> None:
-        """End soon, with a checkpoint."""
+        """End the run soon, with a checkpoint."""
         self._stop.name = "pause"
 
-    def _tell(self, trainer: Trainer) -> None:
-        """To the controller and the records: what is told is whole, whoever asks when."""
-        records, least = trainer.records, self._config.pbt.least_episodes
-        self._status = status_of(self._state, trainer.counters.env_frames, records.scores, least, records.fps)
-        self._told_at = time.monotonic()
+    def _publish(self, trainer: Trainer) -> None:
+        """Update the status for the controller, as one object, and the metrics for the records."""
+        records, pbt = trainer.records, self._config.pbt
+        frames = trainer.counters.env_frames
+        self._status = status_of(self._state, frames, records.scores, pbt.least_episodes, records.fps)
+        self._published_at = time.monotonic()
         numbers = {f"pbt/{k}": v for k, v in self._state["parameters"].items() if not isinstance(v, str)}
         records.more = {"pbt/generation": float(self._state["generation"]), **numbers}
         if self._fitness is not None:
             records.more[FITNESS] = self._fitness
 
-    def _ask(self, do: Callable[[Trainer], T]) -> T:
-        """Have the loop do something between two steps."""
-        order = _Order(do, Future())
+    def _call(self, function: Callable[[Trainer], T]) -> T:
+        """Result of a function that the training loop runs between two steps; raises `Busy` if the loop ends."""
+        call = _Call(function, Future())
         with self._lock:
             if not self._open or self._stop.name is not None:
                 raise Busy("it has stopped")
-            self._orders.put(order)
-        answer: T = order.done.result()
-        return answer
+            self._calls.put(call)
+        result: T = call.result.result()
+        return result
 
-    def _serve(self, trainer: Trainer) -> None:
-        """Between two steps of the loop: follow the orders there are."""
-        if time.monotonic() - self._told_at > STATUS_EVERY_S:
-            self._tell(trainer)
+    def _serve_calls(self, trainer: Trainer) -> None:
+        """Carry out the calls that wait, between two steps of the training loop."""
+        if time.monotonic() - self._published_at > STATUS_EVERY_S:
+            self._publish(trainer)
         while True:
             try:
-                order = self._orders.get_nowait()
+                call = self._calls.get_nowait()
             except queue.Empty:
                 return
             try:
-                order.done.set_result(order.do(trainer))
+                call.result.set_result(call.function(trainer))
             except Busy as e:
-                order.done.set_exception(e)
+                call.result.set_exception(e)
             except BaseException as e:
-                order.done.set_exception(RunFailed(str(e)))
+                call.result.set_exception(RunFailed(str(e)))
                 raise
 
-    def _refuse(self) -> None:
+    def _reject_calls(self) -> None:
         while True:
             try:
-                self._orders.get_nowait().done.set_exception(Busy("it has stopped"))
+                self._calls.get_nowait().result.set_exception(Busy("it has stopped"))
             except queue.Empty:
                 return
 
 
 class MemberProcess:
-    """A typed handle of a member, whose run begins at once in its `places`."""
+    """Typed handle of a member's process, whose run begins at once in its `places`."""
 
-    def __init__(self, config: PopulationConfig, folder: Path, birth: Birth, places: Places) -> None:
+    def __init__(self, config: PopulationConfig, folder: RunFolder, init: MemberInit, places: Places) -> None:
         self.places = places
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         remote: Any = ray.remote
-        made = remote(concurrency_groups={"look": 1, "order": 2}, max_restarts=0)(_Member)
-        own = str(folder.absolute())  # a cluster's processes live in another folder
-        self._handle = made.options(num_cpus=0, scheduling_strategy=here).remote(config, own, birth, places)
+        member = remote(concurrency_groups={"status": 1, "calls": 2}, max_restarts=0)(_Member)
+        path = str(folder.path.absolute())  # processes of a cluster have another current folder
+        self._handle = member.options(num_cpus=0, scheduling_strategy=this_node).remote(config, path, init, places)
         self.ended: ray.ObjectRef[str] = self._handle.run.remote()
 
     def status(self, fitness: float | None) -> "ray.ObjectRef[Status | None]":
@@ -242,20 +243,20 @@ class MemberProcess:
         """See `_Member.state`."""
         return self._handle.state.remote(generation)
 
-    def adopt(
+    def load_member(
         self,
         generation: int,
         parameters: Parameters,
         donor: "ray.ObjectRef[dict[str, Any]] | None",
         expected: str | None,
     ) -> "ray.ObjectRef[None]":
-        """See `_Member.adopt`."""
-        return self._handle.adopt.remote(generation, parameters, donor, expected)
+        """See `_Member.load_member`."""
+        return self._handle.load_member.remote(generation, parameters, donor, expected)
 
     def stop(self) -> None:
         """See `_Member.stop`."""
         self._handle.stop.remote()
 
     def kill(self) -> None:
-        """End the process, and with it what it started."""
+        """Kill the process and all that it started."""
         ray.kill(self._handle)

@@ -5,21 +5,21 @@ import json
 import pytest
 
 from impala_mi.errors import UserError
-from impala_mi.pbt.exploit import Standing, decide, make_rule
-from impala_mi.pbt.journal import Journal, birth, decision_line, disagreements, read
+from impala_mi.pbt.exploit import Ranking, decide, make_rule
+from impala_mi.pbt.journal import Journal, decision_line, disagreements, initial_parameters, read
 from impala_mi.pbt.settings import PbtConfig
 
 KEY = "learner.learning_rate"
 CONFIG = PbtConfig.model_validate({
     "members": 2, "burn_in_frames": 0, "ready_episodes": 9, "space": {KEY: {"log_uniform": [1e-5, 1e-1]}}
 })  # fmt: skip
-FIRST = birth(CONFIG, [1, 0, 0, 0])
+FIRST = initial_parameters(CONFIG, [1, 0, 0, 0])
 
 
 def decided(journal, generation, mine=10.0, other=90.0):
     """Have member a decide."""
-    me = Standing("a", 100, 9, mine, dict(journal.members["a"].parameters))
-    others = [Standing("b", 100, 9, other, {KEY: 0.05})]
+    me = Ranking("a", 100, 9, mine, dict(journal.members["a"].parameters))
+    others = [Ranking("b", 100, 9, other, {KEY: 0.05})]
     seed = [1, 0, 0, generation]
     decision = decide(make_rule(CONFIG), me, others, CONFIG.space, seed)
     journal.write("decision", **decision_line(me, generation, seed, [me, *others], decision))
@@ -30,7 +30,9 @@ def decided(journal, generation, mine=10.0, other=90.0):
 def journal(tmp_path):
     made = Journal(tmp_path)
     made.write("started", settings=CONFIG.model_dump())
-    made.write("born", member="a", population=0, seed=[1, 0, 0, 0], parameters=birth(CONFIG, [1, 0, 0, 0]))
+    made.write(
+        "born", member="a", population=0, seed=[1, 0, 0, 0], parameters=initial_parameters(CONFIG, [1, 0, 0, 0])
+    )
     yield made
     made.close()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from impala_mi.analysis.compare import interval
-from impala_mi.pbt.lineage import Stretch, ancestry, lives, schedule
+from impala_mi.pbt.lineage import Stretch, ancestry, member_histories, schedule
 from impala_mi.pbt.pictures import best, draw, draw_populations, over_populations, page
 
 KEY = "learner.learning_rate"
@@ -60,30 +60,30 @@ def folder(tmp_path):
 
 
 def test_an_ancestry_goes_from_donor_to_donor(lines, folder):
-    found = lives(lines, folder)
+    found = member_histories(lines, folder)
     assert best(found) == "c"
     assert ancestry(found, "c") == [Stretch("a", 0, 120), Stretch("b", 100, 310), Stretch("c", 300, 500)]
     assert ancestry(found, "a") == [Stretch("a", 0, 500)]
 
 
 def test_a_schedule_follows_the_ancestry(lines, folder):
-    found = lives(lines, folder)
+    found = member_histories(lines, folder)
     rates = [(a, b, p[KEY]) for a, b, p in schedule(found, ancestry(found, "c"))]
     assert rates == [(0, 120, 1.0), (100, 310, 1.2), (300, 500, 1.4)]
     assert [(a, b, p[KEY]) for a, b, p in schedule(found, ancestry(found, "a"))] == [(0, 200, 1.0), (200, 500, 0.8)]
 
 
 def test_what_was_lost_or_abandoned_is_no_ancestor(lines, folder):
-    assert [turn.generation for turn in lives(lines, folder)["c"].turns] == [0, 1]
+    assert [g.number for g in member_histories(lines, folder)["c"].generations] == [0, 1]
 
 
 def test_a_fitness_from_before_a_copy_is_not_the_members(lines, tmp_path):
-    found = lives(lines, tmp_path)  # no records: only what the journal tells
+    found = member_histories(lines, tmp_path)  # no records: only what the journal tells
     assert found["a"].last_fitness() == 9.0
     assert found["b"].last_fitness() is None  # 1.0 was before it copied a
     assert best(found) == "a"
     standings = [{"member": m, "env_frames": 500, "fitness": f} for m, f in (("a", 5.0), ("b", 6.0), ("c", None))]
-    found = lives([*lines, {"event": "ended", "standings": standings}], tmp_path)
+    found = member_histories([*lines, {"event": "ended", "standings": standings}], tmp_path)
     assert [life.last_fitness() for life in found.values()] == [
         5.0,
         6.0,
@@ -99,13 +99,13 @@ def test_two_that_copied_each_other_have_an_end(folder):
         decision("a", 1, both, "b", 1.0), applied("a", 1),
         decision("b", 1, both, "a", 1.0), applied("b", 1),
     ]  # fmt: skip
-    found = lives(lines, folder)
+    found = member_histories(lines, folder)
     assert [s.member for s in ancestry(found, "a")] == ["b", "a"]  # b as it was before it copied a
     assert [s.member for s in ancestry(found, "b")] == ["b", "a", "b"]
 
 
 def test_the_best_of_each_population_and_their_interval(lines, folder):
-    found = lives(lines, folder)
+    found = member_histories(lines, folder)
     found["b"].population = 1
     frames, curves = over_populations(found)
     assert frames[-1] == 500
@@ -117,7 +117,7 @@ def test_the_best_of_each_population_and_their_interval(lines, folder):
 
 def test_pictures_of_a_population_and_of_one_that_has_just_begun(lines, folder, tmp_path):
     for name, some in (("whole", lines), ("new", lines[:3])):
-        found = lives(some, folder if name == "whole" else tmp_path / "nowhere")
+        found = member_histories(some, folder if name == "whole" else tmp_path / "nowhere")
         draw(found, [KEY], name, tmp_path / f"{name}.png")
         draw_populations(found, name == "new", name, tmp_path / f"{name}-p.png")
         page(found, name, tmp_path / f"{name}.html")

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from impala_mi.pbt.exploit import Standing, decide, make_rule
+from impala_mi.pbt.exploit import Ranking, decide, make_rule
 from impala_mi.pbt.explore import sample
 from impala_mi.pbt.settings import PbtConfig
 
@@ -41,7 +41,7 @@ def train(config, seed):
         for index, (name, member) in enumerate(members.items()):
             for _ in range(EVERY):
                 member[0] = step(member[0], member[1][KEY])
-            standings = [Standing(n, time, EVERY, fitness(loss), p) for n, (loss, p) in members.items()]
+            standings = [Ranking(n, time, EVERY, fitness(loss), p) for n, (loss, p) in members.items()]
             me = standings[index]
             if not rule.ready(me):
                 continue
