@@ -98,8 +98,8 @@ def _told(name: str, console: Console) -> Iterator[Callable[[float, str], None]]
 
 def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     """Run an experiment, or what is left of it, and write what it found."""
-    from impala_mi.reproductions import findings
     from impala_mi.reproductions.study import Study
+    from impala_mi.reproductions.study_report import format_cell, write_study_report
 
     quick = settings["quick"]
     folder = (out or Path("reproductions") / (f"{name}-quick" if quick else name)).expanduser()
@@ -107,18 +107,19 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     console = make_console()
     with _told(name, console) as told:
         study = Study(name, folder, settings, told)
-        found = importlib.import_module(f"impala_mi.reproductions.{name.replace('-', '_')}.experiment").run(study)
+        package = name.replace("-", "_")
+        report = importlib.import_module(f"impala_mi.reproductions.{package}.{package}_study").run_study(study)
         told(1.0, "done")
-    for one in found.tables:
-        console.print(f"\n{one.title}", style="bold", soft_wrap=True, highlight=False, markup=False)
+    for result in report.tables:
+        console.print(f"\n{result.title}", style="bold", soft_wrap=True, highlight=False, markup=False)
         table = Table(box=None, padding=(0, 2), pad_edge=False)
-        for number, heading in enumerate(one.header):
+        for number, heading in enumerate(result.header):
             table.add_column(heading, justify="right" if number else "left")
-        for row in one.rows:
-            table.add_row(*map(findings.shown, row))
+        for row in result.rows:
+            table.add_row(*map(format_cell, row))
         console.print(table)
-    console.print(f"The paper: {found.claim}\nHere: {found.verdict}", soft_wrap=True, highlight=False, markup=False)
-    for file in findings.write(study, found, command):
+    console.print(f"The paper: {report.claim}\nHere: {report.verdict}", soft_wrap=True, highlight=False, markup=False)
+    for file in write_study_report(study, report, command):
         console.print(f"wrote {file}", soft_wrap=True)
 
 
@@ -196,12 +197,12 @@ def multitask(
 ) -> None:
     """Not shown: EXPERIMENTS has the help."""
     from impala_mi.config import load
-    from impala_mi.reproductions.multitask.experiment import QUICK_FRAMES, check
+    from impala_mi.reproductions.multitask.multitask_study import QUICK_FRAMES, check_comparable
 
     if config is not None and "=" in config and not config.endswith(".yaml"):
         overrides, config = (config, *overrides), None
     frames = [f"train.env_frames={QUICK_FRAMES}"] if quick else []
     loaded = load(config or ("smoke" if quick else "doom"), ["train.max_time_s=null", *frames, *overrides])
     settings = {"quick": quick, "seed": seed, "seeds": seeds, "episodes": episodes}
-    levels = check(loaded, overrides)
+    levels = check_comparable(loaded, overrides)
     _run("multitask", out, settings | {"levels": levels, "config": loaded.model_dump(mode="json")})

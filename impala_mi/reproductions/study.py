@@ -1,4 +1,4 @@
-"""A study: an experiment run into a folder, part by part, so that it can be interrupted and gone on with."""
+"""A study: an experiment that runs into a folder part by part, and continues there after an interruption."""
 
 import contextlib
 import fcntl
@@ -16,137 +16,147 @@ from impala_mi.errors import UserError
 from impala_mi.runs.folder import revision, write_atomically
 
 SAVE_EVERY_S = 60.0
+"""Seconds between saved states of a part."""
 SETTINGS = "settings.json"
-BEGIN_AGAIN = "remove it to begin that part again"
-GROWS = "seeds"
-"""The last word of settings that may change: more of them are more parts."""
+REDO_PART = "remove it to run that part again"
+GROWING_SETTING = "seeds"
+"""Last word of the settings that may change in a folder: more seeds add parts."""
 
 Progress = Callable[[float, str], None]
-"""Told the share of the whole that is done, and what is being done."""
+"""Callback that receives the share of the study that is done, and a description of the current part."""
 
 
 @dataclass
 class Study:
-    """The folder of one experiment, with what it has done so far.
+    """Folder of one experiment and the results of its parts.
 
-    The same command goes on where it stopped: parts that were done are read, the part that was being done
-    continues from its last state.
+    Running the same command again continues: finished parts are read, and an interrupted part continues from its
+    last saved state.
     """
 
     name: str
     folder: Path
     settings: dict[str, Any]
-    """What was asked for: quick or not, seed, device, options."""
-    progress: Progress = lambda share, what: None
-    read: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
-    """Results of the parts so far, by name."""
+    """Settings of the command: quick, seed, device, options."""
+    progress: Progress = lambda share, description: None
+    results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    """Results of the finished parts by name."""
     _revision: str | None = field(default_factory=revision, repr=False)
     _lock: IO[str] | None = field(default=None, repr=False)
     _saved_at: float = 0.0
 
     @property
     def quick(self) -> bool:
-        """Minutes on two cores, instead of the whole protocol."""
+        """Whether to run for minutes on two cores instead of the whole protocol."""
         return bool(self.settings["quick"])
 
     @property
     def seed(self) -> int:
-        """Of everything random."""
+        """Seed of everything random."""
         return int(self.settings["seed"])
 
     @property
     def device(self) -> torch.device:
-        """To train on."""
+        """Device to train on."""
         return torch.device(self.settings["device"])
 
     def begin(self, **protocol: Any) -> None:
-        """Take the folder, when all that was asked for is known to make sense; `part` does so where nobody has.
+        """Lock the folder and write its settings; `part` does so if nothing else did.
+
+        Call it once all arguments are known to be valid.
 
         Args:
             protocol: what results depend on besides `settings`: sizes, steps, the data.
 
-        Raises `UserError` where the folder belongs to other settings or to something else, or is in use.
+        Raises:
+            UserError: the folder belongs to other settings or is no study, is in use, or cannot be written.
         """
         file = self.folder / SETTINGS
-        asked = json.loads(json.dumps({"name": self.name, **self.settings, **protocol}))
+        requested = json.loads(json.dumps({"name": self.name, **self.settings, **protocol}))
         try:
             if self.folder.exists() and not file.exists() and any(self.folder.iterdir()):
                 raise UserError(
-                    f"{str(self.folder)!r} is not empty and, without {SETTINGS}, no study to go on with; name "
+                    f"{str(self.folder)!r} is not empty and has no {SETTINGS}, so it is no study's folder; name "
                     "another folder with --out"
                 )
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{str(self.folder)!r} is being worked on by another process") from None
+            raise UserError(f"{str(self.folder)!r} is in use by another process") from None
         except OSError as e:
             raise UserError(
                 f"{str(self.folder)!r} cannot be used: {e.strerror}; name another folder with --out"
             ) from None
         try:
             if file.exists():
-                self._compare(file, asked)
+                self._compare(file, requested)
         except UserError:
             self._lock.close()
             raise
-        write_atomically(file, json.dumps(asked, indent=1) + "\n")
+        write_atomically(file, json.dumps(requested, indent=1) + "\n")
 
-    def _compare(self, file: Path, asked: dict[str, Any]) -> None:
-        """Raise `UserError` where the folder was begun with others than the settings that are asked for."""
-        with _damage_named(file, f"put it back, or name another folder than {str(self.folder)!r} with --out"):
-            before = dict(_flat(json.loads(file.read_text(encoding="utf-8")), ""))
-        now = dict(_flat(asked, ""))
-        for key in [*now, *(before.keys() - now.keys())]:  # the name first, then what was said, then what follows
-            if before.get(key) == now.get(key) or key.rpartition(".")[2] == GROWS:
+    def _compare(self, file: Path, requested: dict[str, Any]) -> None:
+        """Raise `UserError` if the folder's settings differ from the requested ones."""
+        with _name_damage(file, f"put it back, or name another folder than {str(self.folder)!r} with --out"):
+            before = dict(_flatten(json.loads(file.read_text(encoding="utf-8")), ""))
+        now = dict(_flatten(requested, ""))
+        for key in [*now, *(before.keys() - now.keys())]:  # the name first, then settings, then the protocol
+            if before.get(key) == now.get(key) or key.rpartition(".")[2] == GROWING_SETTING:
                 continue
             if key == "name":
-                what = f"holds the experiment {before.get(key)!r}, not {now[key]!r}"
+                difference = f"holds the experiment {before.get(key)!r}, not {now[key]!r}"
             elif key == "quick":
-                what = f"was begun {'with' if before.get(key) else 'without'} --quick"
+                difference = f"was begun {'with' if before.get(key) else 'without'} --quick"
             else:
-                what = f"was begun with {key}={before.get(key)!r}, not {now.get(key)!r}"
-            raise UserError(f"{str(self.folder)!r} {what}; name another folder with --out, or remove it")
+                difference = f"was begun with {key}={before.get(key)!r}, not {now.get(key)!r}"
+            raise UserError(f"{str(self.folder)!r} {difference}; name another folder with --out, or remove it")
 
     def part(self, name: str, run: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """The results of a part: read if it was done, or else run and written. Plain containers and numbers.
+        """Return the results of a part: read from its file, or computed with `run` and written.
 
-        `seconds`, the time that it took over all its attempts, and the `revision` that ended it are added. Raises
-        `UserError` where they are damaged.
+        Results are plain containers and numbers. `seconds` (the time of all attempts) and the `revision` of the
+        code that finished the part are added.
+
+        Raises:
+            UserError: the part's file is damaged.
         """
         if self._lock is None:
             self.begin()
         file = self.folder / "parts" / f"{name}.json"
         if not file.exists():
             clock = file.with_suffix(".seconds")
-            before, began = _seconds(clock), time.monotonic()
-            self._saved_at = began
+            before, started = _read_seconds(clock), time.monotonic()
+            self._saved_at = started
             try:
                 result = dict(run())
             finally:
-                write_atomically(clock, str(before + time.monotonic() - began))
-            facts = {"seconds": _seconds(clock), "revision": self._revision}
+                write_atomically(clock, str(before + time.monotonic() - started))
+            facts = {"seconds": _read_seconds(clock), "revision": self._revision}
             write_atomically(file, json.dumps(result | facts) + "\n")
-            for left in (clock, self._state(name)):
-                left.unlink(missing_ok=True)
-        with _damage_named(file, BEGIN_AGAIN):
-            read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            float(read["seconds"])
-        self.read[name] = read
-        return read
+            for leftover in (clock, self._state(name)):
+                leftover.unlink(missing_ok=True)
+        with _name_damage(file, REDO_PART):
+            results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            float(results["seconds"])
+        self.results[name] = results
+        return results
 
-    def restore(self, name: str, go_on: Callable[[dict[str, Any]], None]) -> None:
-        """Call `go_on` with the last state of a part that was interrupted, on the CPU, if there is one.
+    def restore(self, name: str, load: Callable[[dict[str, Any]], None]) -> None:
+        """Call `load` with the last state of an interrupted part, on the CPU, if there is one.
 
-        Raises `UserError` where it is damaged or of another kind; it is never unpickled.
+        The state is never unpickled.
+
+        Raises:
+            UserError: the state is damaged, or `load` does not accept it.
         """
         file = self._state(name)
         if file.exists():
-            with _damage_named(file, BEGIN_AGAIN):
-                go_on(torch.load(file, map_location="cpu", weights_only=True))
+            with _name_damage(file, REDO_PART):
+                load(torch.load(file, map_location="cpu", weights_only=True))
 
     def save(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
-        """Keep a part's state (tensors, numbers, strings, containers of them) where the last is a minute old."""
+        """Save a part's state if the last save is `SAVE_EVERY_S` ago: tensors, numbers, strings, containers."""
         if time.monotonic() - self._saved_at < SAVE_EVERY_S:
             return
         aside = self._state(name).with_suffix(".aside")
@@ -159,27 +169,29 @@ class Study:
 
 
 @contextlib.contextmanager
-def _damage_named(file: Path, remedy: str) -> Iterator[None]:
+def _name_damage(file: Path, remedy: str) -> Iterator[None]:
+    """Turn any error of reading a file into a `UserError` that names the file."""
     try:
         yield
     except (OSError, MemoryError, torch.OutOfMemoryError) as e:
-        raise UserError(f"{str(file)!r} cannot be read: {type(e).__name__}: {e}; it is left as it is") from None
+        raise UserError(f"{str(file)!r} cannot be read: {type(e).__name__}: {e}; it is kept unchanged") from None
     except Exception as e:  # torch raises anything on a damaged file
         reason = f"{type(e).__name__}: {e}".splitlines()[0]
         raise UserError(f"{str(file)!r} is damaged ({reason}); {remedy}") from None
 
 
-def _seconds(clock: Path) -> float:
-    """What earlier attempts took; none where nobody knows."""
+def _read_seconds(clock: Path) -> float:
+    """Seconds that earlier attempts took; 0 if the file is missing or damaged."""
     try:
         return float(clock.read_text())
     except (OSError, ValueError):
         return 0.0
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -1,4 +1,4 @@
-"""Studies: interrupted, gone on with, refused."""
+"""Studies: interrupted, continued, refused."""
 
 import json
 import math
@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from impala_mi.errors import UserError
 from impala_mi.reproductions import study as module
-from impala_mi.reproductions.findings import Findings, Table, write
 from impala_mi.reproductions.study import Study
-from tests.reproductions.states import saved
+from impala_mi.reproductions.study_report import ResultTable, StudyReport, write_study_report
+from tests.reproductions.study_states import saved_state
 
 SETTINGS = {"quick": True, "seed": 3, "device": "cpu"}
 
@@ -30,14 +30,14 @@ def test_parts_that_are_done_are_read(tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
-def test_a_part_goes_on_from_its_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_continues_from_its_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
     study = Study("n", tmp_path, SETTINGS)
-    begun = []
+    steps = []
 
     def run(stop_at: int) -> dict[str, int]:
-        state = saved(study, "a") or {"step": 0, "w": torch.zeros(2)}
-        begun.append(state["step"])
+        state = saved_state(study, "a") or {"step": 0, "w": torch.zeros(2)}
+        steps.append(state["step"])
         for step in range(state["step"], 10):
             if step == stop_at:
                 raise KeyboardInterrupt
@@ -49,14 +49,14 @@ def test_a_part_goes_on_from_its_last_state(tmp_path: Path, monkeypatch: pytest.
         study.part("a", lambda: run(4))
     study = Study("n", tmp_path, SETTINGS)
     assert study.part("a", lambda: run(-1))["w"] == 20
-    assert begun == [0, 4]
-    assert saved(study, "a") is None
+    assert steps == [0, 4]
+    assert saved_state(study, "a") is None
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     first = Study("n", tmp_path, SETTINGS | {"seeds": 2})
     first.begin(plan={"steps": 10})
-    with pytest.raises(UserError, match="is being worked on"):
+    with pytest.raises(UserError, match="is in use"):
         Study("n", tmp_path, SETTINGS).begin()
     del first  # the lock goes with it
     for name, settings, steps, says in (
@@ -72,7 +72,7 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="no study to go on with"):
+    with pytest.raises(UserError, match="no study's folder"):
         Study("n", tmp_path, SETTINGS).begin()
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -118,12 +118,12 @@ def test_a_clock_that_cannot_be_read_costs_nothing_else(tmp_path: Path) -> None:
     assert study.part("a", lambda: {"x": 1})["x"] == 1
 
 
-def test_findings_are_written(tmp_path: Path) -> None:
+def test_a_report_is_written(tmp_path: Path) -> None:
     study = Study("n", tmp_path, SETTINGS)
     study.part("a", lambda: {"x": 1})
-    table = Table("T", ["what", "value"], [["one", 1.23456], ["two", None], ["three", 1200]])
-    found = Findings("C.", "V.", [table], {"f": Figure()}, {"x": [1, math.inf]})
-    files = write(study, found, "impala-mi reproduce n")
+    table = ResultTable("T", ["what", "value"], [["one", 1.23456], ["two", None], ["three", 1200]])
+    report = StudyReport("C.", "V.", [table], {"f": Figure()}, {"x": [1, math.inf]})
+    files = write_study_report(study, report, "impala-mi reproduce n")
     assert [file.name for file in files] == ["f.png", "results.md", "results.json"]
     text = files[1].read_text()
     assert "| one | 1.235 |\n| two | - |\n| three | 1,200 |" in text

@@ -20,34 +20,32 @@ from impala_mi.errors import UserError
 SPLITS = ("train", "valid", "test")
 END, UNKNOWN = "<eos>", "<unk>"
 WIKITEXT_103 = {"train": 103_227_021, "valid": 217_646, "test": 245_569, "vocabulary": 267_735}
-"""Tokens with one <eos> a line, and words with <eos> and <unk>, as published with the corpus. No checksums of the
-three files were published."""
+"""Tokens with one <eos> per line, and words with <eos> and <unk>, as published without checksums."""
 
-NEEDED = (
-    "a folder with wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens is needed, plain text in words. The "
+REQUIRED_FILES = (
+    "a folder with the plain texts wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens is needed. The "
     "paper's corpus is WikiText-103 at word level (Merity et al., 2016): on Hugging Face Salesforce/wikitext, "
     "configuration wikitext-103-v1, the text of each row as a line of its split's file"
 )
 
-SEEN = 10
-"""Words of Python's documentation that are rarer than this become <unk>."""
+MIN_COUNT = 10
+"""Rarer words of Python's documentation become <unk>."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Three texts as numbers of words."""
+    """Three texts as numbers of words, int32."""
 
     name: str
     vocabulary: list[str]
-    """The V words of the training text, the most frequent first; a word's number is its place."""
+    """Words of the training text, the most frequent first; a word's number is its index."""
     train: Int[Tensor, " N"]
-    """int32, as the other two."""
     valid: Int[Tensor, " N"]
     test: Int[Tensor, " N"]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Tokens of each text, and words."""
+        """Number of tokens in each text, and of words."""
         return {split: len(getattr(self, split)) for split in SPLITS} | {"vocabulary": len(self.vocabulary)}
 
     @property
@@ -56,26 +54,27 @@ class Corpus:
         return self.counts == WIKITEXT_103
 
 
-def files(folder: str) -> dict[str, Path]:
-    """The three files by split. Raises `UserError` where one is missing, and says where to get it."""
+def corpus_files(folder: str) -> dict[str, Path]:
+    """The three files by split. Raises `UserError`, which says where to get them, if one is missing."""
     if not Path(folder).is_dir():
-        raise UserError(f"--corpus {folder!r} is no folder; {NEEDED}")
+        raise UserError(f"--corpus {folder!r} is no folder; {REQUIRED_FILES}")
     paths = {split: Path(folder) / f"wiki.{split}.tokens" for split in SPLITS}
     for path in paths.values():
         if not path.is_file():
-            raise UserError(f"--corpus {folder!r}: there is no {path.name}; {NEEDED}")
+            raise UserError(f"--corpus {folder!r}: no {path.name}; {REQUIRED_FILES}")
     return paths
 
 
-def read(folder: str) -> Corpus:
+def read_corpus(folder: str) -> Corpus:
     """Read wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens: words between spaces, one <eos> a line.
 
-    Raises `UserError` where a file is missing, not UTF-8 or empty, or has a word that the training text lacks
-    while that has no <unk>.
+    Raises:
+        UserError: a file is missing, empty or not UTF-8, or has a word that the training text lacks although it has
+            no <unk>.
     """
-    paths = files(folder)
+    paths = corpus_files(folder)
     try:
-        corpus = numbered(Path(folder).resolve().name, {split: _lines(file) for split, file in paths.items()})
+        corpus = number_words(Path(folder).resolve().name, {split: _lines(file) for split, file in paths.items()})
     except KeyError as e:
         raise UserError(
             f"--corpus {folder!r}: {e.args[0]!r} of the validation or test text is not in wiki.train.tokens, which "
@@ -96,10 +95,11 @@ def _lines(file: Path) -> Iterator[list[str]]:
         raise UserError(f"--corpus {str(file.parent)!r}: {file.name} cannot be read as UTF-8 text: {e}") from None
 
 
-def numbered(name: str, texts: Mapping[str, Iterable[Iterable[str]]]) -> Corpus:
-    """A corpus from the lines, lists of words, of its three texts; each line gets an <eos>.
+def number_words(name: str, texts: Mapping[str, Iterable[Iterable[str]]]) -> Corpus:
+    """Make a corpus from the lines (lists of words) of its three texts; each line gets an <eos>.
 
-    Raises KeyError with a word that the training text lacks where that has no <unk> to take its place.
+    Raises:
+        KeyError: the training text lacks a word of another text, and has no <unk> to replace it.
     """
     numbers: defaultdict[str, int] = defaultdict()
     numbers.default_factory = numbers.__len__
@@ -116,57 +116,57 @@ def numbered(name: str, texts: Mapping[str, Iterable[Iterable[str]]]) -> Corpus:
             raise KeyError(word)
         return number
 
-    others = [array("i", (n for line in texts[s] for n in (*map(known, line), end))) for s in ("valid", "test")]
+    rest = [array("i", (n for line in texts[s] for n in (*map(known, line), end))) for s in ("valid", "test")]
     words = list(numbers)
     by_frequency = np.argsort(-np.bincount(np.asarray(train), minlength=len(words)), kind="stable")
     rank = np.empty(len(words), np.int32)
     rank[by_frequency] = np.arange(len(words), dtype=np.int32)
-    ids = (torch.from_numpy(rank[np.asarray(text)]) for text in (train, *others))
+    ids = (torch.from_numpy(rank[np.asarray(text)]) for text in (train, *rest))
     return Corpus(name, [words[n] for n in by_frequency.tolist()], *ids)
 
 
 def python_documentation() -> Corpus:
-    """The docstrings and help topics of this Python: some 400,000 words of English about programs.
+    """Docstrings and help topics of the running Python: about 400,000 words of English about programs.
 
-    In lower case; punctuation is apart, a paragraph is a line. Every twentieth document (a module or a topic) is
-    for validation, and another for the test. It needs no network, and depends on Python's version.
+    Text is in lower case, punctuation is separate, and a paragraph is a line. Of every twenty documents (modules or
+    topics) one is for validation and one for the test. No network is needed; the text depends on Python's version.
     """
     try:
         from pydoc_data.topics import topics
     except ImportError:
         raise UserError(
-            "--quick reads Python's own documentation, and this Python comes without it; use one with its standard "
-            "library, or --corpus without --quick"
+            "--quick reads Python's own documentation, which this installation lacks; use one with the whole "
+            "standard library, or --corpus without --quick"
         ) from None
     documents = [*_docstrings(), *(list(_paragraphs(topics[name])) for name in sorted(topics))]
     texts: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
     for number, document in enumerate(documents):
         texts[{9: "valid", 19: "test"}.get(number % 20, "train")] += document
-    seen = Counter(word for line in texts["train"] for word in line)
-    return numbered(
+    counts = Counter(word for line in texts["train"] for word in line)
+    return number_words(
         f"Python {sys.version.split()[0]}'s documentation",
         {
-            split: [[word if seen[word] >= SEEN else UNKNOWN for word in line] for line in lines]
+            split: [[word if counts[word] >= MIN_COUNT else UNKNOWN for word in line] for line in lines]
             for split, lines in texts.items()
         },
     )
 
 
 def _docstrings() -> Iterator[list[list[str]]]:
-    """The paragraphs of each module of the standard library that has any; none twice, some modules are copies."""
+    """Paragraphs of each documented module of the standard library; copies of a docstring count once."""
     root, before = Path(sysconfig.get_path("stdlib")), set[str]()
     for name in sorted(sys.stdlib_module_names):
         for file in [root / f"{name}.py", *sorted((root / name).rglob("*.py"))]:
             if not file.is_file() or {"test", "tests", "idle_test"} & set(file.relative_to(root).parts):
                 continue
-            found = []
+            paragraphs: list[list[str]] = []
             for node in ast.walk(ast.parse(file.read_bytes())):
                 if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                     text = ast.get_docstring(node) or ""
-                    found += [] if text in before else list(_paragraphs(text))
+                    paragraphs += [] if text in before else list(_paragraphs(text))
                     before.add(text)
-            if found:
-                yield found
+            if paragraphs:
+                yield paragraphs
 
 
 def _paragraphs(text: str) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""Functions drawn from a Gaussian process, and what is known of them from some of their points.
+"""Functions drawn from a Gaussian process, and their posterior given some points.
 
 The kernel is the exponentiated quadratic, k(x, x') = exp(-(x - x')^2 / (2 l^2)), of variance 1 (paper, appendix F).
 """
@@ -11,19 +11,19 @@ NOISE = 0.02
 
 
 def kernel(x: Tensor, other: Tensor, scale: Tensor) -> Tensor:
-    """[..., N, M] covariances of x [..., N] and `other` [..., M], at length scales [...]."""
+    """Covariances [..., N, M] of x [..., N] and `other` [..., M], at length scales [...]."""
     apart = (x.unsqueeze(-1) - other.unsqueeze(-2)) / scale[..., None, None]
     return apart.square_().mul_(-0.5).exp_()
 
 
 def draw(x: Tensor, scale: Tensor, noise: Tensor | float, normal: Tensor) -> Tensor:
-    """One function's noisy values [..., N] at x [..., N].
+    """Noisy values [..., N] of one function at x [..., N].
 
     Args:
         x: inputs.
         scale: length scales [...].
-        noise: standard deviation of the noise, of all or of each point [N]. Smooth functions make nearly singular
-            matrices, to which it adds: with `NOISE` single precision will do, 1e-4 needs double.
+        noise: standard deviation of the noise, of all points or of each [N]. It also regularises the covariance,
+            which is nearly singular for smooth functions: `NOISE` allows single precision, 1e-4 needs double.
         normal: standard normal numbers [..., N].
     """
     covariance = kernel(x, x, scale)
@@ -34,7 +34,7 @@ def draw(x: Tensor, scale: Tensor, noise: Tensor | float, normal: Tensor) -> Ten
 def posterior(x: Tensor, y: Tensor, at: Tensor, scale: Tensor, noise: float) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [..., T] of a noisy value at each target `at` [..., T].
 
-    Given contexts x, y [..., N], and told the length scale [...]: nothing can do better.
+    The contexts x, y [..., N] and the length scales [...] are known, so no prediction can be better.
     """
     covariance = kernel(x, x, scale)
     covariance.diagonal(dim1=-2, dim2=-1).add_(noise**2)

@@ -1,4 +1,4 @@
-"""Corpora: what is read, numbered and refused."""
+"""Corpora: reading, numbering of words, refusals."""
 
 import sys
 from pathlib import Path
@@ -15,9 +15,9 @@ from impala_mi.reproductions.language_model.corpus import (
     UNKNOWN,
     WIKITEXT_103,
     Corpus,
-    numbered,
+    number_words,
     python_documentation,
-    read,
+    read_corpus,
 )
 
 LINES = st.lists(st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=5), min_size=1, max_size=8)
@@ -34,7 +34,7 @@ def words(corpus: Corpus, split: str) -> list[str]:
 
 
 def test_words_lines_and_unknown_words(tmp_path: Path) -> None:
-    corpus = read(write(tmp_path, " = b = \n \n b a <unk> b \n", valid="a zebra\n\n", test="ä b"))
+    corpus = read_corpus(write(tmp_path, " = b = \n \n b a <unk> b \n", valid="a zebra\n\n", test="ä b"))
     assert words(corpus, "train") == ["=", "b", "=", END, END, "b", "a", UNKNOWN, "b", END]
     assert words(corpus, "valid") == ["a", UNKNOWN, END, END]
     assert words(corpus, "test") == [UNKNOWN, "b", END]
@@ -47,12 +47,12 @@ def test_words_lines_and_unknown_words(tmp_path: Path) -> None:
 
 def test_wikitext_103_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WIKITEXT_103", {"train": 2, "valid": 3, "test": 2, "vocabulary": 2})
-    assert read(write(tmp_path, "b\n", valid="b b\n")).name == "WikiText-103"
+    assert read_corpus(write(tmp_path, "b\n", valid="b b\n")).name == "WikiText-103"
 
 
 @given(LINES, LINES)
 def test_numbers_stand_for_the_words_and_fall_in_frequency(train: list[list[str]], other: list[list[str]]) -> None:
-    corpus = numbered("n", {"train": [*train, [UNKNOWN]], "valid": other, "test": []})
+    corpus = number_words("n", {"train": [*train, [UNKNOWN]], "valid": other, "test": []})
     assert words(corpus, "train") == [word for line in [*train, [UNKNOWN]] for word in [*line, END]]
     known = set(corpus.vocabulary)
     assert words(corpus, "valid") == [w if w in known else UNKNOWN for line in other for w in [*line, END]]
@@ -71,13 +71,13 @@ def test_wikitext_103_is_known_by_its_counts() -> None:
     assert not Corpus("w", ["x"] * 267_735, *lengths[:2], text(245_570)).is_wikitext_103
 
 
-def test_what_is_missing_is_said_with_where_to_get_it(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_with_its_source(tmp_path: Path) -> None:
     write(tmp_path, "a\n")
     (tmp_path / "wiki.valid.tokens").unlink()
     with pytest.raises(UserError, match=r"no wiki\.valid\.tokens.*Salesforce/wikitext"):
-        read(str(tmp_path))
+        read_corpus(str(tmp_path))
     with pytest.raises(UserError, match=r"--corpus 'nowhere' is no folder.*Salesforce"):
-        read("nowhere")
+        read_corpus("nowhere")
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_what_is_missing_is_said_with_where_to_get_it(tmp_path: Path) -> None:
 )
 def test_corpora_that_cannot_be_used(tmp_path: Path, texts: tuple[str, ...], problem: str) -> None:
     with pytest.raises(UserError, match=problem):
-        read(write(tmp_path, *texts))
+        read_corpus(write(tmp_path, *texts))
 
 
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     write(tmp_path, "a b\n")
     (tmp_path / "wiki.test.tokens").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"wiki\.\w+\.tokens cannot be read as UTF-8"):
-        read(str(tmp_path))
+        read_corpus(str(tmp_path))
 
 
 def test_python_documents_itself_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +111,6 @@ def test_python_documents_itself_the_same_each_time(monkeypatch: pytest.MonkeyPa
         assert len(getattr(corpus, split)) > 1_000
     assert sys.version.split()[0] in corpus.name
     times = torch.bincount(corpus.train).tolist()
-    rare = {word for word, n in zip(corpus.vocabulary, times, strict=True) if n < module.SEEN}
+    rare = {word for word, n in zip(corpus.vocabulary, times, strict=True) if n < module.MIN_COUNT}
     assert not rare
     assert {"python", "statement", UNKNOWN} < set(corpus.vocabulary)

@@ -1,4 +1,4 @@
-"""The draws, and what is known of them."""
+"""Draws and posteriors."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributions
 
-from impala_mi.reproductions.neural_process.evaluation import POINTS
 from impala_mi.reproductions.neural_process.gaussian_process import NOISE, draw, kernel, posterior
+from impala_mi.reproductions.neural_process.held_out import POINTS
 
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-12), (torch.float32, 3e-6)])
@@ -17,8 +17,8 @@ def test_draws_have_the_covariance_of_the_kernel_and_the_noise(dtype: torch.dtyp
         length = torch.tensor(scale, dtype=dtype)
         columns = draw(x, length, NOISE, torch.eye(POINTS, dtype=dtype))  # of the factor
         apart = x.double()[:, None] - x.double()
-        wanted = torch.exp(-(apart**2) / (2 * scale**2)) + NOISE**2 * torch.eye(POINTS, dtype=torch.float64)
-        assert torch.allclose((columns.T @ columns).double(), wanted, rtol=0, atol=within)
+        expected = torch.exp(-(apart**2) / (2 * scale**2)) + NOISE**2 * torch.eye(POINTS, dtype=torch.float64)
+        assert torch.allclose((columns.T @ columns).double(), expected, rtol=0, atol=within)
 
 
 @settings(max_examples=25)
@@ -29,9 +29,9 @@ def test_posteriors_multiply_to_the_density_of_all_points(points: int, scale: fl
     y = torch.randn(points, dtype=torch.float64, generator=generator)
     length = torch.tensor(scale, dtype=torch.float64)
     whole = kernel(x, x, length) + NOISE**2 * torch.eye(points, dtype=torch.float64)
-    wanted = distributions.MultivariateNormal(torch.zeros_like(x), whole).log_prob(y)
-    found = torch.zeros((), dtype=torch.float64)
+    expected = distributions.MultivariateNormal(torch.zeros_like(x), whole).log_prob(y)
+    density = torch.zeros((), dtype=torch.float64)
     for n in range(points):
         mean, sd = posterior(x[:n], y[:n], x[n : n + 1], length, NOISE)
-        found = found + distributions.Normal(mean, sd).log_prob(y[n])
-    assert torch.allclose(found, wanted, rtol=1e-6, atol=1e-6)
+        density = density + distributions.Normal(mean, sd).log_prob(y[n])
+    assert torch.allclose(density, expected, rtol=1e-6, atol=1e-6)
