@@ -1,6 +1,7 @@
 """What a run's folder tells of it, however it ended: settings, records, events, evaluations, pictures."""
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
+import numpy as np
 
 from impala_mi.errors import UserError
 from impala_mi.yaml_text import parse_yaml
@@ -72,29 +74,71 @@ def read(path: str) -> History:
     Lines and files that are damaged or half-written are passed over. Raises `UserError` where there is no folder,
     or nothing of a run in it.
     """
-    try:
-        there, root = fsspec.core.url_to_fs(str(Path(path).expanduser()) if "://" not in path else path)
-        there.invalidate_cache(root)  # or buckets show what they held at the first look
-        found = there.isdir(root)
-    except Exception as e:  # file systems raise anything
-        raise UserError(f"{path!r} cannot be read: {e}") from None
-    if not found:
-        raise UserError(f"no run {path!r}: there is no such folder")
-    root = root.rstrip("/")
-    if not any(there.exists(f"{root}/{name}") for name in (CONFIG, METRICS, EVENTS)):
-        raise UserError(f"{path!r} is not a run: it has neither {CONFIG} nor {METRICS} nor {EVENTS}")
+    there, root = _locate(path)
 
     def opened(name: str) -> BinaryIO | None:
-        try:
-            return there.open(f"{root}/{name}", "rb")
-        except Exception:  # it is not there, or may not be read
-            return None
+        return _opened(there, f"{root}/{name}")
 
     events, newest = _events(opened(EVENTS))
     return History(
         path, Path(root).name, _settings(opened(CONFIG)), _records(opened(METRICS)), events, newest,
         _evaluations(map(opened, _names(there, root))), _written_at(there, f"{root}/{METRICS}"),
     )  # fmt: skip
+
+
+def read_run(run: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Metrics of a run as columns: `pandas.DataFrame(read_run("runs/a"))` is a table of them.
+
+    Args:
+        run: a run's folder, or a copy of one in any file system that fsspec knows (`s3://bucket/runs/a`).
+
+    Returns:
+        An array [N] for each metric of metrics.jsonl, over its N records in order: int64 if every record has a
+        whole number, else float64 with NaN where a record lacks the metric. Damaged lines are skipped.
+
+    Raises:
+        UserError: there is no such folder, or nothing of a run in it.
+    """
+    files, root = _locate(os.fspath(run))
+    file = _opened(files, f"{root}/{METRICS}")
+    if file is None:
+        return {}
+    with file:
+        records = [record for record in _parsed(file.read().splitlines()) if "env_frames" in record]
+    names = {k: None for record in records for k, value in record.items() if isinstance(value, int | float)}
+    columns = {}
+    for name in names:
+        values = [record.get(name) for record in records]
+        whole = all(isinstance(value, int) for value in values)
+        columns[name] = np.array(
+            [value if isinstance(value, int | float) else np.nan for value in values],
+            np.int64 if whole else np.float64,
+        )
+    return columns
+
+
+def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """File system of a run's folder and the folder's path in it; raises `UserError` if it is not a run."""
+    try:
+        files, root = fsspec.core.url_to_fs(str(Path(path).expanduser()) if "://" not in path else path)
+        files.invalidate_cache(root)  # otherwise buckets list what they held when first read
+        exists = files.isdir(root)
+    except Exception as e:  # file systems raise anything
+        raise UserError(f"{path!r} cannot be read: {e}") from None
+    if not exists:
+        raise UserError(f"no run {path!r}: there is no such folder")
+    root = root.rstrip("/")
+    if not any(files.exists(f"{root}/{name}") for name in (CONFIG, METRICS, EVENTS)):
+        raise UserError(f"{path!r} is not a run: it has neither {CONFIG} nor {METRICS} nor {EVENTS}")
+    return files, root
+
+
+def _opened(files: fsspec.AbstractFileSystem, path: str) -> BinaryIO | None:
+    """The file, or None if it cannot be read."""
+    try:
+        return files.open(path, "rb")
+    except Exception:  # file systems raise anything
+        return None
 
 
 def _written_at(there: fsspec.AbstractFileSystem, file: str) -> float | None:

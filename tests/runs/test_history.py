@@ -3,11 +3,12 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 from impala_mi.errors import UserError
 from impala_mi.runs import history
-from impala_mi.runs.history import MOST, read
+from impala_mi.runs.history import MOST, read, read_run
 
 
 def record(i, **more):
@@ -30,6 +31,29 @@ def test_a_run(folder):
     assert run.series("fps") == ([100 * i for i in range(1, 11)], [5.0] * 10)
     assert run.series("no such") == ([], [])
     assert run.last["env_frames"] == 1000
+
+
+def test_columns_hold_every_record_of_a_run(folder):
+    with (folder / "metrics.jsonl").open("a") as file:
+        for i in range(11, 2 * MOST):
+            file.write(json.dumps(record(i, new=0.5)) + "\n")
+        file.write('{"env_frames": 1, "time_')  # its writing was cut off
+    columns = read_run(folder)
+    assert set(columns) == {"env_frames", "time_s", "level/b/episodes", "level/a/episodes", "fps", "new"}
+    assert all(column.shape == (2 * MOST - 1,) for column in columns.values())
+    assert columns["env_frames"].dtype == np.int64
+    assert columns["env_frames"].tolist() == [100 * i for i in range(1, 2 * MOST)]
+    assert columns["fps"][:10].tolist() == [5.0] * 10
+    assert np.isnan(columns["fps"][10:]).all()
+    assert np.isnan(columns["new"][:10]).all()
+    assert columns["time_s"].dtype == np.float64
+
+
+def test_columns_of_a_run_without_records(folder, tmp_path):
+    (folder / "metrics.jsonl").unlink()
+    assert read_run(str(folder)) == {}
+    with pytest.raises(UserError, match="no such folder"):
+        read_run(tmp_path / "none")
 
 
 def test_a_copy_elsewhere(folder):
