@@ -1,23 +1,50 @@
-"""The console that every command writes to."""
+"""Console output and output folders that several commands share."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from impala_mi.errors import UserError
 
 WIDTH = 140
+"""Width in characters if the output is not a terminal; enough for all tables."""
 
 
 def make_console() -> Console:
-    """As wide as the terminal; wide enough for tables where the output goes to a file."""
+    """Console as wide as the terminal, or `WIDTH` characters wide if the output is a file."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)
 
 
-def allow_only(overrides: Sequence[str], keys: Sequence[str], hint: str = "") -> None:
-    """Raise `UserError` for an override of anything but these keys of env.dmlab."""
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key not in [f"env.dmlab.{name}" for name in keys]:
-            raise UserError(f"override {override!r}: only env.dmlab.({'|'.join(keys)}) can be set here{hint}")
+def make_table(headings: Sequence[str], left: Collection[str] = (), **style: Any) -> Table:
+    """Table with these columns: the first and those in `left` are flush left, the others flush right.
+
+    Args:
+        headings: headings of the columns.
+        left: headings of columns with text.
+        style: arguments of `rich.table.Table`.
+    """
+    table = Table(**style)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number == 0 or heading in left else "right")
+    return table
+
+
+def list_written(console: Console, files: Iterable[Path]) -> None:
+    """Print the files that a command wrote."""
+    for file in files:
+        console.print(f"wrote {file}", soft_wrap=True)
+
+
+def check_writable(folder: Path, hint: str = "") -> Path:
+    """Make a folder, before anything expensive is done; raises `UserError` if files cannot be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        raise UserError(f"{str(folder)!r}: cannot be written to: {e.strerror}{hint}") from None
+    return folder

@@ -1,4 +1,4 @@
-"""`impala-mi eval`."""
+"""Command `impala-mi eval`."""
 
 import json
 from typing import TYPE_CHECKING
@@ -7,7 +7,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from impala_mi.cli.console import make_console
+from impala_mi.cli.console import list_written, make_console, make_table
+from impala_mi.cli.options import GREEDY, agent_options
 from impala_mi.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -15,16 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command(name="eval")
-@click.argument("run")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--episodes", type=click.IntRange(min=1), default=50, show_default=True, help="Of each level.")
-@click.option("--checkpoint", default="last", show_default=True, help="last, best, or the name of one.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@agent_options(episodes=50)
 @click.option("--training-levels", is_flag=True, help="Play the training levels, not their held-out variants.")
-@click.option("--processes", type=click.IntRange(min=1), help="Games at a time [default: 16 to 64].")
-@click.option("--against-random", is_flag=True, help="Let a random player play as many, and compare the intervals.")
+@click.option("--processes", type=click.IntRange(min=1), help="Games at a time.  [default: 16 to 64]")
+@click.option("--against-random", is_flag=True, help="Compare with as many episodes of a random player.")
 @click.option("--no-task-ids", is_flag=True, help="Do not tell the agent which level it plays.")
-@click.option("--greedy", is_flag=True, help="Take the policy's mode (most likely action) instead of a sample.")
+@GREEDY
 def command(
     run: str,
     overrides: tuple[str, ...],
@@ -37,22 +34,21 @@ def command(
     no_task_ids: bool,
     greedy: bool,
 ) -> None:
-    """Score the agent of RUN (a folder) over complete episodes of its levels, held-out where the suite has such.
+    """Score the agent of RUN (a folder) on complete episodes of its levels, or of their held-out variants.
 
-    Prints a table and writes eval/CHECKPOINT.json and .png in the run's folder. Dotted KEY=VALUE arguments set
-    env.dmlab.*, for another machine's folders or other human scores.
+    Prints a table and writes eval/CHECKPOINT.json and .png in the run's folder. KEY=VALUE arguments set
+    env.dmlab.*, for the folders of another machine or other human scores.
     """
     from impala_mi.analysis.evaluation import draw_scores, evaluate, evaluation_suite
-    from impala_mi.cli.trained import load_trained, playing, use_cores
-    from impala_mi.runs.folder import write_atomically
+    from impala_mi.cli.trained import episode_bar, load_trained
+    from impala_mi.host.files import write_atomically
 
-    use_cores()
     trained = load_trained(run, checkpoint, overrides)
     suite = evaluation_suite(trained.suite, training_levels)
     console = make_console()
     result = evaluate(
         trained, suite, episodes, seed, greedy=greedy, task_ids=not no_task_ids, against_random=against_random,
-        processes=processes, progress=lambda player, total: playing(player, total, console),
+        processes=processes, progress=lambda player, total: episode_bar(player, total, console),
     )  # fmt: skip
     labels = [str(trained.folder.path), f"checkpoint {trained.checkpoint}", suite.variant, "greedy" * greedy]
     title = ", ".join(filter(None, labels))
@@ -65,19 +61,20 @@ def command(
         "variant": suite.variant or None, "scores": suite.scores_note or None,
     }  # fmt: skip
     write_atomically(file, json.dumps(settings | result.as_dict(), indent=1) + "\n")
-    console.print(f"wrote {file}", soft_wrap=True)
+    list_written(console, [file])
     if any(row.score is not None for row in result.levels):
         picture = file.with_suffix(".png")
         draw_scores(result, title, picture)
-        console.print(f"wrote {picture}", soft_wrap=True)
+        list_written(console, [picture])
     if result.broken:
-        raise TrainingError("without a mean: " + "; ".join(f"{k}: {why}" for k, why in result.broken.items()))
+        reasons = "; ".join(f"{level}: {reason}" for level, reason in result.broken.items())
+        raise TrainingError(f"no mean: {reasons}")
 
 
 def _show(console: Console, result: "Evaluation", title: str, note: str) -> None:
     console.print(_table(result, title))
     if lost := sum(row.faults for row in result.levels):
-        console.print(f"{lost} episodes were lost to faults of their levels and replaced")
+        console.print(f"{lost} episodes failed because of faults of their levels and were replaced")
     if note:
         console.print(note)
     if result.capped_mean is not None:
@@ -87,21 +84,13 @@ def _show(console: Console, result: "Evaluation", title: str, note: str) -> None
 
 
 def _table(result: "Evaluation", title: str) -> Table:
-    against_random = any(row.random is not None for row in result.levels)
-    table = Table(title=title, title_justify="left")
     headings = [
-        "level",
-        "episodes",
-        "return",
-        "std error",
-        "95 % interval",
-        "random",
-        "reference",
-        "score",
-        "capped",
-    ]
-    for heading in [*headings, "better than random"] if against_random else headings:
-        table.add_column(heading, justify="left" if heading == "level" else "right", no_wrap=heading == "level")
+        "level", "episodes", "return", "std error", "95 % interval", "random", "reference", "score", "capped",
+    ]  # fmt: skip
+    if any(row.random is not None for row in result.levels):
+        headings.append("better than random")
+    table = make_table(headings, title=title, title_justify="left")
+    table.columns[0].no_wrap = True
     for row in result.levels:
         a, r = row.agent, row.random
         against = f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]" if r is not None else _number(row.random_score)

@@ -1,4 +1,4 @@
-"""`impala-mi`: the group of commands, and errors to exit codes."""
+"""Command line `impala-mi`: its commands, and the exit codes of errors."""
 
 import importlib
 import os
@@ -17,21 +17,22 @@ COMMANDS = {
     "pbt": "Train a population whose members adapt their hyperparameters.",
     "resume": "Continue a run or a population from its last checkpoints.",
     "eval": "Score a run's agent over complete episodes.",
-    "watch": "Watch a run while it trains.",
-    "report": "Write a page on runs, or on a population.",
+    "watch": "Watch a run during training.",
+    "report": "Write a report on runs, or on a population.",
     "tsne": "Draw the t-SNE of a run's generated weights.",
-    "units": "Show what each level loses without single units of a run's agent.",
-    "video": "Film a run's agent with what it makes of what it sees.",
+    "units": "Show each level's drop without single units of a run's agent.",
+    "video": "Film a run's agent with its policy and value.",
     "reproduce": "Repeat an experiment of the paper.",
     "cache": "Compile the maps of DMLab-30 ahead of training.",
     "levels": "List the levels of a suite and their scores.",
-    "bench": "Measure the speed of the parts and of the whole.",
+    "bench": "Measure the speed of training and of its parts.",
     "doctor": "Check this machine and its packages.",
 }
+"""Commands and their one-line help."""
 
 
 class _Commands(click.Group):
-    """Imports a command's module when it is called, so that --help does not wait for PyTorch."""
+    """Group that imports the module of a command when it is called, so --help does not wait for PyTorch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -60,8 +61,8 @@ def cli() -> None:
 def main() -> None:
     """Run a command and exit."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    for number in StopSignal.SIGNALS:  # SIGTERM ends as Ctrl-C does: games are closed on the way out
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+    for number in StopSignal.SIGNALS:  # SIGTERM acts like Ctrl-C: games are closed
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, interrupt)
     try:
         code = cli.main(standalone_mode=False)
@@ -78,6 +79,6 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
+    except BrokenPipeError:  # the reader of the output has exited, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

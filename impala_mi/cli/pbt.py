@@ -1,4 +1,4 @@
-"""`impala-mi pbt`."""
+"""Command `impala-mi pbt`."""
 
 import shlex
 import shutil
@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 
 from impala_mi import config as configuration
-from impala_mi.cli.console import make_console
-from impala_mi.cli.options import starting
+from impala_mi.cli.console import make_console, make_table
+from impala_mi.cli.options import start_options
 from impala_mi.cli.progress import duration
 from impala_mi.errors import UserError
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@starting("go on with the population if its folder holds it")
-def command(config: str, overrides: tuple[str, ...], again: str, print_config: bool) -> int:
-    """Train a population as CONFIG says: a run's configuration with a section pbt.
+@start_options("continue the population if its folder exists")
+def command(config: str, overrides: tuple[str, ...], resume_mode: str, print_config: bool) -> int:
+    """Train a population with CONFIG: a run's configuration with a section pbt.
 
     Members copy each other and change their hyperparameters while they train (docs/pbt.md). For example:
 
     \b
         impala-mi pbt configs/cartpole_pbt.yaml pbt.members=6 run.name=first
 
-    The results are in the folder runs/NAME, each member's in runs/NAME/members/KEY. Ctrl-C writes checkpoints and
-    ends; `impala-mi resume` goes on; `impala-mi report` shows who descends from whom.
+    Results go to the folder runs/NAME, those of members to runs/NAME/members/KEY. Ctrl-C writes checkpoints and
+    exits; `impala-mi resume` continues; `impala-mi report` shows the lineage.
     """
     from impala_mi.pbt.settings import load
 
@@ -49,46 +49,47 @@ def command(config: str, overrides: tuple[str, ...], again: str, print_config: b
     from impala_mi.runs import folder as run_folder
 
     check_population(loaded)
-    if again == "auto":
+    if resume_mode == "auto":
         if loaded.run.name is None:
-            raise UserError("--resume auto needs run.name, by which a job that is resubmitted finds its population")
-        before = run_folder.RunFolder(Path(loaded.run.root).expanduser() / loaded.run.name)
-        if run_folder.is_population(before.path):
-            return resume(before, loaded, overrides)
+            raise UserError("--resume auto needs run.name, so that a job that is resubmitted finds its population")
+        existing = run_folder.RunFolder(Path(loaded.run.root).expanduser() / loaded.run.name)
+        if run_folder.is_population(existing.path):
+            return resume(existing, loaded, overrides)
     folder = run_folder.create(loaded, loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    (folder.path / run_folder.JOURNAL).touch()  # from here on it can be resumed
+    (folder.path / run_folder.JOURNAL).touch()  # marks the folder as a population that can be resumed
     try:
         with folder.locked():
             return run_population(loaded, folder)
     except (UserError, KeyboardInterrupt):
-        if not (folder.path / "members").exists():  # nothing was done, for Ray had not started: the name stays free
+        if not (folder.path / "members").exists():  # Ray had not started: free the name
             shutil.rmtree(folder.path)
         raise
 
 
 FIXED = ("seed", "env", "agent", "pbt.members", "pbt.populations", "pbt.space")
+"""Keys that a resumed population keeps."""
 
 
 def resume(folder: "RunFolder", new: "PopulationConfig", overrides: Sequence[str]) -> int:
-    """Continue a population with a configuration that may differ from its own; returns the exit code.
+    """Continue a population with a new configuration; returns the exit code.
 
-    Raises `UserError` where it may not differ so.
+    Raises `UserError` if a fixed key differs from the population's.
     """
     from impala_mi.pbt.capacity import check_population
     from impala_mi.pbt.journal import read
     from impala_mi.pbt.settings import PopulationConfig
 
-    read(folder.path)  # raises where it is damaged
+    read(folder.path)  # raises if it is damaged
     with folder.locked():
         old = folder.config_as(PopulationConfig)
         for key in FIXED:
             before, after = configuration.get(old, key), configuration.get(new, key)
             if before != after:
-                plain = isinstance(before, int)  # a whole section would be shown as Python has it
+                plain = isinstance(before, int)  # a section would be too long
                 values = f": it is {before!r}, not {after!r}" if plain else ""
                 raise UserError(f"{key} cannot change when a population is resumed{values}")
         if new.learner.optimizer != old.learner.optimizer:
-            raise UserError("learner.optimizer cannot change when a population is resumed: members hold its state")
+            raise UserError("learner.optimizer cannot change when a population is resumed: members have its state")
         check_population(new)
         folder.save_config(new)
         folder.event("resumed", overrides=list(overrides))
@@ -96,30 +97,30 @@ def resume(folder: "RunFolder", new: "PopulationConfig", overrides: Sequence[str
 
 
 def run_population(config: "PopulationConfig", folder: "RunFolder") -> int:
-    """Train with progress, in a folder that the caller has locked; returns the exit code."""
+    """Train with progress output, in a folder that the caller has locked; returns the exit code."""
     from impala_mi.pbt import population
 
     console, pbt = make_console(), config.pbt
     members = pbt.members * pbt.populations
     turns = "" if pbt.concurrent in (None, members) else f", {pbt.concurrent} at a time"
     console.print(f"population {folder.path}: {pbt.populations} x {pbt.members} members{turns}, rule {pbt.rule}")
-    began = time.monotonic()
+    started = time.monotonic()
     with _progress(config, console) as on_progress:
         result = population.train(config, folder, on_progress)
     console.print(table(config, result.members))
-    took = duration(time.monotonic() - began)
+    took = duration(time.monotonic() - started)
     frames = sum(member.status.env_frames for member in result.members)
     console.print(f"{result.status} after {took}: {frames:,} frames, {result.copies} copies")
     if result.status == "interrupted":
         console.print(f"continue with: impala-mi resume {shlex.quote(str(folder.path))}", soft_wrap=True)
         return 130
-    console.print(f"who descends from whom: impala-mi report {shlex.quote(str(folder.path))}", soft_wrap=True)
+    console.print(f"lineage: impala-mi report {shlex.quote(str(folder.path))}", soft_wrap=True)
     return 0
 
 
 @contextmanager
 def _progress(config: "PopulationConfig", console: Console) -> Iterator["OnProgress"]:
-    """A table on a terminal, a line a record elsewhere."""
+    """Function that shows progress: a table on a terminal, otherwise a line per record."""
     if console.is_terminal:
         with Live("starting members ...", console=console, refresh_per_second=4) as live:
             yield lambda time_s, members, copies: live.update(table(config, members))
@@ -142,11 +143,10 @@ def _progress(config: "PopulationConfig", console: Console) -> Iterator["OnProgr
 
 
 def table(config: "PopulationConfig", members: "Sequence[MemberReport]") -> Table:
-    """The members as they stand."""
-    out = Table(box=None, pad_edge=False, header_style="dim")
+    """Table of the members."""
     keys = list(config.pbt.space)
-    for title in ("member", "", "frames", "fitness", "generation", *(key.removeprefix("learner.") for key in keys)):
-        out.add_column(title, justify="left" if title in ("member", "") else "right")
+    headings = ("member", "", "frames", "fitness", "generation", *(key.removeprefix("learner.") for key in keys))
+    out = make_table(headings, left=("",), box=None, pad_edge=False, header_style="dim")
     for m in members:
         values = [m.status.parameters[key] for key in keys]
         cells = [value if isinstance(value, str) else f"{value:.3g}" for value in values]

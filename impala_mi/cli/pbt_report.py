@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from impala_mi.cli.console import make_console
+from impala_mi.cli.console import list_written, make_console, make_table
 from impala_mi.errors import TrainingError, UserError
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ def report(folder: "RunFolder", out: Path) -> None:
 
     Replays the journal; raises `TrainingError` if a decision does not follow from its inputs.
     """
-    from impala_mi.analysis.compare import interval
+    from impala_mi.analysis.stats import mean_interval
     from impala_mi.envs.scores import has_references
     from impala_mi.envs.suites import make_suite
+    from impala_mi.host.files import write_atomically
     from impala_mi.pbt import journal, pictures
     from impala_mi.pbt.lineage import member_histories
     from impala_mi.pbt.settings import PopulationConfig
@@ -43,23 +44,24 @@ def report(folder: "RunFolder", out: Path) -> None:
     if len(known) > 1 and not ranked:
         import numpy as np
 
-        mean, half = interval(np.array(known))
+        mean, half = mean_interval(np.array(known))
         console.print(
             f"best of each population: {mean:.1f} +- {half:.1f} (95 % interval, {len(known)} populations)"
         )
     wrong = journal.disagreements(lines)
     replayed = sum(line["event"] in ("born", "decision") for line in lines)
-    console.print(f"journal: {replayed - len(wrong)} of {replayed} first parameters and decisions reproduced by a replay")
+    console.print(f"journal: {replayed - len(wrong)} of {replayed} draws and decisions reproduced by a replay")
     pictures.draw(histories, keys, title, out / "lineage.png")
     pictures.page(histories, title, out / "lineage.html")
     pictures.draw_populations(histories, ranked, title, out / "populations.png")
-    run_folder.write_atomically(out / "report.json", json.dumps({"populations": summary}, indent=1) + "\n")
-    for name in ("lineage.png", "lineage.html", "populations.png", "report.json"):
-        console.print(f"wrote {out / name}", soft_wrap=True)
+    write_atomically(out / "report.json", json.dumps({"populations": summary}, indent=1) + "\n")
+    list_written(
+        console, [out / name for name in ("lineage.png", "lineage.html", "populations.png", "report.json")]
+    )
     if wrong:
         first = wrong[0]
         raise TrainingError(
-            f"{len(wrong)} first parameters or decisions in {run_folder.JOURNAL} do not follow from their inputs, the first: "
+            f"{len(wrong)} draws or decisions in {run_folder.JOURNAL} do not follow from their inputs, the first: "
             f"{first['event']} of {first['member']} at {first['time']}"
         )
 
@@ -85,10 +87,8 @@ def _summary(population: int, histories: "dict[str, MemberHistory]") -> dict[str
 
 
 def _table(title: str, summary: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
     headings = ("population", "best member", "fitness", "mean fitness", "copies", "decisions", "descends from")
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in headings[2:6] else "left")
+    table = make_table(headings, left=("best member", "descends from"), title=title, title_justify="left")
     for row in summary:
         cells = ["-" if row[k] is None else f"{row[k]:.1f}" for k in ("fitness", "mean_fitness")]
         counts = [str(row[k]) for k in ("copies", "decisions")]

@@ -1,4 +1,4 @@
-"""Progress of training: a live table in a terminal, a line a record elsewhere."""
+"""Progress of training: a live table on a terminal, otherwise a line per record."""
 
 import contextlib
 import math
@@ -9,15 +9,17 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from impala_mi.cli.console import make_table
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.training.recorder import Report
 
-MOST_LEVELS_IN_A_LINE = 9
+MAX_LEVELS_IN_A_LINE = 9
+"""Largest number of levels whose returns fit into a line."""
 
 
 def duration(seconds: float) -> str:
-    """1:02:03, or a dash for ever."""
+    """Hours, minutes and seconds as 1:02:03, or a dash for infinity."""
     if math.isinf(seconds):
         return "-"
     minutes, s = divmod(int(seconds), 60)
@@ -26,34 +28,34 @@ def duration(seconds: float) -> str:
 
 
 def remaining(env_frames: float, max_time_s: float | None, record: Mapping[str, float]) -> float:
-    """Seconds until training to these limits ends, at the present speed."""
+    """Seconds until training to these limits ends, at the current speed."""
     frames = (env_frames - record["env_frames"]) / record["fps"] if record.get("fps") else math.inf
     return max(0.0, frames if max_time_s is None else min(frames, max_time_s - record["time_s"]))
 
 
 def cell(record: Mapping[str, float], level: str, metric: str, form: str) -> str:
-    """A level's metric, a dash where there is none."""
+    """Metric of a level, or a dash if it is unknown."""
     value = record.get(f"level/{level}/{metric}")
     return "-" if value is None else format(value, form)
 
 
 def line(config: Config, record: Mapping[str, float]) -> str:
-    """One record in one line."""
+    """Summary of a record in one line."""
     score, faults = record.get("score/capped_mean"), record.get("actors/faults")
-    left = remaining(config.train.env_frames, config.train.max_time_s, record)
+    seconds = remaining(config.train.env_frames, config.train.max_time_s, record)
     return (
         f"{duration(record['time_s'])}  frames {record['env_frames']:,}  {record['fps']:,.0f} frames/s  "
-        f"ETA {duration(left)}  lag {record.get('lag_mean', 0):.1f}"
+        f"ETA {duration(seconds)}  lag {record.get('lag_mean', 0):.1f}"
         + ("" if score is None else f"  score {score:.1f}")
         + (f"  faults {faults:.0f}" if faults else "")
     )
 
 
 def table(suite: Suite, record: Mapping[str, float]) -> Table:
-    """Returns by level."""
-    out = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("level", "episodes", "return", "length", "random", "score"):
-        out.add_column(title, justify="left" if title == "level" else "right")
+    """Table of returns by level."""
+    out = make_table(
+        ("level", "episodes", "return", "length", "random", "score"), box=None, pad_edge=False, header_style="dim"
+    )
     for level in suite.levels:
         out.add_row(
             level.name,
@@ -68,13 +70,13 @@ def table(suite: Suite, record: Mapping[str, float]) -> Table:
 
 @contextlib.contextmanager
 def reporting(config: Config, suite: Suite, console: Console) -> Iterator[Report]:
-    """A function that shows each record."""
+    """Function that shows each record."""
     if not console.is_terminal:
 
         def plain(record: Mapping[str, float]) -> None:
             keys = {level.name: f"level/{level.name}/return_mean" for level in suite.levels}
             known = {name: record[key] for name, key in keys.items() if key in record}
-            if len(suite.levels) <= MOST_LEVELS_IN_A_LINE:
+            if len(suite.levels) <= MAX_LEVELS_IN_A_LINE:
                 returns = "  ".join(f"{name} {value:.2f}" for name, value in known.items())
             else:
                 returns = f"episodes of {len(known)} of {len(keys)} levels"

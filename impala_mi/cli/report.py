@@ -1,11 +1,10 @@
-"""`impala-mi report`."""
+"""Command `impala-mi report`."""
 
-import tempfile
 from pathlib import Path
 
 import click
 
-from impala_mi.cli.console import make_console
+from impala_mi.cli.console import check_writable, list_written, make_console
 from impala_mi.errors import UserError
 
 
@@ -14,15 +13,15 @@ from impala_mi.errors import UserError
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for what is written.  [default: RUN/report; report, of several runs]",
+    help="Folder of the report.  [default: RUN/report; report for several runs]",
 )
 def command(runs: tuple[str, ...], out: Path | None) -> None:
     """Report on runs (folders) in one page: curves, scores, settings that differ, faults, pictures.
 
-    Runs that differ in their seed alone are drawn as one curve with a band. Writes report.html, .md and .json.
-    Runs that crashed, are half-written or still train are taken as they are. RUN may be a copy, as of run.mirror.
+    Runs that differ only in their seed are drawn as one curve with a band. Writes report.html, .md and .json.
+    Crashed, incomplete and current runs are accepted. RUN may be a copy, as of run.mirror.
 
-    Of a population, alone: who descends from whom, the schedules, the best member (lineage.html and .png,
+    For a population, which is reported alone: lineage, schedules and the best member (lineage.html and .png,
     populations.png, report.json); its members (POPULATION/members/*) are runs like any other.
     """
     from impala_mi.analysis.report import write_report
@@ -37,17 +36,11 @@ def command(runs: tuple[str, ...], out: Path | None) -> None:
             f"{str(populations[0])!r} is a population, which is reported alone; its members are "
             f"{populations[0] / 'members'}/*"
         )
-    same = {run if "://" in run else str(Path(run).expanduser().resolve()): run for run in reversed(runs)}
-    histories = [] if populations else [read(run) for run in reversed(same.values())]
+    unique = {run if "://" in run else str(Path(run).expanduser().resolve()): run for run in reversed(runs)}
+    histories = [] if populations else [read(run) for run in reversed(unique.values())]
     if out is None:
         out = Path("report") if len(runs) > 1 or "://" in runs[0] else folders[0] / "report"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as e:
-        raise UserError(
-            f"{str(out)!r}: cannot be written to: {e.strerror}; name another folder with --out"
-        ) from None
+    check_writable(out, "; name another folder with --out")
     if populations:
         from impala_mi.cli.pbt_report import report
 
@@ -57,5 +50,4 @@ def command(runs: tuple[str, ...], out: Path | None) -> None:
     console = make_console()
     with console.status("drawing"):
         files = write_report(histories, title, out)
-    for file in files:
-        console.print(f"wrote {file}", soft_wrap=True)
+    list_written(console, files)

@@ -1,4 +1,4 @@
-"""`impala-mi reproduce`."""
+"""Command `impala-mi reproduce`."""
 
 import contextlib
 import importlib
@@ -6,74 +6,70 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from impala_mi.cli.console import make_console
+from impala_mi.cli.console import list_written, make_console, make_table
+from impala_mi.cli.options import OVERRIDES, F, compose
 from impala_mi.errors import UserError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 EXPERIMENTS = {
     "expressivity": "Figure 2: parameters that sums, gates and dot products need.",
     "regression": "Figure 3: affine functions and sines as many tasks of one network.",
     "neural-process": "Figure 5(a): decoders of a neural process on draws from a Gaussian process.",
-    "language-model": "Table 1: an LSTM with multiplicative embeddings on words.",
+    "language-model": "Table 1: an LSTM language model with multiplicative embeddings.",
     "multitask": "Figure 4(b, c): heads of the agent on one suite, by equal frames.",
 }
 
 
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-    help="auto: a GPU where there is one.",
+    help="auto: a GPU if there is one.",
 )  # fmt: skip
 
 
 def _options(quick: str) -> Callable[[F], F]:
-    """What all experiments take; `quick` says what --quick does."""
+    """Options of every experiment.
 
-    def decorate(function: F) -> F:
-        for option in (
-            click.option(
-                "--out", type=click.Path(path_type=Path, file_okay=False),
-                help="Folder of results.  [default: reproductions/EXPERIMENT, with --quick EXPERIMENT-quick]",
-            ),
-            click.option(
-                "--seed", type=click.IntRange(min=0, max=2**31 - 1000), default=1, show_default=True,
-                help="The first, where there are several.",
-            ),
-            click.option("--quick", is_flag=True, help=quick),
-        ):  # fmt: skip
-            function = option(function)
-        return function
-
-    return decorate
+    Args:
+        quick: effect of --quick, for the help.
+    """
+    return compose(
+        click.option("--quick", is_flag=True, help=quick),
+        click.option(
+            "--seed", type=click.IntRange(min=0, max=2**31 - 1000), default=1, show_default=True,
+            help="Seed, the first if there are several.",
+        ),
+        click.option(
+            "--out", type=click.Path(path_type=Path, file_okay=False),
+            help="Folder of results.  [default: reproductions/EXPERIMENT, with --quick EXPERIMENT-quick]",
+        ),
+    )  # fmt: skip
 
 
-def _device(asked: str) -> str:
+def _device(name: str) -> str:
     import torch
 
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
         raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
-    return "cuda" if there and asked != "cpu" else "cpu"
+    return "cuda" if available and name != "cpu" else "cpu"
 
 
 @contextlib.contextmanager
-def _told(name: str, console: Console) -> Iterator[Callable[[float, str], None]]:
-    """Shows progress from the first that is told: a bar, or a line each time that something else is done."""
+def _progress(name: str, console: Console) -> Iterator[Callable[[float, str], None]]:
+    """Function that shows progress: a bar, or a line whenever the activity changes."""
     if not console.is_interactive:
         last = ""
 
-        def line(share: float, what: str) -> None:
+        def line(share: float, activity: str) -> None:
             nonlocal last
-            if what != last:
-                console.print(f"{name}: {what}, {share:.0%}", soft_wrap=True, highlight=False, markup=False)
-            last = what
+            if activity != last:
+                console.print(f"{name}: {activity}, {share:.0%}", soft_wrap=True, highlight=False, markup=False)
+            last = activity
 
         yield line
         return
@@ -84,11 +80,11 @@ def _told(name: str, console: Console) -> Iterator[Callable[[float, str], None]]
     )  # fmt: skip
     bar = Progress(*columns, console=console)
 
-    def show(share: float, what: str) -> None:
+    def show(share: float, activity: str) -> None:
         if not bar.task_ids:
             bar.start()
             bar.add_task(name, total=1.0)
-        bar.update(bar.task_ids[0], completed=share, description=f"{name}: {what}")
+        bar.update(bar.task_ids[0], completed=share, description=f"{name}: {activity}")
 
     try:
         yield show
@@ -97,7 +93,7 @@ def _told(name: str, console: Console) -> Iterator[Callable[[float, str], None]]
 
 
 def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
-    """Run an experiment, or what is left of it, and write what it found."""
+    """Run an experiment, or the rest of it, and write its results."""
     from impala_mi.reproductions.study import Study
     from impala_mi.reproductions.study_report import format_cell, write_study_report
 
@@ -105,31 +101,29 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     folder = (out or Path("reproductions") / (f"{name}-quick" if quick else name)).expanduser()
     command = shlex.join(["impala-mi", *sys.argv[1:]])
     console = make_console()
-    with _told(name, console) as told:
-        study = Study(name, folder, settings, told)
+    with _progress(name, console) as on_progress:
+        study = Study(name, folder, settings, on_progress)
         package = name.replace("-", "_")
         report = importlib.import_module(f"impala_mi.reproductions.{package}.{package}_study").run_study(study)
-        told(1.0, "done")
+        on_progress(1.0, "done")
     for result in report.tables:
         console.print(f"\n{result.title}", style="bold", soft_wrap=True, highlight=False, markup=False)
-        table = Table(box=None, padding=(0, 2), pad_edge=False)
-        for number, heading in enumerate(result.header):
-            table.add_column(heading, justify="right" if number else "left")
+        table = make_table(result.header, box=None, padding=(0, 2), pad_edge=False)
         for row in result.rows:
             table.add_row(*map(format_cell, row))
         console.print(table)
-    console.print(f"The paper: {report.claim}\nHere: {report.verdict}", soft_wrap=True, highlight=False, markup=False)
-    for file in write_study_report(study, report, command):
-        console.print(f"wrote {file}", soft_wrap=True)
+    conclusion = f"The paper: {report.claim}\nHere: {report.verdict}"
+    console.print(conclusion, soft_wrap=True, highlight=False, markup=False)
+    list_written(console, write_study_report(study, report, command))
 
 
 @click.group(short_help="Repeat an experiment of the paper.")
 def command() -> None:
     """Repeat an experiment of the paper: tables and figures, and whether its claim held.
 
-    Results go to reproductions/EXPERIMENT (results.md, results.json and pictures). Without --quick it is the
-    paper's protocol, for hours or days. The same command goes on where it was interrupted: from at most a minute
-    before, in multitask from the last checkpoint of the run.
+    Results go to reproductions/EXPERIMENT (results.md, results.json and pictures). Without --quick it follows the
+    paper's protocol, for hours or days. The same command continues an interrupted experiment: it repeats at most a
+    minute, or in multitask the time since the last checkpoint of the run.
     """
 
 
@@ -166,7 +160,7 @@ for _name, _quick in (
 def language_model(
     quick: bool, seed: int, device: str, out: Path | None, corpus: Path | None, softmax: str
 ) -> None:
-    """Not shown: EXPERIMENTS has the help."""
+    """Run the experiment; EXPERIMENTS has the help."""
     folder = None if corpus is None else str(corpus.expanduser().resolve())
     settings = {"quick": quick, "seed": seed, "device": _device(device), "corpus": folder, "softmax": softmax}
     _run("language-model", out, settings)
@@ -177,15 +171,19 @@ def language_model(
     short_help=EXPERIMENTS["multitask"],
     help=EXPERIMENTS["multitask"]
     + " CONFIG (doom; with --quick smoke) and KEY=VALUE are those of impala-mi train: "
-    "learner.num_gpus=1 takes a GPU.",
+    "learner.num_gpus=1 uses a GPU.",
 )
 @_options("A million frames a run of five Doom levels: an hour or two on two cores.")
 @click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Runs of each head.")
 @click.option(
-    "--episodes", type=click.IntRange(min=1), default=50, show_default=True, help="To score each level by."
+    "--episodes",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Episodes per level.",
 )
 @click.argument("config", required=False)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@OVERRIDES
 def multitask(
     quick: bool,
     seed: int,
@@ -195,7 +193,7 @@ def multitask(
     config: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Not shown: EXPERIMENTS has the help."""
+    """Run the experiment; EXPERIMENTS has the help."""
     from impala_mi.config import load
     from impala_mi.reproductions.multitask.multitask_study import QUICK_FRAMES, check_comparable
 

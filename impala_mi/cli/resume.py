@@ -1,4 +1,4 @@
-"""`impala-mi resume`."""
+"""Command `impala-mi resume`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from impala_mi import config as configuration
+from impala_mi.cli.options import OVERRIDES
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,35 +14,26 @@ if TYPE_CHECKING:
     from impala_mi.runs.folder import RunFolder
 
 FIXED = (
-    "run.root",
-    "run.name",
-    "seed",
-    "env.suite",
-    "env.levels",
-    "env.action_repeat",
-    "env.dmlab.actions",
-    "env.dmlab.held_out",
-    "env.dmlab.mixer_seed",
-    "env.dmlab.human_scores",
-    "agent",
-    "train.deterministic",
-)
+    "run.root", "run.name", "seed", "env.suite", "env.levels", "env.action_repeat", "env.dmlab.actions",
+    "env.dmlab.held_out", "env.dmlab.mixer_seed", "env.dmlab.human_scores", "agent", "train.deterministic",
+)  # fmt: skip
+"""Keys that a resumed run keeps."""
 FIXED_IF_DETERMINISTIC = ("actors", "learner", "train.checkpoint_every_updates", "train.env_frames")
 
 
 class RunDone(UserError):
-    """A run has reached its end."""
+    """The run has reached its end."""
 
 
 @click.command()
 @click.argument("run")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--checkpoint", default="last", show_default=True, help="last, best, or the name of one.")
+@OVERRIDES
+@click.option("--checkpoint", default="last", show_default=True, help="last, best, or the name of a checkpoint.")
 def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
-    """Continue RUN (a folder) where a checkpoint left it.
+    """Continue RUN (a folder) from a checkpoint.
 
-    Dotted KEY=VALUE arguments change the configuration: resources, the learner's settings and how long to train,
-    but not the agent, the levels or the seed.
+    KEY=VALUE arguments change the configuration: resources, settings of the learner and the length of training, but
+    not the agent, the levels or the seed.
     """
     from impala_mi.runs import folder as run_folder
 
@@ -50,34 +42,36 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
         from impala_mi.pbt.settings import PopulationConfig
 
         if checkpoint != "last":
-            raise UserError(f"--checkpoint {checkpoint}: members of a population go on from their last ones")
+            raise UserError(f"--checkpoint {checkpoint}: members of a population continue from their last")
         population = run_folder.RunFolder(Path(run).expanduser())
         return pbt.resume(population, population.config_as(PopulationConfig, overrides), overrides)
     folder = run_folder.open_run(run)
-    if run_folder.is_population(whole := folder.path.absolute().parent.parent):
-        raise UserError(f"{run!r} is a member of a population, which goes on as a whole: impala-mi resume {whole}")
+    if run_folder.is_population(population_path := folder.path.absolute().parent.parent):
+        raise UserError(
+            f"{run!r} is a member of a population, which continues as a whole: impala-mi resume {population_path}"
+        )
     new = configuration.build(run, folder.config.model_dump(), overrides)
     return resume(folder, new, checkpoint, overrides)
 
 
 def resume(folder: "RunFolder", new: configuration.Config, checkpoint: str, overrides: tuple[str, ...]) -> int:
-    """Continue a run with a configuration that may differ from its own; returns the exit code.
+    """Continue a run with a new configuration; returns the exit code.
 
-    Raises `UserError` where it may not differ so, and `RunDone` where there is nothing left to do.
+    Raises `UserError` if a fixed key differs from the run's, and `RunDone` if the run is complete.
     """
-    from impala_mi.cli.training import run_training
+    from impala_mi.cli.run_training import run_training
     from impala_mi.runs import checkpoint as checkpoints
 
     with folder.locked():
-        found = _checked(folder, new, checkpoint)
+        saved = _checked(folder, new, checkpoint)
         folder.save_config(new)
-        abandoned = checkpoints.forget_after(folder.checkpoints, found)
-        folder.event("resumed", checkpoint=found.path.name, overrides=list(overrides), abandoned=abandoned)
-        return run_training(new, folder, found)
+        abandoned = checkpoints.forget_after(folder.checkpoints, saved)
+        folder.event("resumed", checkpoint=saved.path.name, overrides=list(overrides), abandoned=abandoned)
+        return run_training(new, folder, saved)
 
 
 def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) -> "Checkpoint":
-    """The checkpoint to go on from, if the run can go on from it as configured."""
+    """Load the checkpoint to continue from; raises as `resume`."""
     import torch
 
     from impala_mi.nn.agent import Agent
@@ -91,25 +85,25 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
         if before != after:
             raise UserError(f"{key} cannot change when a run is resumed: it is {before!r}, not {after!r}")
     suite = preflight.check(new)
-    found = checkpoints.load(folder.checkpoints, checkpoint)
+    saved = checkpoints.load(folder.checkpoints, checkpoint)
     with torch.device("meta"):
         agent = Agent(new.agent, suite.spaces)
-    checkpoints.check_fits(found, agent)
+    checkpoints.check_fits(saved, agent)
     if new.learner.optimizer != old.learner.optimizer:
         raise UserError(
             f"learner.optimizer cannot change when a run is resumed: the checkpoint holds the state of "
             f"{old.learner.optimizer!r}, not {new.learner.optimizer!r}"
         )
     limit = new.train.max_time_s
-    if limit is not None and found.run["time_s"] >= limit:
+    if limit is not None and saved.run["time_s"] >= limit:
         raise RunDone(
-            f"the run is done: it has trained for {found.run['time_s']:.0f} s of train.max_time_s={limit:.0f}; "
+            f"the run is done: it has trained for {saved.run['time_s']:.0f} s of train.max_time_s={limit:.0f}; "
             f"train longer with: impala-mi resume {run} train.max_time_s=null"
         )
-    if found.meta["env_frames"] >= new.train.env_frames:
+    if saved.meta["env_frames"] >= new.train.env_frames:
         raise RunDone(
-            f"the run is done: {found.meta['env_frames']} of train.env_frames={new.train.env_frames}; "
+            f"the run is done: {saved.meta['env_frames']} of train.env_frames={new.train.env_frames}; "
             f"train longer with: impala-mi resume {run} train.env_frames={2 * new.train.env_frames}"
         )
     run_folder.check_disk(folder.path)
-    return found
+    return saved

@@ -1,4 +1,4 @@
-"""`impala-mi tsne`."""
+"""Command `impala-mi tsne`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from impala_mi.cli.console import make_console
+from impala_mi.cli.console import check_writable, list_written, make_console, make_table
+from impala_mi.cli.options import GREEDY, agent_options
 from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,30 +16,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@agent_options(episodes=8, several=True)
 @click.option(
     "--of",
     "kind",
     type=click.Choice(["policy", "value", "context", "core"]),
-    help="Generated weights of the policy or of the value, the context, or the core's state.  [default: the first "
+    help="Generated weights of the policy or the value, the context, or the state of the core.  [default: first "
     "of policy, value, core that the head has]",
 )
+@click.option("--beside", multiple=True, metavar="RUN", help="Another run of the same levels, drawn beside it.")
 @click.option(
-    "--checkpoint",
-    "checkpoints",
-    multiple=True,
-    default=("last",),
-    show_default=True,
-    help="last, best, or the name of one; several are drawn side by side.",
+    "--points", type=click.IntRange(min=10), default=400, show_default=True, help="Steps to keep of each level."
 )
-@click.option("--beside", multiple=True, metavar="RUN", help="Another run of the same levels, beside it.")
-@click.option("--episodes", type=click.IntRange(min=1), default=8, show_default=True, help="Played of each level.")
-@click.option(
-    "--points", type=click.IntRange(min=10), default=400, show_default=True, help="Steps kept of each level."
-)
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--greedy", is_flag=True, help="Take the policy's mode (most likely action) instead of a sample.")
+@GREEDY
 def command(
     run: str,
     overrides: tuple[str, ...],
@@ -50,83 +40,72 @@ def command(
     seed: int,
     greedy: bool,
 ) -> None:
-    """Draw the paper's figure 4(a) for RUN (a folder): a t-SNE of the weights that its head generates.
+    """Draw figure 4(a) of the paper for RUN (a folder): a t-SNE of the weights that its head generates.
 
-    Plays the levels, keeps steps of each evenly over the octaves of an episode (0, 1, 2-3, 4-7, ...), and writes
-    to RUN/tsne the picture, coloured by level, transparent by time (.png, .svg; .html shows what was seen), how far
-    levels lie apart as time goes on (-levels.png, .json), and what was recorded (.npz). TensorBoard's projector
-    gets it too. Dotted KEY=VALUE arguments set env.dmlab.*, for another machine's folders.
+    Plays the levels and keeps steps of each evenly over the octaves of an episode (0, 1, 2-3, 4-7, ...). Writes to
+    RUN/tsne the picture, coloured by level and transparent by time (.png, .svg; .html shows the frames), the
+    separation of the levels over time (-levels.png, .json), and the recording (.npz). TensorBoard's projector gets
+    it too. KEY=VALUE arguments set env.dmlab.*, for the folders of another machine.
     """
     import numpy as np
 
     from impala_mi.analysis.maps import write_maps
     from impala_mi.analysis.projector import project
     from impala_mi.analysis.recording import record
-    from impala_mi.cli.trained import load_trained, output, playing, use_cores
+    from impala_mi.cli.trained import episode_bar, load_trained
 
-    use_cores()
     console = make_console()
-    loaded = [load_trained(run, which, overrides) for which in checkpoints]
-    loaded += [load_trained(other, "last", overrides) for other in beside]
-    every = list({(one.folder.path.resolve(), one.checkpoint): one for one in loaded}.values())
-    mine = [one for one in every if one.folder.path == loaded[0].folder.path]
-    _check(every, kind)
-    folder = output(mine[0], "tsne")
+    loaded = [load_trained(run, checkpoint, overrides) for checkpoint in checkpoints]
+    loaded += [load_trained(name, "last", overrides) for name in beside]
+    agents = list({(agent.folder.path.resolve(), agent.checkpoint): agent for agent in loaded}.values())
+    own = [agent for agent in agents if agent.folder.path == loaded[0].folder.path]
+    _check(agents, kind)
+    folder = check_writable(own[0].folder.path / "tsne")
     titles: list[str] = []
-    for one in every:
-        title = f"{one.folder.path.resolve().name}, {one.checkpoint}"
+    for agent in agents:
+        title = f"{agent.folder.path.resolve().name}, {agent.checkpoint}"
         titles.append(title if title not in titles else f"{title} ({len(titles) + 1})")
     recordings = []
-    for one, title in zip(every, titles, strict=True):
-        with playing(f"playing {title}", episodes * len(one.suite.levels), console) as count:
-            recordings.append(record(one.network, one.suite, episodes, points, seed, count, greedy))
-    others = [one.folder.path.resolve().name for one in every[len(mine) :]]
-    stem = "-".join([*(one.checkpoint for one in mine), *others, *([kind] if kind else []), *["greedy"] * greedy])
+    for agent, title in zip(agents, titles, strict=True):
+        with episode_bar(f"playing {title}", episodes * len(agent.suite.levels), console) as bar:
+            recordings.append(record(agent.network, agent.suite, episodes, points, seed, bar, greedy))
+    beside_names = [agent.folder.path.resolve().name for agent in agents[len(own) :]]
+    suffixes = [kind] * (kind is not None) + ["greedy"] * greedy
+    stem = "-".join([*(agent.checkpoint for agent in own), *beside_names, *map(str, suffixes)])
     with console.status("embedding"):
-        panels, found, files = write_maps(titles, recordings, kind, seed, folder, stem)
-        for one, panel in zip(mine, panels, strict=False):
-            name = stem if len(every) == 1 else f"{stem}-of-{one.checkpoint}"
+        panels, separations, files = write_maps(titles, recordings, kind, seed, folder, stem)
+        for agent, panel in zip(own, panels, strict=False):
+            name = stem if len(agents) == 1 else f"{stem}-of-{agent.checkpoint}"
             panel.recording.save(folder / f"{name}.npz", kind=np.array(panel.kind), points=panel.points)
-            project(panel.recording, panel.kind, one.folder.path / "tensorboard", one.checkpoint, seed)
-    console.print(_table(found))
-    for file in files:
-        console.print(f"wrote {file}", soft_wrap=True)
+            project(panel.recording, panel.kind, agent.folder.path / "tensorboard", agent.checkpoint, seed)
+    console.print(_table(separations))
+    list_written(console, files)
 
 
-def _check(sources: "Sequence[TrainedAgent]", kind: str | None) -> None:
-    """Raise `UserError` where they cannot be drawn side by side."""
-    levels = sources[0].suite.level_names
-    for one in sources:
-        if one.suite.level_names != levels:
+def _check(agents: "Sequence[TrainedAgent]", kind: str | None) -> None:
+    """Raise `UserError` if agents cannot be drawn side by side."""
+    levels = agents[0].suite.level_names
+    for agent in agents:
+        if agent.suite.level_names != levels:
             raise UserError(
-                f"{one.folder.path} plays {', '.join(one.suite.level_names)}; beside {sources[0].folder.path} it "
-                f"must play {', '.join(levels)}"
+                f"{agent.folder.path} plays {', '.join(agent.suite.level_names)}; beside {agents[0].folder.path} "
+                f"it must play {', '.join(levels)}"
             )
-        generated = one.config.agent.head in ("mi_task", "mi_context")
-        has = {"policy": one.config.agent.conditioned != "value", "value": one.config.agent.conditioned != "policy"}
+        settings = agent.config.agent
+        generated = agent.network.head.spec.generates_weights
+        has = {"policy": settings.conditioned != "value", "value": settings.conditioned != "policy"}
         if kind not in (None, "core") and not (generated and has.get(kind or "", True)):
             raise UserError(
-                f"--of {kind}: {one.folder.path} has none with agent.head={one.config.agent.head} and "
-                f"agent.conditioned={one.config.agent.conditioned}; --of core draws any run"
+                f"--of {kind}: {agent.folder.path} has none with agent.head={settings.head} and "
+                f"agent.conditioned={settings.conditioned}; --of core draws any run"
             )
 
 
-def _table(found: "dict[str, list[Apartness]]") -> Table:
-    """At the first step of an episode and at the last octave, which fewer levels may come to."""
-    table = Table(title="neighbours of the same level, silhouette", title_justify="left")
-    for heading in (
-        "",
-        "at step 0",
-        "chance",
-        "silhouette",
-        "later",
-        "chance",
-        "silhouette",
-        "from step",
-        "levels",
-    ):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, rows in found.items():
+def _table(separations: "dict[str, list[Apartness]]") -> Table:
+    """Separation at the first step of an episode and at the last octave, which fewer levels may reach."""
+    headings = ("", "at step 0", "chance", "silhouette", "later", "chance", "silhouette", "from step", "levels")
+    table = make_table(headings, title="neighbours of the same level, silhouette", title_justify="left")
+    for name, rows in separations.items():
         if rows:
             first, last = rows[0], rows[-1]
             table.add_row(

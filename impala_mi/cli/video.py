@@ -1,4 +1,4 @@
-"""`impala-mi video`."""
+"""Command `impala-mi video`."""
 
 import itertools
 from collections.abc import Iterator
@@ -6,22 +6,19 @@ from urllib.parse import quote
 
 import click
 
-from impala_mi.cli.console import make_console
+from impala_mi.cli.console import check_writable, make_console
+from impala_mi.cli.options import GREEDY, agent_options
 from impala_mi.errors import UserError
 
 
 @click.command()
-@click.argument("run")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--level", "chosen", multiple=True, help="May be given several times.  [default: every level]")
-@click.option("--episodes", type=click.IntRange(min=1), default=1, show_default=True, help="Of each level.")
-@click.option("--checkpoint", default="last", show_default=True, help="last, best, or the name of one.")
+@agent_options(episodes=1)
+@click.option("--level", "chosen", multiple=True, help="Level; may be given several times.  [default: all levels]")
 @click.option(
-    "--fps", type=click.IntRange(1, 60), default=15, show_default=True, help="Agent steps shown a second."
+    "--fps", type=click.IntRange(1, 60), default=15, show_default=True, help="Agent steps per second of video."
 )
-@click.option("--gif", is_flag=True, help="GIFs of half the size in place of MP4s.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--greedy", is_flag=True, help="Take the policy's mode (most likely action) instead of a sample.")
+@click.option("--gif", is_flag=True, help="Write GIFs of half the size instead of MP4s.")
+@GREEDY
 def command(
     run: str,
     overrides: tuple[str, ...],
@@ -33,29 +30,28 @@ def command(
     seed: int,
     greedy: bool,
 ) -> None:
-    """Film episodes of RUN (a folder): what the agent sees, and the instruction, its policy, value and reward.
+    """Film episodes of RUN (a folder): the agent's view, instruction, policy, value and reward.
 
-    With a t-SNE of the same checkpoint (impala-mi tsne) also where each step lies in it. Writes
-    RUN/videos/CHECKPOINT-LEVEL-N.mp4. Dotted KEY=VALUE arguments set env.dmlab.*, for another machine's folders.
+    With a t-SNE of the same checkpoint (impala-mi tsne) it also shows the place of each step in it. Writes
+    RUN/videos/CHECKPOINT-LEVEL-N.mp4. KEY=VALUE arguments set env.dmlab.*, for the folders of another machine.
     """
     from impala_mi.analysis import video
     from impala_mi.analysis.film import Film, load_map, shoot
     from impala_mi.analysis.play import OnEpisode
-    from impala_mi.cli.trained import load_trained, output, playing, use_cores
+    from impala_mi.cli.trained import episode_bar, load_trained
 
-    use_cores()
     console = make_console()
     trained = load_trained(run, checkpoint, overrides)
     names = trained.suite.level_names
     for name in chosen:
         if name not in names:
             raise UserError(f"--level {name}: {run} plays {', '.join(names)}")
-    folder = output(trained, "videos")
+    folder = check_writable(trained.folder.path / "videos")
     chart = load_map(trained.folder.path / "tsne" / f"{trained.checkpoint}.npz")
     for name in dict.fromkeys(chosen or names):
         stem = f"{trained.checkpoint}-{quote(name, safe='')}{'-greedy' * greedy}"
         numbers = itertools.count(1)
-        with playing(f"filming {name}", episodes, console) as bar:
+        with episode_bar(f"filming {name}", episodes, console) as bar:
 
             def on_film(
                 film: Film, stem: str = stem, numbers: Iterator[int] = numbers, bar: OnEpisode = bar
@@ -68,5 +64,5 @@ def command(
             shoot(trained.network, trained.suite, names.index(name), episodes, seed, chart, on_film, greedy)
     if chart is None:
         console.print(
-            f"no place in a t-SNE is shown: impala-mi tsne {run} --checkpoint {trained.checkpoint} makes one"
+            f"without a place in a t-SNE; to add it: impala-mi tsne {run} --checkpoint {trained.checkpoint}"
         )

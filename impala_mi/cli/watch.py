@@ -1,4 +1,4 @@
-"""`impala-mi watch`."""
+"""Command `impala-mi watch`."""
 
 import contextlib
 import itertools
@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from impala_mi.cli.console import make_console
+from impala_mi.cli.console import make_console, make_table
 from impala_mi.cli.progress import cell, duration, remaining
 from impala_mi.errors import UserError
 
@@ -24,22 +24,23 @@ if TYPE_CHECKING:
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
-"""Of a curve, in characters."""
+"""Width of a curve in characters."""
 EVENTS = 5
+"""Number of events to show."""
 SILENT = 3
-"""Intervals between records after which a run is said to be silent."""
+"""Intervals between records after which a run counts as silent."""
 
 
 @click.command()
 @click.argument("run")
 @click.option(
-    "--every", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Seconds between looks."
+    "--every", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Seconds between updates."
 )
-@click.option("--once", is_flag=True, help="Look once and exit.")
+@click.option("--once", is_flag=True, help="Print the state once and exit.")
 def command(run: str, every: float, once: bool) -> None:
-    """Watch RUN: a folder, here or where run.mirror copies it (s3://bucket/runs/name), or a population's.
+    """Watch RUN: the folder of a run or a population, or the copy of run.mirror (s3://bucket/runs/name).
 
-    Only reads it, so any number may watch. Ends when the run does.
+    Only reads, so any number of processes may watch. Exits when the run ends.
     """
     from impala_mi.pbt import journal
     from impala_mi.runs.folder import is_population
@@ -49,7 +50,7 @@ def command(run: str, every: float, once: bool) -> None:
     population = Path(run).expanduser()
 
     def look() -> tuple[RenderableType, bool]:
-        """What there is to see, and whether more may come."""
+        """Current view, and whether the run continues."""
         if is_population(population):
             members = [read(str(folder)) for folder in sorted((population / "members").glob("*"))]
             return overview(population.name, members), journal.read(population)[-1:][0]["event"] != "ended"
@@ -57,23 +58,22 @@ def command(run: str, every: float, once: bool) -> None:
         return view(history, time.time()), history.status in ("unfinished", "empty")
 
     console = make_console()
-    seen, more = look()
+    current, unfinished = look()
     if once or not console.is_terminal:
-        console.print(seen)
+        console.print(current)
         return
-    with Live(seen, console=console, auto_refresh=False) as live:
-        while more:
+    with Live(current, console=console, auto_refresh=False) as live:
+        while unfinished:
             time.sleep(every)
-            with contextlib.suppress(UserError):  # a bucket that did not answer will again
-                seen, more = look()
-            live.update(seen, refresh=True)
+            with contextlib.suppress(UserError):  # a bucket that does not answer may answer later
+                current, unfinished = look()
+            live.update(current, refresh=True)
 
 
 def overview(name: str, members: "Sequence[History]") -> Table:
-    """A line for each member of a population."""
-    table = Table(title=name, title_justify="left", box=None, padding=(0, 2), pad_edge=False)
-    for heading in ("member", "", "env frames", "frames/s", "capped score", ""):
-        table.add_column(heading, justify="left" if heading in ("member", "") else "right")
+    """Table of a population with a line per member."""
+    headings = ("member", "", "env frames", "frames/s", "capped score", "")
+    table = make_table(headings, ("",), title=name, title_justify="left", box=None, padding=(0, 2), pad_edge=False)
     for member in members:
         score = member.last.get("score/capped_mean")
         table.add_row(
@@ -89,7 +89,7 @@ def _status(run: "History") -> Text:
 
 
 def view(run: "History", now: float) -> RenderableType:
-    """What there is to see at a time in seconds since 1970."""
+    """View of a run at a time in seconds since 1970."""
     last = run.last
     if not last:
         return Group(_heading(run, now), Text("no record yet", style="dim"), _events(run))
@@ -105,7 +105,7 @@ def _heading(run: "History", now: float) -> Text:
 
 
 def _late(run: "History", now: float) -> bool:
-    """Whether a record is overdue: its run was killed, or hangs."""
+    """Whether a record is overdue: the run was killed, or hangs."""
     interval = float(run.settings.get("train.log_every_s", 10.0))
     return run.written_at is not None and now - run.written_at > SILENT * interval
 
@@ -116,20 +116,17 @@ def _progress(run: "History", now: float) -> Table:
     cells: list[RenderableType] = [f"{frames:,.0f} env frames"]
     if isinstance(total, int | float) and total > 0:
         cells += [ProgressBar(total, min(frames, total), width=30), f"{frames / total:.1%} of {total:,.0f}"]
-        left = remaining(total, run.settings.get("train.max_time_s"), run.last)
-        if run.status == "unfinished" and not _late(run, now) and left < math.inf:
-            cells.append(f"{duration(left)} left")
+        seconds = remaining(total, run.settings.get("train.max_time_s"), run.last)
+        if run.status == "unfinished" and not _late(run, now) and seconds < math.inf:
+            cells.append(f"{duration(seconds)} left")
     cells.append(f"{run.last.get('fps', 0.0):,.0f} frames/s")
     table.add_row(*cells)
     return table
 
 
 def _levels(run: "History") -> Table:
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
-    for heading in ("level", "return", "", "score", "episodes", "faults"):
-        table.add_column(
-            heading, justify="right" if heading in ("return", "score", "episodes", "faults") else "left"
-        )
+    headings = ("level", "return", "", "score", "episodes", "faults")
+    table = make_table(headings, left=("",), box=None, padding=(0, 2), pad_edge=False)
     for level in run.levels:
         curve = sparkline(run.series(f"level/{level}/return_mean")[1])
         faults = cell(run.last, level, "faults", ",.0f")
@@ -140,12 +137,8 @@ def _levels(run: "History") -> Table:
         )  # fmt: skip
     if "score/capped_mean" in run.last:
         curve = sparkline(run.series("score/capped_mean")[1])
-        table.add_row(
-            Text("mean capped score", style="bold"),
-            "",
-            Text(curve, style="cyan"),
-            f"{run.last['score/capped_mean']:.1f}",
-        )
+        score = f"{run.last['score/capped_mean']:.1f}"
+        table.add_row(Text("mean capped score", style="bold"), "", Text(curve, style="cyan"), score)
     return table
 
 
@@ -171,7 +164,7 @@ def _events(run: "History") -> Text:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A curve of at most WIDTH characters: each is the mean of its share of the values."""
+    """Curve of at most WIDTH characters, each the mean of its share of the values."""
     if not values:
         return ""
     n = min(WIDTH, len(values))

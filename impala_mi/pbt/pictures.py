@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from impala_mi.analysis.compare import interval
+from impala_mi.analysis.stats import mean_interval
 from impala_mi.pbt.lineage import MemberHistory, ancestry, schedule
 
 matplotlib.use("Agg")
@@ -179,7 +179,7 @@ def draw_populations(histories: dict[str, MemberHistory], ranked: bool, title: s
     for population, curve in curves.items():
         axes.plot(frames, curve, lw=1, alpha=0.6, label=f"population {population}")
     if len(curves) > 1 and not ranked:
-        mean, half = interval(np.stack(list(curves.values())))
+        mean, half = mean_interval(np.stack(list(curves.values())))
         axes.plot(frames, mean, color="C3", lw=2, label="mean")
         axes.fill_between(frames, mean - half, mean + half, color="C3", alpha=0.2, lw=0, label="95 % interval")
     quantity = "other members that the best beats, %" if ranked else "fitness of the best member"

@@ -30,7 +30,7 @@ from impala_mi.pbt.worker import MemberProcess, RunFailed, Status
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.checkpoint import digest
 from impala_mi.runs.folder import RunFolder
-from impala_mi.runs.metrics import MetricsWriter
+from impala_mi.runs.sinks import RunInfo, Sinks, local_sinks
 from impala_mi.training.actor_pool import reason_of
 from impala_mi.training.placement import Places, reserve
 from impala_mi.training.ray_port import RAY
@@ -119,7 +119,7 @@ class Population:
         self._journal.write("started", settings=config.pbt.model_dump())
         self._pool = MemberPool(config, suite, folder, self._journal, places, port, make_member)
         self._members, self._populations = self._pool.members, range(config.pbt.populations)
-        self._writer = MetricsWriter(folder.path, self._frames() or None)
+        self._sinks = Sinks(local_sinks(RunInfo(folder.path, config, resumed_at=self._frames() or None)))
         self._started_at = self._recorded_at = port.now()
         self._fitness: dict[str, float | None] = {}
 
@@ -147,7 +147,7 @@ class Population:
         self._pool.close()
         with contextlib.suppress(OSError):  # a full disk must not hide the error before it
             self._journal.close()
-            self._writer.close()
+            self._sinks.close()
 
     # -- turns -----------------------------------------------------------------------------
 
@@ -297,5 +297,5 @@ class Population:
             ]
             if known:
                 record |= {f"pbt/{population}/best": max(known), f"pbt/{population}/mean": sum(known) / len(known)}
-        self._writer.write(record)
+        self._sinks.write(record)
         self._on_progress(record["time_s"], reports, self._copies())

@@ -113,10 +113,9 @@ class _Member:
                     self._run_config, make_suite(self._run_config.env), self._folder, self._resumed,
                     lambda _: None, self._stop, between=self._serve_calls, places=self._places,
                 )  # fmt: skip
-                trainer.records.member = self._state
-                trainer.records.scores.least = self._config.pbt.least_episodes
+                trainer.recorder.set_member(self._state, self._config.pbt.least_episodes)
                 if self._resumed is None:  # TensorBoard shows only the first row
-                    trainer.records.hparams(self._state["parameters"], FITNESS)
+                    trainer.recorder.hparams(self._state["parameters"], FITNESS)
                 self._resumed = None
                 try:
                     result = trainer.run()
@@ -160,7 +159,7 @@ class _Member:
         def load(trainer: Trainer) -> None:
             if donor is not None and digest(donor) != expected:
                 raise Busy("the weights that arrived differ from those sent")
-            episodes = sum(trainer.records.scores.episodes)
+            episodes = sum(trainer.recorder.scores.episodes)
             member = {"generation": generation, "parameters": parameters, "episodes": episodes}
             if not trainer.load_member(config, member, donor):
                 raise Busy("it stops, and its learner does not answer")
@@ -168,7 +167,7 @@ class _Member:
             if donor is not None:
                 self._fitness = None
             self._publish(trainer)
-            trainer.records.event("adopted", generation=generation, copied=donor is not None, **parameters)
+            trainer.recorder.event("adopted", generation=generation, copied=donor is not None, **parameters)
 
         self._call(load)
 
@@ -179,14 +178,13 @@ class _Member:
 
     def _publish(self, trainer: Trainer) -> None:
         """Update the status for the controller, as one object, and the metrics for the records."""
-        records, pbt = trainer.records, self._config.pbt
+        recorder, pbt = trainer.recorder, self._config.pbt
         frames = trainer.counters.env_frames
-        self._status = status_of(self._state, frames, records.scores, pbt.least_episodes, records.fps)
+        self._status = status_of(self._state, frames, recorder.scores, pbt.least_episodes, recorder.fps)
         self._published_at = time.monotonic()
         numbers = {f"pbt/{k}": v for k, v in self._state["parameters"].items() if not isinstance(v, str)}
-        records.more = {"pbt/generation": float(self._state["generation"]), **numbers}
-        if self._fitness is not None:
-            records.more[FITNESS] = self._fitness
+        fitness = {} if self._fitness is None else {FITNESS: self._fitness}
+        recorder.set_extra_metrics({"pbt/generation": float(self._state["generation"]), **numbers, **fitness})
 
     def _call(self, function: Callable[[Trainer], T]) -> T:
         """Result of a function that the training loop runs between two steps; raises `Busy` if the loop ends."""

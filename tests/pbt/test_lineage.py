@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from impala_mi.analysis.compare import interval
+from impala_mi.analysis.stats import mean_interval
 from impala_mi.pbt.lineage import Stretch, ancestry, member_histories, schedule
 from impala_mi.pbt.pictures import best, draw, draw_populations, over_populations, page
 
@@ -111,7 +111,7 @@ def test_the_best_of_each_population_and_their_interval(lines, folder):
     assert frames[-1] == 500
     assert curves[0][-1] == 7.0  # of c, better than a
     assert curves[1][-1] == 6.0
-    mean, half = interval(np.array([1.0, 2.0, 3.0]))
+    mean, half = mean_interval(np.array([1.0, 2.0, 3.0]))
     assert (mean, half) == (2.0, pytest.approx(2.484, abs=1e-3))  # t of 2 degrees of freedom
 
 

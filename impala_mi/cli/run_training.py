@@ -1,4 +1,4 @@
-"""What `train` and `resume` share: progress around the system, and its end in words."""
+"""Training of one run with progress output, for `train` and `resume`."""
 
 import shlex
 import time
@@ -13,24 +13,25 @@ from impala_mi.training import trainer
 
 
 def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> int:
-    """Train with progress, in a folder that the caller has locked; returns the exit code."""
+    """Train with progress output, in a folder that the caller has locked; returns the exit code."""
     console = make_console()
     suite = make_suite(config.env)
-    levels = f"{len(suite.levels)} level{'s' if len(suite.levels) > 1 else ''} of {suite.name}"
-    actors = config.actors.number(len(suite.levels))
-    console.print(f"run {folder.path}: {levels}, {actors} actors x {config.actors.envs} environments")
+    count = len(suite.levels)
+    actors = config.actors.number(count)
+    environments = actors * config.actors.envs
+    console.print(
+        f"run {folder.path}: {count} level{'s' * (count > 1)} of {suite.name}, "
+        f"{actors} actors x {config.actors.envs} environments"
+    )
     if suite.scores_note:
         console.print(suite.scores_note)
-    slots = actors * config.actors.envs
-    if slots % len(suite.levels):
-        console.print(
-            f"note: {slots} environments are not a multiple of {len(suite.levels)} levels: some get one more"
-        )
-    began = time.monotonic()
+    if environments % count:
+        console.print(f"note: {environments} environments are not a multiple of {count} levels: some get one more")
+    started = time.monotonic()
     with reporting(config, suite, console) as report:
         result = trainer.train(config, folder, resumed, report)
     score = "" if result.score is None else f", score {result.score:.1f}"
-    took = duration(time.monotonic() - began)
+    took = duration(time.monotonic() - started)
     console.print(f"{result.status} after {took}: {result.counters.env_frames:,} frames{score}")
     console.print(f"checkpoint {result.checkpoint}", soft_wrap=True)
     if result.status == "interrupted":
