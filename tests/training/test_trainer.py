@@ -211,7 +211,9 @@ def test_a_stop_waits_for_each_update_in_flight_but_not_for_a_learner_that_hangs
         run.world.ranks[0].hangs = True
         run.stop.name, run.since = "SIGTERM", run.world.port.time
 
-    run.once(lambda trainer: trainer._learner.rescue_copy is not None and trainer._learner.in_flight, stop)
+    run.once(
+        lambda trainer: trainer._learner.rescue_copy["counters"]["updates"] and trainer._learner.in_flight, stop
+    )
     run.train(1000)
     assert run.result.status == "interrupted"
     assert run.world.port.time - run.since < 2.5 * STOP_S
