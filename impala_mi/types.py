@@ -5,19 +5,20 @@ Letters of shapes, used everywhere:
     T  agent steps in an unroll          K  levels (tasks)
     B  unrolls in a batch                L  tokens of an instruction
     E  environments in an actor          H  width of the core
-    A  actions                           C  width of the context
-    F  truncated steps in a batch        N  any batch
+    A  discrete actions                  C  width of the context
+    P  parameters of a policy            F  truncated steps in a batch
+    N  any batch
 
 Time comes first: [T, B, ...]. For t = 0..T-1 an unroll holds the observation x_t, the action a_{t-1} and the
 reward r_{t-1} that led to it, `first_t` (x_t starts an episode: the core is reset before it), the action a_t
-with the behaviour policy's logits mu(.|x_t), and the reward r_t and the end that a_t brought. Row T holds x_T
-for the bootstrap and is row 0 of the next unroll: no transition is lost or used twice. The action and reward
-before the first observation of an episode are zeros (no action is encoded as -1).
+with the parameters of the behaviour policy mu(.|x_t), and the reward r_t and the end that a_t brought. Row T holds
+x_T for the bootstrap value and is row 0 of the next unroll: no transition is lost or used twice. The action and
+reward before the first observation of an episode are zeros (a discrete "no action" is encoded as -1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,37 +28,133 @@ Weights = dict[str, np.ndarray]
 """The agent's weights by parameter name, as the learner publishes them."""
 
 NO_ACTION = -1
+"""Encoding of a missing discrete action, before the first observation of an episode."""
 NO_TOKEN = -1
+"""Padding behind the last token of an instruction."""
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Action space of one choice among `n` actions."""
+
+    n: int
+    shape: ClassVar[tuple[int, ...]] = ()
+    dtype: ClassVar[str] = "int64"
+    no_action: ClassVar[float] = NO_ACTION
+
+    @property
+    def num_params(self) -> int:
+        """Parameters P of a policy over this space: one logit per action."""
+        return self.n
+
+    def random(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Uniformly random actions [count]."""
+        return rng.integers(self.n, size=count)
+
+    def env_actions(self, actions: np.ndarray) -> list[int]:
+        """Actions [N] of the agent as the N arguments of `Game.step`."""
+        plain: list[int] = actions.tolist()
+        return plain
+
+
+@dataclass(frozen=True)
+class MultiDiscrete:
+    """Action space of D independent choices, the d-th among `sizes[d]` actions."""
+
+    sizes: tuple[int, ...]
+    dtype: ClassVar[str] = "int64"
+    no_action: ClassVar[float] = NO_ACTION
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape [D] of an action."""
+        return (len(self.sizes),)
+
+    @property
+    def num_params(self) -> int:
+        """Parameters P of a policy over this space: the logits of all choices."""
+        return sum(self.sizes)
+
+    def random(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Uniformly random actions [count, D]."""
+        return rng.integers(self.sizes, size=(count, len(self.sizes)))
+
+    def env_actions(self, actions: np.ndarray) -> list[np.ndarray]:
+        """Actions [N, D] of the agent as the N arguments of `Game.step`."""
+        return list(actions)
+
+
+@dataclass(frozen=True)
+class Box:
+    """Action space of D bounded real numbers.
+
+    The agent acts with unbounded numbers u; the environment takes low + (high - low) (tanh(u) + 1) / 2.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    dtype: ClassVar[str] = "float32"
+    no_action: ClassVar[float] = 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape [D] of an action."""
+        return (len(self.low),)
+
+    @property
+    def num_params(self) -> int:
+        """Parameters P of a policy over this space: a mean and a log standard deviation per number."""
+        return 2 * len(self.low)
+
+    def random(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Actions [count, D] of the agent that are uniformly random in the environment."""
+        return np.arctanh(rng.uniform(-1, 1, (count, len(self.low)))).astype(np.float32)
+
+    def env_actions(self, actions: np.ndarray) -> list[np.ndarray]:
+        """Actions [N, D] of the agent as the N arguments of `Game.step`, within the bounds."""
+        low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
+        return list(np.clip(low + (high - low) * (np.tanh(actions) + 1) / 2, low, high))
+
+
+ActionSpace = Discrete | MultiDiscrete | Box
 
 
 @dataclass(frozen=True)
 class Spaces:
-    """What an agent sees and does, common to all levels of a suite."""
+    """Observations and actions of an agent, common to all levels of a suite."""
 
     frame_shape: tuple[int, ...]
     """[height, width, channels] uint8, or [features] float32."""
     frame_dtype: str
     num_actions: int
+    """Number of discrete actions; not read where `action` is given."""
     num_levels: int
     instructions: bool
     """Whether levels give instructions in words."""
+    action: ActionSpace | None = None
+    """Action space; by default `Discrete(num_actions)`."""
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """The action space, `Discrete(num_actions)` by default."""
+        return Discrete(self.num_actions) if self.action is None else self.action
 
 
 class Instructions(NamedTuple):
-    """The distinct instructions of a batch, and which of them each step has."""
+    """The S distinct instructions of a batch, and the index of each step's instruction."""
 
     tokens: Any
     """[L, S] int64, 0 behind the last word."""
     last: Any
-    """[S] int64, the last word's index; 0 where there is none."""
-    there: Any
-    """[S] bool: there are words."""
-    which: Any
-    """[T, B] int64."""
+    """[S] int64, the last word's index; 0 for an empty instruction."""
+    not_empty: Any
+    """[S] bool, whether the instruction has words."""
+    per_step: Any
+    """[T, B] int64, the instruction of each step."""
 
 
 class AgentInput(NamedTuple):
-    """What the agent sees; NumPy arrays in an actor, tensors in the network.
+    """Input of the agent; NumPy arrays in an actor, tensors in the network.
 
     `tokens` and `first` stay in host memory when the rest goes to a GPU, as do the places and tokens of
     `FinalObservations`: control flow depends on them. Padded batches (`batching.pad_to_buckets`) move as a whole.
@@ -68,29 +165,33 @@ class AgentInput(NamedTuple):
     tokens: Any
     """[T, B, L] int32 hash buckets of the instruction's words, NO_TOKEN behind the last; or `Instructions`."""
     last_action: Any
-    """[T, B] int64, NO_ACTION at the start of an episode."""
+    """[T, B, *action_shape], `no_action` of the action space at the start of an episode."""
     last_reward: Any
     """[T, B] float32, scaled by the level, unclipped."""
     first: Any
     """[T, B] bool."""
     level: Any
-    """[T, B] int64 index of the level, or None where the task is not told."""
+    """[T, B] int64 index of the level, or None if the agent is not told the task."""
 
 
-class CoreState(NamedTuple):
-    """The core's state: hidden and cell, [B, H] each."""
+class LSTMState(NamedTuple):
+    """Recurrent state of an LSTM: hidden and cell, [B, H] each."""
 
     hidden: Any
     cell: Any
 
 
+RecurrentState = Any
+"""Recurrent state of a core: nested tuples of arrays [B, ...], as the core declares them; () if it has none."""
+
+
 class FinalObservations(NamedTuple):
-    """The final observations of episodes that were cut off, not ended (F of them in an unroll)."""
+    """Final observations of the F truncated episodes of an unroll."""
 
     time: Any
-    """[F] int64, the step t that was truncated."""
+    """[F] int64, step t of the truncation."""
     column: Any
-    """[F] int64, its environment in the unroll."""
+    """[F] int64, column of the environment in the unroll."""
     frame: Any
     """[F, *frame_shape]."""
     tokens: Any
@@ -98,22 +199,22 @@ class FinalObservations(NamedTuple):
 
 
 class Transitions(NamedTuple):
-    """The part of an unroll that the learner computes with; see the module's docstring for the alignment."""
+    """Unrolls as the learner reads them; the module's docstring gives the alignment."""
 
     inputs: AgentInput
     """[T+1, B, ...]."""
     action: Any
-    """[T, B] int64."""
+    """[T, B, *action_shape]."""
     logits: Any
-    """[T, B, A] float32, of the behaviour policy."""
+    """[T, B, P] float32, parameters of the behaviour policy: logits if actions are discrete."""
     reward: Any
     """[T, B] float32, scaled by the level, unclipped."""
     terminated: Any
-    """[T, B] bool: the episode ended, nothing follows."""
+    """[T, B] bool, the episode ended and nothing follows."""
     truncated: Any
-    """[T, B] bool: the episode was cut off; its final observation is in `final_observations`."""
-    state: CoreState
-    """[B, H], before x_0."""
+    """[T, B] bool, the episode was cut off; its last observation is in `final_observations`."""
+    state: RecurrentState
+    """[B, ...], before x_0."""
     final_observations: FinalObservations
 
 
@@ -130,43 +231,43 @@ class Episode:
 
 @dataclass(frozen=True)
 class Fault:
-    """A game that died, hung or failed, and cost an episode."""
+    """A game that crashed, hung or failed, and cost an episode."""
 
     seed: int
-    """Of the episode."""
+    """Seed of the episode."""
     kind: str
-    """crash, hang or error."""
+    """One of crash, hang, error."""
     message: str
 
 
 @dataclass(frozen=True)
 class EnvStats:
-    """What an environment did beside stepping, since it was last asked."""
+    """Statistics of an environment since they were last read."""
 
     level: int
     reset_s: list[float] = field(default_factory=list)
     """Seconds of each reset, restarts of the game included."""
     faults: list[Fault] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    """What the game counts, hits of a cache for example."""
+    """Counters of the game, for example cache hits."""
 
 
 @dataclass(frozen=True)
 class RolloutInfo:
-    """What the driver needs to know of an actor's unrolls without fetching them."""
+    """Summary of a rollout, which the driver reads without fetching the arrays."""
 
     actor: int
     version: int
-    """Updates behind the weights that acted."""
+    """Version of the weights that acted: the number of applied updates."""
     episodes: list[Episode] = field(default_factory=list)
     env_stats: list[EnvStats] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    """CPU seconds of the process and wall seconds by stage."""
+    """Wall seconds by stage, and CPU seconds of the process (`cpu`)."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """E unrolls of one actor."""
+    """Rollout of one actor: an unroll of each of its E environments."""
 
     info: RolloutInfo
     data: Transitions
@@ -174,49 +275,77 @@ class Rollout:
 
 @dataclass(frozen=True)
 class RolloutPreview:
-    """An unroll of one environment, to look at."""
+    """An unroll of one environment, for display."""
 
     level: int
     frames: np.ndarray | None
-    """[at most 16, h, w, c] uint8, evenly over the unroll; None where observations are vectors."""
+    """[at most 16, h, w, c] uint8, evenly spaced over the unroll; None if observations are vectors."""
     vectors: dict[str, np.ndarray]
-    """[T+1, D] float32: `context` and the generated weights of `policy` and `value`, where the head has them."""
+    """[T+1, D] float32: `context` and the generated weights of `policy` and `value`, if the head has them."""
+
+
+def _rebuild(template: Any, values: Iterable[Any]) -> Any:
+    """Tuple of the template's type: named tuples take their fields, plain tuples an iterable."""
+    return type(template)(*values) if hasattr(template, "_fields") else tuple(values)
 
 
 def map_arrays(batch: Batch, function: Callable[[Any], Any]) -> Batch:
-    """The same nested tuples with `function` of every array or tensor; None stays."""
+    """Nested tuples like `batch` with `function` applied to every array or tensor; None stays None."""
+    return zip_arrays((batch,), lambda arrays: function(arrays[0]))
 
-    def mapped(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return type(value)(*map(mapped, value))
-        return None if value is None else function(value)
 
-    result: Batch = mapped(batch)
+def zip_arrays(batches: Sequence[Batch], function: Callable[[list[Any]], Any]) -> Batch:
+    """Nested tuples with `function` applied to the lists of arrays at the same place in all batches."""
+
+    def zipped(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], tuple):
+            return _rebuild(values[0], map(zipped, zip(*values, strict=True)))
+        return None if values[0] is None else function(list(values))
+
+    result: Batch = zipped(batches)
     return result
 
 
-def transitions_buffer(spaces: Spaces, steps: int, width: int, tokens: int, core: int) -> Transitions:
-    """Preallocated NumPy arrays: `steps` steps of `width` environments, no final observations."""
-    t, e = steps, width
+def leaves(batch: Any) -> list[Any]:
+    """The arrays or tensors of nested tuples, in order, without None."""
+    arrays: list[Any] = []
+    map_arrays(batch, arrays.append)
+    return arrays
+
+
+def transitions_buffer(
+    spaces: Spaces, steps: int, width: int, tokens: int, state: RecurrentState = ()
+) -> Transitions:
+    """Preallocated NumPy arrays of `steps` steps of `width` environments, without final observations.
+
+    Args:
+        spaces: spaces of the suite.
+        steps: T.
+        width: E.
+        tokens: L; used if the suite gives instructions.
+        state: recurrent state [E, ...] whose shapes the buffer takes.
+    """
+    t, e, action = steps, width, spaces.action_space
+    length = tokens if spaces.instructions else 0
     return Transitions(
         inputs=AgentInput(
             frame=np.zeros((t + 1, e, *spaces.frame_shape), spaces.frame_dtype),
-            tokens=np.full((t + 1, e, tokens if spaces.instructions else 0), NO_TOKEN, np.int32),
-            last_action=np.full((t + 1, e), NO_ACTION, np.int64),
+            tokens=np.full((t + 1, e, length), NO_TOKEN, np.int32),
+            last_action=np.full((t + 1, e, *action.shape), action.no_action, action.dtype),
             last_reward=np.zeros((t + 1, e), np.float32),
             first=np.zeros((t + 1, e), bool),
             level=np.zeros((t + 1, e), np.int64),
         ),
-        action=np.zeros((t, e), np.int64),
-        logits=np.zeros((t, e, spaces.num_actions), np.float32),
+        action=np.zeros((t, e, *action.shape), action.dtype),
+        logits=np.zeros((t, e, action.num_params), np.float32),
         reward=np.zeros((t, e), np.float32),
         terminated=np.zeros((t, e), bool),
         truncated=np.zeros((t, e), bool),
-        state=CoreState(np.zeros((e, core), np.float32), np.zeros((e, core), np.float32)),
+        state=map_arrays(state, lambda array: np.zeros(tuple(array.shape), np.float32)),
         final_observations=FinalObservations(
             time=np.zeros(0, np.int64),
             column=np.zeros(0, np.int64),
             frame=np.zeros((0, *spaces.frame_shape), spaces.frame_dtype),
-            tokens=np.zeros((0, tokens if spaces.instructions else 0), np.int32),
+            tokens=np.zeros((0, length), np.int32),
         ),
     )

@@ -1,1 +1,1 @@
-"""Actors: environments and a policy to unrolls."""
+"""Actors: processes that play environments with the agent and deliver rollouts."""

@@ -33,7 +33,8 @@ EPISODE_STEPS = 300
 def random_unrolls(spaces: Spaces, config: Config, steps: int, width: int) -> Transitions:
     """Unrolls of noise, `steps` steps of `width` environments, with realistic episode starts."""
     rng = np.random.default_rng(0)
-    state = meta_agent(config.agent, spaces).initial_state(width)
+    agent = config.agent.model_copy(update={"torso": "mlp"})  # which suits all frames
+    state = meta_agent(agent, spaces).initial_state(width)
     data = transitions_buffer(spaces, steps, width, config.agent.instruction_tokens, state)
     inputs = data.inputs
     if spaces.frame_dtype == "uint8":

@@ -1,10 +1,9 @@
-"""Ranks that learn together: each has a part of the batch's columns, and all apply the sum of their gradients."""
+"""Data parallelism over learner ranks: each has a part of the batch, and all apply the sum of their gradients."""
 
 import os
 import socket
 from datetime import timedelta
 
-import psutil
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
@@ -14,7 +13,7 @@ from impala_mi.learner.optim import flat_gradient
 
 
 def listen(ip: str) -> tuple[socket.socket, int]:
-    """A socket for rank 0's store, open on that address of this machine alone, and its port."""
+    """Socket for rank 0's store, bound to that address of this machine only, and its port."""
     listener = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
     listener.bind((ip, 0))
     listener.listen()
@@ -29,19 +28,19 @@ def join(
     own_ip: str,
     listener: socket.socket | None,
     device: torch.device,
-    patience: timedelta,
+    timeout: timedelta,
 ) -> None:
-    """Make this process one of `size` ranks; returns when all have joined.
+    """Make this process one of `size` ranks; returns when all ranks have joined.
 
     Args:
         rank: 0 .. size - 1.
         size: number of ranks.
-        ip: of rank 0.
-        port: of rank 0's store.
-        own_ip: of this machine, on which alone the others reach this rank.
-        listener: rank 0's, from `listen`.
-        device: of the gradients.
-        patience: of a rank that waits for others.
+        ip: address of rank 0.
+        port: port of rank 0's store.
+        own_ip: address of this machine; the other ranks reach this rank on no other.
+        listener: socket of rank 0 from `listen`, None for the other ranks.
+        device: device of the gradients.
+        timeout: time after which a rank that waits for others fails.
     """
     for family in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{family}_SOCKET_IFNAME", _interface(own_ip))
@@ -50,16 +49,18 @@ def join(
         port,
         size,
         is_master=listener is not None,
-        timeout=patience,
+        timeout=timeout,
         wait_for_workers=False,
         master_listen_fd=None if listener is None else listener.detach(),
     )
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
 
 
 def _interface(ip: str) -> str:
-    """The network interface with that address."""
+    """Name of the network interface with that address."""
+    import psutil  # only ranks need it
+
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address.partition("%")[0] == ip for address in addresses):
             return name
@@ -67,13 +68,13 @@ def _interface(ip: str) -> str:
 
 
 class GradientSum:
-    """The sum of the gradient over the ranks, begun while backward is still at the first layers.
+    """Sum of the gradient over the ranks, started while backward still computes the first layers.
 
-    The gradients of the last layers, most parameters but little work, are there first and travel meanwhile.
+    The gradients of the last layers (most parameters, little work) are complete first and are sent meanwhile.
 
     Args:
-        params: in the optimiser's order.
-        first: how many of them are first layers, whose gradients come last.
+        params: parameters in the optimiser's order.
+        first: number of parameters of the first layers, whose gradients come last.
     """
 
     def __init__(self, params: list[nn.Parameter], first: int) -> None:
@@ -81,24 +82,24 @@ class GradientSum:
         self._first, self._last = params[:first], params[first:]
         self._missing, self._sum, self._work = 0, torch.empty(0), None
         for p in self._last:
-            p.register_post_accumulate_grad_hook(self._one_is_there)
+            p.register_post_accumulate_grad_hook(self._count_gradient)
 
     def expect(self) -> None:
-        """Call before backward."""
+        """Prepare for a backward pass; call before it."""
         self._missing, self._work = len(self._last), None
 
-    def take(self, outcome: Float[Tensor, " N"]) -> tuple[Float[Tensor, " P"], Float[Tensor, " N"]]:
-        """After backward: the gradients' sum, and that of what each rank made of its update."""
-        if self._work is None:  # some had no gradient
+    def take(self, scalars: Float[Tensor, " N"]) -> tuple[Float[Tensor, " P"], Float[Tensor, " N"]]:
+        """Sums of the gradients and of `scalars` over all ranks; call after backward."""
+        if self._work is None:  # some parameters had no gradient
             self._begin()
-        first = torch.cat([flat_gradient(self._first), outcome])
+        first = torch.cat([flat_gradient(self._first), scalars])
         dist.all_reduce(first)
         assert self._work is not None
         self._work.wait()
-        count = len(first) - len(outcome)
+        count = len(first) - len(scalars)
         return torch.cat([first[:count], self._sum]), first[count:]
 
-    def _one_is_there(self, _: Tensor) -> None:
+    def _count_gradient(self, _: Tensor) -> None:
         self._missing -= 1
         if not self._missing:
             self._begin()

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules.
 
 Plain functions of one flat vector, not `torch.optim.Optimizer`: that class loads PyTorch's compiler, 75 MB of it.
-Nothing here is read back from the device, so that a GPU never waits for the host.
+Nothing is read back from the device, so that a GPU never waits for the host.
 """
 
 from collections.abc import Iterable
@@ -15,31 +15,30 @@ from torch import Tensor, nn
 from impala_mi.config import LearnerConfig
 
 Slots = dict[str, Tensor]
-"""What a rule keeps of every parameter, by name: [P] each."""
-
+"""Statistics of every parameter that a rule keeps, by name: [P] each."""
 
 Rate = float | Float[Tensor, ""]
-"""A learning rate."""
+"""Learning rate, a number or a scalar on the device."""
 
 
 class Rule(Protocol):
-    """How gradients change parameters."""
+    """Update rule: how gradients change parameters."""
 
     @property
     def slots(self) -> tuple[tuple[str, float], ...]:
-        """Names of the slots, and what they begin as."""
+        """Names and initial values of the slots."""
         ...
 
     def __call__(
         self, gradient: Float[Tensor, " P"], slots: Slots, rate: Rate, steps: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, " P"], Slots]:
-        """What is subtracted from the parameters, and the new slots; `steps` counts this one."""
+        """Difference to subtract from the parameters, and the new slots; `steps` includes this step."""
         ...
 
 
 @dataclass(frozen=True)
 class RMSPropTF:
-    """RMSProp as TensorFlow 1 computes it, to which published learning rates and epsilons belong.
+    """RMSProp as TensorFlow 1 computes it; published learning rates and epsilons refer to it.
 
     The accumulator starts at 1 and epsilon is inside the root: ms <- d ms + (1 - d) g^2,
     mom <- momentum mom + lr g / sqrt(ms + epsilon), p <- p - mom.
@@ -51,13 +50,13 @@ class RMSPropTF:
 
     @property
     def slots(self) -> tuple[tuple[str, float], ...]:
-        """See `Rule`."""
+        """Slots, see `Rule`."""
         return (("square", 1.0), ("momentum", 0.0)) if self.momentum else (("square", 1.0),)
 
     def __call__(
         self, gradient: Float[Tensor, " P"], slots: Slots, rate: Rate, steps: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, " P"], Slots]:
-        """See `Rule`."""
+        """Apply the rule, see `Rule`."""
         square = (slots["square"] * self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
         change = (square + self.eps).rsqrt_().mul_(gradient).mul_(rate)
         if not self.momentum:
@@ -68,7 +67,7 @@ class RMSPropTF:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma and Ba 2015, algorithm 1); epsilon is outside the root."""
+    """Adam (Kingma and Ba 2015, algorithm 1), with epsilon outside the root."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -78,7 +77,7 @@ class Adam:
     def __call__(
         self, gradient: Float[Tensor, " P"], slots: Slots, rate: Rate, steps: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, " P"], Slots]:
-        """See `Rule`."""
+        """Apply the rule, see `Rule`."""
         mean = torch.lerp(slots["mean"], gradient, 1 - self.beta1)
         square = (slots["square"] * self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
         root = square.sqrt().div_((1 - self.beta2**steps).sqrt()).add_(self.eps)
@@ -86,18 +85,18 @@ class Adam:
 
 
 def flatten(gradients: Iterable[Tensor | None], params: Iterable[nn.Parameter]) -> Float[Tensor, " P"]:
-    """One vector of the gradients of all parameters, zeros where there is none."""
+    """Gradients of all parameters as one vector, zeros for a missing one."""
     both = zip(gradients, params, strict=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in both])
 
 
 def flat_gradient(params: list[nn.Parameter]) -> Float[Tensor, " P"]:
-    """What backward left at all parameters."""
+    """Gradients that backward has stored at the parameters, as one vector."""
     return flatten((p.grad for p in params), params)
 
 
 class Optimizer:
-    """A rule, the trained parameters (P numbers in all) and what the rule keeps of them."""
+    """Optimiser: a rule, the trained parameters (P numbers in all) and the rule's slots."""
 
     def __init__(self, rule: Rule, params: list[nn.Parameter]) -> None:
         self.rule, self.params = rule, params
@@ -107,19 +106,19 @@ class Optimizer:
         self.steps = torch.zeros((), dtype=torch.float64, device=like.device)
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Drop all gradients."""
         for p in self.params:
             p.grad = None
 
     def gradient(self) -> Float[Tensor, " P"]:
-        """Of all parameters, zeros where there is none."""
+        """Gradient [P] of all parameters, zeros for a missing one."""
         return flat_gradient(self.params)
 
     @torch.no_grad()
     def step(self, gradient: Float[Tensor, " P"], rate: Rate, good: Bool[Tensor, ""] | None = None) -> None:
-        """Change the parameters, or leave everything as it is where `good` is false.
+        """Change the parameters, or leave everything unchanged if `good` is false.
 
-        With `good` all stays where it is in memory, as a CUDA graph needs it.
+        With `good` all tensors keep their addresses, as a CUDA graph requires.
         """
         steps = self.steps + 1
         change, slots = self.rule(gradient, self.slots, rate, steps)
@@ -133,40 +132,40 @@ class Optimizer:
         torch._foreach_sub_(list[Tensor](self.params), tuple(self._split(change)))
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy; plain containers of tensors and numbers."""
+        """Copy of the state: plain containers of tensors and numbers."""
         slots = {name: [t.cpu().clone() for t in self._split(flat)] for name, flat in self.slots.items()}
         return {"steps": int(self.steps), "slots": slots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()` of an optimiser of the same parameters; a slot that is new there begins."""
+        """Load `state_dict()` of an optimiser of the same parameters; missing slots keep their initial value."""
         self.steps.fill_(state["steps"])
         for name, flat in self.slots.items():
-            mine = self._split(flat)
-            for part, theirs in zip(mine, state["slots"].get(name, mine), strict=True):
-                if part.shape != theirs.shape:
-                    raise ValueError(f"{name} of shape {list(theirs.shape)}, not {list(part.shape)}")
-                part.copy_(theirs)
+            parts = self._split(flat)
+            for part, saved in zip(parts, state["slots"].get(name, parts), strict=True):
+                if part.shape != saved.shape:
+                    raise ValueError(f"{name} of shape {list(saved.shape)}, not {list(part.shape)}")
+                part.copy_(saved)
 
     def _split(self, flat: Float[Tensor, " P"]) -> list[Tensor]:
-        """Views with the parameters' shapes."""
+        """Views of the flat vector with the parameters' shapes."""
         parts = flat.split(self._sizes)
         return [part.view(p.shape) for part, p in zip(parts, self.params, strict=True)]
 
 
 def make_rule(config: LearnerConfig) -> Rule:
-    """The configured rule."""
+    """Update rule of the configuration."""
     if config.optimizer == "adam":
         return Adam(eps=config.epsilon)
     return RMSPropTF(config.rmsprop_decay, config.rmsprop_momentum, config.epsilon)
 
 
 def make_optimizer(config: LearnerConfig, params: Iterable[nn.Parameter]) -> Optimizer:
-    """The configured optimiser over the trained parameters."""
+    """Optimiser of the configuration over the trained parameters."""
     return Optimizer(make_rule(config), [p for p in params if p.requires_grad])
 
 
 def learning_rate(config: LearnerConfig, env_frames: int, total_frames: int) -> float:
-    """At `env_frames` of `total_frames`."""
+    """Learning rate after `env_frames` of `total_frames`."""
     if config.learning_rate_schedule == "constant":
         return config.learning_rate
     return config.learning_rate * max(0.0, 1 - env_frames / total_frames)

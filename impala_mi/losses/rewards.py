@@ -1,4 +1,4 @@
-"""Clipping of rewards for the loss; scores are never clipped."""
+"""Reward clipping for the loss; scores are never clipped."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def clip_rewards(rewards: Float[Tensor, "T B"], mode: str) -> Float[Tensor, "T B"]:
-    """[T, B] as `none`, `abs_one` ([-1, 1]) or `soft_asymmetric`.
+    """Clip rewards [T, B] as the mode says: `none`, `abs_one` ([-1, 1]) or `soft_asymmetric`.
 
     `soft_asymmetric` follows IMPALA's released code, 5 tanh(r/5) with the negative side times 0.3. The paper's
     figure D.1 states another formula, 0.3 min(tanh r, 0) + 5 max(tanh r, 0).

@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class VTrace(NamedTuple):
-    """Targets and advantages; neither carries gradients."""
+    """V-trace targets and advantages, without gradients."""
 
     vs: Float[Tensor, "T B"]
-    """v_s, the target of the value of x_s."""
+    """v_s, target of the value of x_s."""
     advantages: Float[Tensor, "T B"]
-    """rho_s (r_s + gamma_s v_{s+1} - V(x_s)), what multiplies the gradient of log pi(a_s | x_s)."""
+    """rho_s (r_s + gamma_s v_{s+1} - V(x_s)), factor of the gradient of log pi(a_s | x_s)."""
 
 
 @torch.no_grad()
@@ -37,8 +37,8 @@ def vtrace(
 
         v_s = V(x_s) + sum_{t >= s} (prod_{s <= i < t} gamma_i c_i) delta_t
 
-    where the sum stops at the end of the episode. x'_{t+1} is what truly followed a_t: the next observation of
-    the same episode or, where the episode was truncated at t, its own final observation.
+    where the sum stops at the end of the episode. x'_{t+1} is the observation that followed a_t in its own episode:
+    the next one or, if the episode was truncated at t, its final observation.
 
     Args:
         log_rhos: log pi(a_t | x_t) - log mu(a_t | x_t).
@@ -46,18 +46,18 @@ def vtrace(
         rewards: r_t.
         values: V(x_t).
         next_values: V(x'_{t+1}); the last row is the bootstrap value. Ignored where gamma_t is 0.
-        ends: the episode terminated or was truncated at t, so that nothing of row t + 1 may reach row t.
-        rho_clip: bound of rho in v_s; it sets the fixed point.
-        c_clip: bound of c; it sets the speed of contraction.
+        ends: whether the episode terminated or was truncated at t, so that row t + 1 must not affect row t.
+        rho_clip: bound of rho in v_s; it determines the fixed point.
+        c_clip: bound of c; it determines the speed of contraction.
         pg_rho_clip: bound of rho in the advantages.
-        trace_lambda: lambda of Remark 2; it enters c alone.
+        trace_lambda: lambda of Remark 2; a factor of c only.
 
     Returns:
         Targets and advantages, [T, B]. The advantage's v_{s+1} is V(x'_{s+1}) at an end and in the last row.
     """
     ratios = log_rhos.exp()
     rhos = ratios.clamp(max=rho_clip)
-    # What carries delta_{t+1} back to t: nothing across an end.
+    # Factor of delta_{t+1} in row t; 0 across the end of an episode.
     carries = discounts * trace_lambda * ratios.clamp(max=c_clip) * ~ends
     deltas = rhos * (rewards + discounts * next_values - values)
     vs = values + _carried_back(deltas, carries)
@@ -67,14 +67,14 @@ def vtrace(
 
 
 def _carried_back(deltas: Float[Tensor, "T B"], carries: Float[Tensor, "T B"]) -> Float[Tensor, "T B"]:
-    """y_t = delta_t + carry_t y_{t+1}, in log2(T) rounds instead of T steps.
+    """Solution of y_t = delta_t + carry_t y_{t+1}, computed in log2(T) rounds instead of T steps.
 
-    After each round delta_t holds the terms of `reach` steps, and carry_t their factor on the terms behind them.
+    After each round delta_t holds the terms of `reach` steps, and carry_t the factor of the terms behind them.
     """
     reach, largest = 1, torch.finfo(carries.dtype).max
     while reach < len(deltas):
         deltas = torch.cat([deltas[:-reach].addcmul(carries[:-reach], deltas[reach:]), deltas[-reach:]])
-        products = (carries[:-reach] * carries[reach:]).clamp(max=largest)  # an infinite one times 0 would be NaN
+        products = (carries[:-reach] * carries[reach:]).clamp(max=largest)  # inf * 0 is NaN
         carries = torch.cat([products, torch.zeros_like(carries[-reach:])])
         reach *= 2
     return deltas

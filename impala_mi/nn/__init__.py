@@ -1,1 +1,1 @@
-"""The agent's network."""
+"""The agent's network: torsos, instruction encoder, cores, heads and the multiplicative layers."""

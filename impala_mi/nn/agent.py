@@ -1,82 +1,104 @@
 """The agent: torso, instruction encoder, core and head (paper, appendix E)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from impala_mi.config import AgentConfig
-from impala_mi.nn.core import Before, FeedForwardCore, HighwayCore, LSTMCore
+from impala_mi.hooks import pick
+from impala_mi.nn.core import FeedForwardCore, HighwayCore, LSTMCore, StatesBefore
+from impala_mi.nn.distributions import ActionEncoder, Distribution, distribution
 from impala_mi.nn.heads import Head
 from impala_mi.nn.instruction import InstructionEncoder
 from impala_mi.nn.mlstm import MultiplicativeLSTMCore
 from impala_mi.nn.torsos import WIDTH, make_torso
-from impala_mi.types import AgentInput, CoreState, Spaces
+from impala_mi.nn.value_normaliser import Identity, ValueNormaliser
+from impala_mi.types import AgentInput, RecurrentState, Spaces
 
-CORES = {"lstm": LSTMCore, "mlstm": MultiplicativeLSTMCore, "highway": HighwayCore, "feedforward": FeedForwardCore}
+CORES: dict[str, type[nn.Module]] = {
+    "lstm": LSTMCore,
+    "mlstm": MultiplicativeLSTMCore,
+    "highway": HighwayCore,
+    "feedforward": FeedForwardCore,
+}
+"""Cores by their name in `agent.core`; each is made from the widths of its inputs and of its output."""
 
 
 class AgentOutput(NamedTuple):
-    """What the agent makes of T steps of B columns."""
+    """Output of the agent for T steps of B columns."""
 
-    logits: Float[Tensor, "T B A"]
+    logits: Float[Tensor, "T B P"]
+    """Parameters of the policy, see `Agent.distribution`."""
     value: Float[Tensor, "T B"]
+    """Value in the units of returns."""
+    normalised_value: Float[Tensor, "T B"]
+    """Value as the head computes it."""
     core: Float[Tensor, "T B H"]
-    state: CoreState
-    before: Before
-    """See `CoreOutput.before`."""
+    state: RecurrentState
+    before: StatesBefore
+    """States before steps, see `CoreOutput.before`."""
 
 
 class Action(NamedTuple):
     """One step of acting for N environments."""
 
-    action: Int[Tensor, " N"]
-    logits: Float[Tensor, "N A"]
+    action: Tensor
+    """[N, *action_shape]."""
+    logits: Float[Tensor, "N P"]
     core: Float[Tensor, "N H"]
-    state: CoreState
+    state: RecurrentState
 
 
 class Agent(nn.Module):
-    """A policy and a value for every step of an unroll."""
+    """Network that maps every step of an unroll to a policy and a value.
 
-    one_hot: Tensor
+    Args:
+        config: configuration of the agent.
+        spaces: spaces of the suite.
+
+    Raises `UserError` if the torso does not suit the frames, or a head or core of that name is not known.
+    """
 
     def __init__(self, config: AgentConfig, spaces: Spaces) -> None:
         super().__init__()
         self.config, self.spaces = config, spaces
         self.torso = make_torso(config.torso, spaces.frame_shape)
         self.instruction = InstructionEncoder() if spaces.instructions else None
-        inputs = WIDTH + spaces.num_actions + 1 + (InstructionEncoder.width if spaces.instructions else 0)
-        self.core = CORES[config.core](inputs, config.core_width)
-        self.head = Head(config, spaces.num_actions, spaces.num_levels)
-        # The last row, which NO_ACTION (-1) picks, is zeros.
-        self.register_buffer("one_hot", torch.eye(spaces.num_actions + 1, spaces.num_actions), persistent=False)
+        self.last_action = ActionEncoder(spaces.action_space)
+        inputs = WIDTH + self.last_action.width + 1 + (InstructionEncoder.width if spaces.instructions else 0)
+        self.core = pick(CORES, config.core, "agent.core", type)(inputs, config.core_width)
+        self.head = Head(config, spaces.action_space.num_params, spaces.num_levels)
+        self.normaliser: ValueNormaliser = Identity()
 
     @property
     def num_parameters(self) -> int:
-        """Trained parameters."""
+        """Number of trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-    def initial_state(self, batch: int) -> CoreState:
-        """Zeros [batch, H]."""
-        zeros = next(self.head.parameters()).new_zeros(batch, self.config.core_width)
-        return CoreState(zeros, zeros.clone())
+    def initial_state(self, batch: int) -> RecurrentState:
+        """Recurrent state [batch, ...] at the start of an episode, as the core declares it."""
+        return self.core.initial_state(batch, next(self.head.parameters()))
+
+    def distribution(self, logits: Float[Tensor, "*d P"]) -> Distribution:
+        """Distribution over actions, of the policy's parameters."""
+        return distribution(self.spaces.action_space, logits)
 
     def act_in(self, dtype: torch.dtype) -> "Agent":
-        """Keep the weights of the torso and the core in `dtype`; for acting alone."""
+        """Convert the weights of torso and core to `dtype`; for acting only. Returns the agent."""
         self.torso.to(dtype)
         self.core.to(dtype)
         return self
 
-    def forward(self, inputs: AgentInput, state: CoreState) -> AgentOutput:
-        """Run over [T, B, ...] inputs from the state before the first of them."""
+    def forward(self, inputs: AgentInput, state: RecurrentState) -> AgentOutput:
+        """Run over inputs [T, B, ...] from the recurrent state before the first of them."""
         first: Bool[Tensor, "T B"] = inputs.first
-        steps, batch = first.shape
         parts = [
             self.torso(inputs.frame),
-            self.one_hot[inputs.last_action],
+            self.last_action(inputs.last_action),
             inputs.last_reward.clamp(-1, 1).unsqueeze(-1),
         ]
         level = None if inputs.level is None else inputs.level.flatten()
@@ -85,30 +107,54 @@ class Agent(nn.Module):
                 parts.append(self.instruction(inputs.tokens))
             core = self.core(torch.cat(parts, -1), first, state)
             head = self.head(core.output.flatten(0, 1), level)
+            value = self.normaliser.denormalise(head.value, level)
+        shape = tuple(first.shape)
         return AgentOutput(
-            head.logits.unflatten(0, (steps, batch)),
-            head.value.unflatten(0, (steps, batch)),
+            head.logits.unflatten(0, shape),
+            value.unflatten(0, shape),
+            head.value.unflatten(0, shape),
             core.output,
             core.state,
             core.before,
         )
 
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
-        """Take these, which the learner published."""
+        """Load weights that the learner published."""
         self.load_state_dict({name: torch.from_numpy(np.array(w)) for name, w in weights.items()})
 
     @torch.inference_mode()
-    def act(self, inputs: AgentInput, state: CoreState, generator: torch.Generator) -> Action:
-        """Sample one action for each of N environments; `inputs` are [N, ...] NumPy arrays."""
+    def act(
+        self, inputs: AgentInput, state: RecurrentState, generator: torch.Generator, greedy: bool = False
+    ) -> Action:
+        """Choose an action for each of N environments, sampled or the policy's mode.
+
+        `inputs` are NumPy arrays [N, ...]; `state` and the result are tensors on the agent's device.
+        """
         x = AgentInput(*(None if a is None else torch.from_numpy(a).unsqueeze(0) for a in inputs))
-        device = state.cell.device
+        device = next(self.head.parameters()).device
         if device.type != "cpu":
-            there = {
+            moved = {
                 k: t.to(device) for k, t in x._asdict().items() if k not in ("tokens", "first") and t is not None
             }
-            x = x._replace(**there)
+            x = x._replace(**moved)
         out = self(x, state)
         logits = out.logits.squeeze(0)
-        # Gumbel's trick: the arg max of logits plus this noise is a sample of the softmax.
-        noise = torch.empty_like(logits).exponential_(generator=generator).log_()
-        return Action((logits - noise).argmax(-1), logits, out.core.squeeze(0), out.state)
+        policy = self.distribution(logits)
+        return Action(policy.mode() if greedy else policy.sample(generator), logits, out.core.squeeze(0), out.state)
+
+
+class _SkipNormal(TorchFunctionMode):
+    """Mode without `normal_`: for meta tensors PyTorch loads its compiler to compute nothing (2 CPU seconds)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        skipped = func in (Tensor.normal_, nn.init.normal_)
+        return (args[0] if args else kwargs["tensor"]) if skipped else func(*args, **(kwargs or {}))
+
+
+def meta_agent(config: AgentConfig, spaces: Spaces) -> Agent:
+    """Agent on PyTorch's `meta` device: shapes and parameter counts without memory or initialisation.
+
+    Raises `UserError` as `Agent` does.
+    """
+    with torch.device("meta"), _SkipNormal():
+        return Agent(config, spaces)

@@ -1,32 +1,48 @@
-"""Policy and value heads: shared, one per task, and multiplicative (paper, section 6.1)."""
+"""Policy and value heads: shared, one per task, concatenated and multiplicative (paper, section 6.1).
 
-from typing import NamedTuple, Protocol
+`HEADS` is the registry. A head says how the task enters: an output layer for each of policy and value, and a
+context z that the output layers may read. `agent.head` names an entry, or a `HeadSpec` of your own as
+`package.module:name`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from impala_mi.config import AgentConfig
-from impala_mi.nn.multiplicative import Multiplicative
+from impala_mi.hooks import pick
+from impala_mi.nn.multiplicative import Additive, Multiplicative
 
 
 class HeadOutput(NamedTuple):
-    """The policy's logits and the value, for every row."""
+    """Policy parameters and value of every row."""
 
-    logits: Float[Tensor, "*d A"]
+    logits: Float[Tensor, "*d P"]
     value: Float[Tensor, "*d"]
 
 
-class Output(Protocol):
-    """One of a head's two outputs: a map from the core's output to [N, k] that may read the task."""
+@dataclass(frozen=True)
+class HeadSpec:
+    """Parts and properties of a kind of head."""
 
-    def __call__(self, h: Tensor, level: Tensor | None, context: Tensor | None) -> Tensor:
-        """[N, k] from h [N, H], level [N] and context [N, C]."""
-        ...
+    output: Callable[[AgentConfig, int, int], nn.Module]
+    """Makes an output layer from the configuration, its width k and the number of levels. It maps the core's output
+    [N, H], level [N] or None and context [N, C] or None to [N, k]."""
+    context: Callable[[AgentConfig, int], nn.Module] | None = None
+    """Makes the context from the configuration and the number of levels, if the head has one. It maps the core's
+    output [N, H] and level [N] or None to z [N, C]."""
+    needs_task: bool = False
+    """Whether the conditioned outputs cannot be computed without task IDs."""
+    generates_weights: bool = False
+    """Whether the context generates weights: the output layer is a `ContextOutput` whose W' depends on z."""
 
 
 class SharedOutput(nn.Module):
-    """A linear layer for all tasks."""
+    """Linear layer for all tasks."""
 
     def __init__(self, width: int, k: int) -> None:
         super().__init__()
@@ -38,7 +54,7 @@ class SharedOutput(nn.Module):
 
 
 class PerTaskOutput(nn.Module):
-    """A linear layer for each task, computed in one product and picked by level."""
+    """Linear layer per task; all are computed in one product, and the level selects one."""
 
     def __init__(self, width: int, k: int, num_levels: int) -> None:
         super().__init__()
@@ -49,17 +65,17 @@ class PerTaskOutput(nn.Module):
         """[N, k]; raises ValueError without levels."""
         if level is None:
             raise ValueError("a per_task head has one layer for each task and cannot act without task IDs")
-        every = self.linear(h).unflatten(-1, (self.num_levels, -1))
-        index = level[:, None, None].expand(-1, 1, every.shape[-1])
-        return every.gather(1, index).squeeze(1)
+        outputs = self.linear(h).unflatten(-1, (self.num_levels, -1))
+        index = level[:, None, None].expand(-1, 1, outputs.shape[-1])
+        return outputs.gather(1, index).squeeze(1)
 
 
-class MultiplicativeOutput(nn.Module):
-    """M(h, c)."""
+class ContextOutput(nn.Module):
+    """Layer of two streams applied to the core's output and the context: y = W'(z) h + b'(z)."""
 
-    def __init__(self, width: int, k: int, context_width: int) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.layer = Multiplicative(width, context_width, k)
+        self.layer = layer
 
     def forward(self, h: Tensor, level: Tensor | None, context: Tensor | None) -> Tensor:
         """[N, k]."""
@@ -68,7 +84,7 @@ class MultiplicativeOutput(nn.Module):
 
 
 class TaskContext(nn.Module):
-    """c = relu(MLP(one-hot of the level)), one hidden layer."""
+    """Context of the task ID: z = relu(MLP(one-hot of the level)), one hidden layer."""
 
     def __init__(self, num_levels: int, width: int) -> None:
         super().__init__()
@@ -78,16 +94,16 @@ class TaskContext(nn.Module):
     def forward(self, h: Tensor, level: Tensor | None) -> Tensor:
         """[N, C]; the K contexts are computed once. Raises ValueError without levels."""
         if level is None:
-            raise ValueError("an mi_task head reads its context off the task ID and cannot act without one")
+            raise ValueError("this head computes its context from the task ID and cannot act without one")
         return self.mlp(self.one_hot)[level]
 
 
 class LearntContext(nn.Module):
-    """c = relu(MLP(h)), one hidden layer."""
+    """Context learnt from the core's output: z = relu(MLP(h)), one hidden layer."""
 
     def __init__(self, core_width: int, width: int) -> None:
         super().__init__()
-        # An LSTM's outputs start small: a second moment of about 1/40 was measured on ViZDoom's frames.
+        # An LSTM's outputs start small: their second moment was measured as about 1/40 on ViZDoom's frames.
         self.mlp = context_mlp(core_width, width, norm2=core_width / 40)
 
     def forward(self, h: Tensor, level: Tensor | None) -> Tensor:
@@ -105,38 +121,79 @@ def context_mlp(inputs: int, width: int, norm2: float) -> nn.Sequential:
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
 
 
-class Head(nn.Module):
-    """The policy and the value of a core's output h [N, H].
+def _shared(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
+    return SharedOutput(config.core_width, k)
 
-    `config.head` says how the task enters, `config.conditioned` which of the two outputs it enters; the other is
-    a shared linear layer.
+
+def _per_task(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
+    return PerTaskOutput(config.core_width, k, num_levels)
+
+
+def _multiplicative(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
+    return ContextOutput(Multiplicative(config.core_width, config.context_width, k))
+
+
+def _concatenated(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
+    return ContextOutput(Additive(config.core_width, config.context_width, k))
+
+
+def _task_context(config: AgentConfig, num_levels: int) -> nn.Module:
+    return TaskContext(num_levels, config.context_width)
+
+
+def _learnt_context(config: AgentConfig, num_levels: int) -> nn.Module:
+    return LearntContext(config.core_width, config.context_width)
+
+
+HEADS = {
+    "shared": HeadSpec(_shared),
+    "per_task": HeadSpec(_per_task, needs_task=True),
+    "concat": HeadSpec(_concatenated, _task_context, needs_task=True),
+    "mi_task": HeadSpec(_multiplicative, _task_context, needs_task=True, generates_weights=True),
+    "mi_context": HeadSpec(_multiplicative, _learnt_context, generates_weights=True),
+}
+"""Heads by their name in `agent.head`."""
+
+
+def head_spec(config: AgentConfig) -> HeadSpec:
+    """The configured kind of head; raises `UserError` if there is none of that name."""
+    return pick(HEADS, config.head, "agent.head", HeadSpec)
+
+
+def policy_needs_task(config: AgentConfig) -> bool:
+    """Whether the agent cannot act without a task ID."""
+    return head_spec(config).needs_task and config.conditioned != "value"
+
+
+class Head(nn.Module):
+    """Policy and value of the core's output h [N, H].
+
+    `config.head` names the kind, `config.conditioned` the outputs that the task conditions; the other output is a
+    shared linear layer.
+
+    Args:
+        config: configuration of the agent.
+        num_params: P, the policy's parameters.
+        num_levels: K.
     """
 
-    def __init__(self, config: AgentConfig, num_actions: int, num_levels: int) -> None:
+    def __init__(self, config: AgentConfig, num_params: int, num_levels: int) -> None:
         super().__init__()
-        self.kind = config.head
-        h, c = config.core_width, config.context_width
+        self.spec = head_spec(config)
 
         def output(k: int, conditioned: bool) -> nn.Module:
-            if config.head == "shared" or not conditioned:
-                return SharedOutput(h, k)
-            if config.head == "per_task":
-                return PerTaskOutput(h, k, num_levels)
-            return MultiplicativeOutput(h, k, c)
+            make = self.spec.output if conditioned else _shared
+            return make(config, k, num_levels)
 
-        self.policy = output(num_actions, config.conditioned != "value")
+        self.policy = output(num_params, config.conditioned != "value")
         self.value = output(1, config.conditioned != "policy")
-        self._only_value_reads_task = config.head in ("per_task", "mi_task") and config.conditioned == "value"
-        self.context: nn.Module | None = None
-        if config.head == "mi_task":
-            self.context = TaskContext(num_levels, c)
-        elif config.head == "mi_context":
-            self.context = LearntContext(h, c)
+        self._only_value_reads_task = self.spec.needs_task and config.conditioned == "value"
+        self.context = None if self.spec.context is None else self.spec.context(config, num_levels)
 
     def forward(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> HeadOutput:
-        """Logits [N, A] and value [N]; raises ValueError where a task ID is needed and missing.
+        """Policy parameters [N, P] and value [N]; raises ValueError if a needed task ID is missing.
 
-        Out of training, a value that needs a missing task ID is left out (NaN).
+        In evaluation mode a value that needs a missing task ID is NaN.
         """
         if level is None and not self.training and self._only_value_reads_task:
             logits = self.policy(h, None, None)  # acting needs no value
@@ -145,14 +202,14 @@ class Head(nn.Module):
         return HeadOutput(self.policy(h, level, context), self.value(h, level, context).squeeze(-1))
 
     def vectors(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> dict[str, Tensor]:
-        """What a multiplicative head makes of h: `context` [N, C]; `policy` and `value`, the generated weights.
+        """Context [N, C] and generated weights `policy` and `value` (W', flattened, [N, k * H]) of each row.
 
-        Those are W', flattened, [N, k * H]. Empty of other heads.
+        Empty for a head without generated weights.
         """
-        if self.context is None:
+        if self.context is None or not self.spec.generates_weights:
             return {}
-        found = {"context": self.context(h, level)}
+        vectors = {"context": self.context(h, level)}
         for name, output in (("policy", self.policy), ("value", self.value)):
-            if isinstance(output, MultiplicativeOutput):
-                found[name] = output.layer.generate(found["context"]).weight.flatten(1)
-        return found
+            if isinstance(output, ContextOutput):
+                vectors[name] = output.layer.generate(vectors["context"]).weight.flatten(1)
+        return vectors

@@ -1,4 +1,4 @@
-"""Instructions: an embedding of the words' hash buckets and an LSTM (IMPALA, section 5.3)."""
+"""Instruction encoder: an embedding of the words' hash buckets and an LSTM (IMPALA, section 5.3)."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ from impala_mi.types import NO_TOKEN, Instructions, map_arrays
 
 EMBEDDING = 20
 WIDTH = 64
-MOST_KNOWN = 10_000
-"""Embeddings that an acting encoder remembers: 3 MB."""
+MAX_CACHED = 10_000
+"""Embeddings that an acting encoder caches: 3 MB."""
 
 
 class InstructionEncoder(nn.Module):
-    """[T, B, L] tokens to [T, B, 64]: the LSTM's output at the last word; zeros for an empty instruction.
+    """Encoder of tokens [T, B, L] to [T, B, 64]: the LSTM's output at the last word; zeros if there is none.
 
-    Tokens are in the host's memory, wherever the weights are: they decide what is computed. `Instructions`, made of
-    them before, are where the weights are. Each distinct instruction is embedded once. In inference mode embeddings
-    are remembered from call to call, until weights are loaded or a call records gradients.
+    Tokens lie in host memory whatever the device of the weights, because control flow depends on them;
+    `Instructions` made from them beforehand lie on the device of the weights. Each distinct instruction is embedded
+    once. In inference mode embeddings are cached until weights are loaded or a call records gradients.
     """
 
     width = WIDTH
@@ -33,72 +33,75 @@ class InstructionEncoder(nn.Module):
         self.embedding = nn.Embedding(BUCKETS, EMBEDDING)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING**-0.5)
         self.lstm = single_bias_lstm(EMBEDDING, WIDTH)
-        self._known: dict[bytes, Tensor] = {}
+        self._cache: dict[bytes, Tensor] = {}
         self.register_load_state_dict_post_hook(_forget)
 
     def forward(self, tokens: Int[Tensor, "T B L"] | Instructions) -> Float[Tensor, "T B 64"]:
-        """See the class."""
+        """Embeddings [T, B, 64] of the instruction of each step."""
         if isinstance(tokens, Instructions):
-            return F.embedding(tokens.which, self._embed(tokens))
-        distinct, which = distinct_rows(tokens.numpy())
+            return F.embedding(tokens.per_step, self._embed(tokens))
+        distinct, per_step = distinct_rows(tokens.numpy())
         if torch.is_inference_mode_enabled():
-            embedded = self._recall(distinct)
+            embedded = self._embed_cached(distinct)
         else:
-            self._known.clear()
-            embedded = self._embed(self._there(distinct))
-        return F.embedding(torch.from_numpy(which).to(embedded.device, non_blocking=True), embedded)
+            self._cache.clear()
+            embedded = self._embed(self._to_device(distinct))
+        return F.embedding(torch.from_numpy(per_step).to(embedded.device, non_blocking=True), embedded)
 
-    def _embed(self, them: Instructions) -> Float[Tensor, "S 64"]:
-        out, _ = self.lstm(self.embedding(them.tokens))
-        return out[them.last, torch.arange(len(them.last), device=out.device)] * them.there.unsqueeze(-1)
+    def _embed(self, distinct: Instructions) -> Float[Tensor, "S 64"]:
+        out, _ = self.lstm(self.embedding(distinct.tokens))
+        rows = torch.arange(len(distinct.last), device=out.device)
+        return out[distinct.last, rows] * distinct.not_empty.unsqueeze(-1)
 
-    def _there(self, rows: Int[np.ndarray, "S L"]) -> Instructions:
-        """Where the weights are, without the columns that no instruction reaches."""
+    def _to_device(self, rows: Int[np.ndarray, "S L"]) -> Instructions:
+        """Instructions on the device of the weights, cut to the longest of them."""
         longest = max(int((rows != NO_TOKEN).sum(1).max()), 1)
-        them = instructions(rows[:, :longest], np.zeros((0, 0), np.int64))
-        return map_arrays(them, lambda tensor: tensor.to(self.embedding.weight.device, non_blocking=True))
+        distinct = instructions(rows[:, :longest], np.zeros((0, 0), np.int64))
+        return map_arrays(distinct, lambda tensor: tensor.to(self.embedding.weight.device, non_blocking=True))
 
-    def _recall(self, tokens: np.ndarray) -> Float[Tensor, "S 64"]:
+    def _embed_cached(self, tokens: np.ndarray) -> Float[Tensor, "S 64"]:
         keys = [row.tobytes() for row in tokens]
-        new = [i for i, key in enumerate(keys) if key not in self._known]
-        if len(self._known) + len(new) > MOST_KNOWN:
-            self._known.clear()
+        new = [i for i, key in enumerate(keys) if key not in self._cache]
+        if len(self._cache) + len(new) > MAX_CACHED:
+            self._cache.clear()
             new = list(range(len(keys)))
         if new:
-            self._known |= {keys[i]: row for i, row in zip(new, self._embed(self._there(tokens[new])), strict=True)}
-        return torch.stack([self._known[key] for key in keys])
+            self._cache |= {
+                keys[i]: row for i, row in zip(new, self._embed(self._to_device(tokens[new])), strict=True)
+            }
+        return torch.stack([self._cache[key] for key in keys])
 
 
 def _forget(encoder: nn.Module, _: Any) -> None:
     assert isinstance(encoder, InstructionEncoder)
-    encoder._known.clear()
+    encoder._cache.clear()
 
 
-def instructions(rows: Int[np.ndarray, "S L"], which: Int[np.ndarray, "T B"]) -> Instructions:
-    """From distinct instructions and which of them each step has; in the host's memory."""
+def instructions(rows: Int[np.ndarray, "S L"], per_step: Int[np.ndarray, "T B"]) -> Instructions:
+    """`Instructions` in host memory, of distinct rows of tokens and the row of each step."""
     words = (rows != NO_TOKEN).sum(1)
     return Instructions(
         torch.from_numpy(np.ascontiguousarray(rows.clip(min=0).T.astype(np.int64))),
         torch.from_numpy((words - 1).clip(min=0)),
         torch.from_numpy(words > 0),
-        torch.from_numpy(which),
+        torch.from_numpy(per_step),
     )
 
 
 def distinct_rows(tokens: Int[np.ndarray, "T B L"]) -> tuple[Int[np.ndarray, "S L"], Int[np.ndarray, "T B"]]:
-    """Distinct instructions, and which of them each step has.
+    """Distinct rows of tokens, and the row of each step.
 
-    Instructions rarely change within a column, so that only rows unlike the one before are looked at.
+    Instructions rarely change within a column, so only rows that differ from the step before are compared.
     """
     changed = np.ones(tokens.shape[:2], bool)
     changed[1:] = (tokens[1:] != tokens[:-1]).any(-1)
     times, columns = np.nonzero(changed)
     index: dict[bytes, int] = {}
     numbers = np.array([index.setdefault(row.tobytes(), len(index)) for row in tokens[times, columns]])
-    # The change that a step goes back to: the newest in its column.
+    # The step of the newest change in each column.
     last = np.maximum.accumulate(np.where(changed, np.arange(len(tokens))[:, None], 0))
-    which = np.zeros(tokens.shape[:2], np.int64)
-    which[times, columns] = numbers
-    which = np.take_along_axis(which, last, 0)
+    per_step = np.zeros(tokens.shape[:2], np.int64)
+    per_step[times, columns] = numbers
+    per_step = np.take_along_axis(per_step, last, 0)
     rows = np.frombuffer(b"".join(index), tokens.dtype).reshape(len(index), tokens.shape[2])
-    return rows, which
+    return rows, per_step

@@ -1,4 +1,4 @@
-"""What turns the output of a language model's core into probabilities of words (paper, section 8)."""
+"""Decoders of language models: a core's output to probabilities of words (paper, section 8)."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from impala_mi.nn.precision import compute_dtype
 
 CHUNK_ROWS = 128
 CHUNK_LOGITS = 2**27
-"""Logits that there are at a time on a GPU, half a GB of them. A CPU takes CHUNK_ROWS, which stay in its cache."""
+"""Logits that are held at a time on a GPU: half a GB. A CPU takes CHUNK_ROWS rows, which stay in its cache."""
 
 
 class MultiplicativeDecoder(nn.Module):
-    """The output embedding M(h, c), full form, of h and its own context c = relu(W_3 h + b)."""
+    """Output embedding M(h, c), full form, of h and its own context c = relu(W_3 h + b)."""
 
     def __init__(self, hidden: int, context: int, embedding: int) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""The multiplicative family: M(x, z) = z^T W x + z^T U + V x + b and its relatives (paper, section 2).
+"""Multiplicative layers: M(x, z) = z^T W x + z^T U + V x + b and its relatives (paper, section 2).
 
 Every layer maps x [..., n] and a context z [..., m] to [..., k], and `generate(z)` returns the weights
 W'(z) [..., k, n] and the bias b'(z) [..., k] that it applies to x, so that y = W'(z) x + b'(z).
 
-Initialisation: for x and z of unit variance the output's variance is that of `nn.Linear` (1/3) at any width of
-z: half of it comes from V, half from W, whose entries shrink with the expected squared norm of z.
+Initialisation: for x and z of unit variance the output has the variance of `nn.Linear` (1/3) for every width of z.
+Half of it comes from V, half from W, whose entries shrink with the expected squared norm of z.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class Generated(NamedTuple):
-    """What a context makes of a layer."""
+    """Weights and bias that a context generates for a layer."""
 
     weight: Float[Tensor, "... k n"]
     bias: Float[Tensor, "... k"]
@@ -28,7 +28,7 @@ def _uniform(*shape: int, variance: float) -> nn.Parameter:
 
 
 class Multiplicative(nn.Module):
-    """The full form (paper, equation 1), W [m, n, k], U [m, k], V [k, n], b [k].
+    """Full form (paper, equation 1), W [m, n, k], U [m, k], V [k, n], b [k].
 
     Args:
         n: width of x.
@@ -47,7 +47,7 @@ class Multiplicative(nn.Module):
         self.b = nn.Parameter(torch.zeros(k))
 
     def forward(self, x: Float[Tensor, "*d n"], z: Float[Tensor, "*d m"]) -> Float[Tensor, "*d k"]:
-        """[..., k]. One product contracts W with all rows at once; no weight matrix per row is kept."""
+        """[..., k]. One product contracts W with all rows at once, without a weight matrix per row."""
         if self.m <= self.n:  # the intermediate is [..., m, k], smaller than [..., n, k]
             flat = x @ self.W.transpose(0, 1).reshape(self.n, self.m * self.k)
             bilinear = (z.unsqueeze(-2) @ flat.unflatten(-1, (self.m, self.k))).squeeze(-2)
@@ -62,7 +62,7 @@ class Multiplicative(nn.Module):
 
 
 class LowRank(nn.Module):
-    """W as a sum of `rank` products (Taylor & Hinton, 2009): y = ((x P) * (z Q)) R + z^T U + V x + b."""
+    """Full form with W of low rank (Taylor & Hinton, 2009): y = ((x P) * (z Q)) R + z^T U + V x + b."""
 
     def __init__(self, n: int, m: int, k: int, rank: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Diagonal(nn.Module):
 
 
 class ScaleBias(nn.Module):
-    """One generated scale and bias for each channel of x (FiLM, Perez et al., 2018); the output is as wide as x.
+    """Generated scale and bias per channel of x (FiLM, Perez et al., 2018); the output is as wide as x.
 
     x is read as `channels` groups of n / channels features: 1 gives the paper's scalar matrix, n the diagonal
     form. Raises ValueError where n is not a multiple of `channels`.
@@ -136,7 +136,7 @@ class ScaleBias(nn.Module):
 
 
 class HyperNetwork(nn.Module):
-    """Any network g: [..., m] -> [..., k * n + k] generates the weights: y = W'(z) x + b'(z) (Ha et al., 2017).
+    """Layer y = W'(z) x + b'(z) of weights from a network g: [..., m] -> [..., k * n + k] (Ha et al., 2017).
 
     Where g is affine it is the full form (paper, section 2).
     """
@@ -158,7 +158,7 @@ class HyperNetwork(nn.Module):
 
 
 class Additive(nn.Module):
-    """The baseline W [x; z] + b: the context only shifts the output."""
+    """Baseline W [x; z] + b: the context only shifts the output."""
 
     def __init__(self, n: int, m: int, k: int) -> None:
         super().__init__()

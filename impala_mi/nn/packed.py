@@ -1,11 +1,11 @@
-"""Layers of an actor on a CPU, whose weights stay the same for many calls: packed once as oneDNN wants them.
+"""Packed layers: weights in oneDNN's layout, packed once per version, for acting on a CPU.
 
-PyTorch packs weights anew in every call, scales and rearranges the first convolution's, and takes a pass of its own
-for every ReLU: more than a third of what a batch of 32 frames costs. The sums are the same, but for the first
-convolution's: its weights are rounded to 8 bits, a scale for each channel, and meet the frames' bytes as they are.
-Behaviour logits are those of the policy that acted, so that V-trace corrects the difference.
+PyTorch packs weights in every call, scales and rearranges those of the first convolution, and computes every ReLU
+in a pass of its own: more than a third of the time of a batch of 32 frames. Packed layers compute the same sums,
+except in the first convolution: its weights are rounded to 8 bits with a scale per channel and multiply the frames'
+bytes. Behaviour logits are those of the policy that acted, so V-trace corrects for the rounding.
 
-The operators are those that PyTorch's own compiler calls for such layers.
+The operators are the ones that PyTorch's compiler calls for such layers.
 """
 
 import functools
@@ -21,8 +21,8 @@ Layer = Callable[[Tensor], Tensor]
 
 
 def packs(weight: Tensor) -> bool:
-    """Whether weights like these are packed here: bfloat16, on a CPU that multiplies it, in inference mode."""
-    acting = torch.is_inference_mode_enabled() and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    """Whether layers with this weight are packed: bfloat16 in inference mode on a CPU that multiplies bfloat16."""
+    acting = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and torch.is_inference_mode_enabled()
     return acting and _available()
 
 
@@ -33,23 +33,23 @@ def _available() -> bool:
         (torch.ops.mkldnn, ("_reorder_convolution_weight", "_convolution_pointwise")),
         (torch.ops.onednn, ("qconv_prepack", "qconv_pointwise")),
     )
-    there = all(hasattr(where, name) for where, names in operators for name in names)
-    return native_bfloat16(torch.device("cpu")) and there
+    present = all(hasattr(where, name) for where, names in operators for name in names)
+    return native_bfloat16(torch.device("cpu")) and present
 
 
 def forget(module: nn.Module, _: object) -> None:
-    """Have a module pack its weights again: a hook for when they are loaded."""
+    """Drop a module's packed weights, so that they are packed again: a hook for when weights are loaded."""
     module.packed = None  # type: ignore[assignment]
 
 
 def linear(weight: Float[Tensor, "k n"], bias: Float[Tensor, " k"], rows: int, relu: bool = False) -> Layer:
-    """Wx + b of [N, n], or its ReLU; best for N = `rows`."""
+    """Packed Wx + b of [N, n], or its ReLU; fastest for N = `rows`."""
     packed, then = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows), "relu" if relu else "none"
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, then, [], "")
 
 
 def convolution(conv: nn.Conv2d, shape: torch.Size) -> Layer:
-    """The ReLU of a convolution of [N, c, h, w], channels last; best for `shape`."""
+    """Packed ReLU of a convolution of [N, c, h, w], channels last; fastest for `shape`."""
     sizes = (conv.padding, conv.stride, conv.dilation, conv.groups)
     packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *sizes, shape)
     return lambda x: torch.ops.mkldnn._convolution_pointwise(x, packed, conv.bias, *sizes, "relu", [], "")
@@ -58,7 +58,7 @@ def convolution(conv: nn.Conv2d, shape: torch.Size) -> Layer:
 def convolution_of_bytes(
     weight: Float[Tensor, "o c k l"], bias: Float[Tensor, " o"] | None, stride: tuple[int, int], shape: torch.Size
 ) -> Callable[[Shaped[Tensor, "N c h w"]], Float[Tensor, "N o h2 w2"]]:
-    """The ReLU of a convolution of uint8 [N, c, h, w], channels last and read as of [0, 1]; best for `shape`."""
+    """Packed ReLU of a convolution of uint8 [N, c, h, w], scaled to [0, 1], channels last; fastest for `shape`."""
     weight, scale = weight.float(), 1 / 255
     steps = (weight.abs().amax((1, 2, 3)) / 127).clamp_min(torch.finfo(torch.float32).tiny)
     whole = (weight / steps[:, None, None, None]).round().to(torch.int8)

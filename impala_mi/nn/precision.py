@@ -1,9 +1,9 @@
-"""The precision that the agent computes in.
+"""Precision in which the agent computes.
 
-Weights are float32. An update may run the torso in bfloat16 (autocast), where nearly all of its work is. An actor's
-own copy of the torso and the core may be bfloat16 altogether, its first convolution 8-bit integers (`packed`). The
-core's state, the head, V-trace and the loss are float32 in any case. Behaviour logits are those of the policy
-that acted, so that V-trace corrects what is rounded.
+Weights are float32. An update may run the torso, which is nearly all of its work, in bfloat16 (autocast). In an
+actor's copy of the agent, torso and core may be bfloat16 altogether, and the first convolution 8-bit (`packed`).
+The recurrent state, the head, V-trace and the loss are always float32. Behaviour logits are those of the policy
+that acted, so V-trace corrects for the rounding.
 """
 
 import torch
@@ -13,13 +13,13 @@ from impala_mi.config import Precision
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
-    """What a layer of this weight computes in here: autocast's, or its own."""
+    """Dtype in which a layer with this weight computes: autocast's if it is enabled, else the weight's."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 def choose_dtype(precision: Precision, torso: str, device: torch.device) -> torch.dtype:
-    """What the configuration's word means on this device."""
+    """Dtype of a configured precision on this device."""
     if precision == "auto":
         return torch.bfloat16 if torso != "mlp" and native_bfloat16(device) else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32

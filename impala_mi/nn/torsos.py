@@ -1,4 +1,4 @@
-"""Torsos: frames to features. Frames stay uint8, channels last, until here, and channels last within."""
+"""Torsos: frames to features. Frames arrive as uint8, channels last, and convolutions keep channels last."""
 
 import torch
 from jaxtyping import Float, Shaped
@@ -10,10 +10,11 @@ from impala_mi.nn.packed import Layer, convolution, convolution_of_bytes, forget
 from impala_mi.nn.precision import compute_dtype
 
 WIDTH = 256
+"""Features of every torso."""
 
 
 def make_torso(kind: str, frame_shape: tuple[int, ...]) -> nn.Module:
-    """A torso [..., *frame_shape] -> [..., 256]; raises `UserError` where the frame does not suit it."""
+    """Torso [..., *frame_shape] -> [..., 256]; raises `UserError` if the frames do not suit it."""
     if kind == "mlp":
         return _initialised(MLP(frame_shape))
     smallest = Shallow.SMALLEST if kind == "shallow" else 1
@@ -26,9 +27,9 @@ def make_torso(kind: str, frame_shape: tuple[int, ...]) -> nn.Module:
 
 
 def _initialised(torso: nn.Module) -> nn.Module:
-    """Orthogonal weights with the gain of a ReLU: PyTorch's default lets features shrink from layer to layer."""
+    """Torso with orthogonal weights of a ReLU's gain: PyTorch's default shrinks features from layer to layer."""
     for module in torso.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:  # whose QR loads a compiler
             nn.init.orthogonal_(module.weight, 2**0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -36,12 +37,12 @@ def _initialised(torso: nn.Module) -> nn.Module:
 
 
 def first_conv(conv: nn.Conv2d, frame: Shaped[Tensor, "*N h w c"]) -> Float[Tensor, "M o h2 w2"]:
-    """The convolution of frames scaled to [0, 1], without rearranging a frame or visiting its numbers once more.
+    """Convolution of frames scaled to [0, 1], without copying or rescaling the frames.
 
-    The memory of frames is that of a channels-last tensor, and convolutions keep that format. Some columns of a
-    batch come to lie together, M frames in all, as they are converted. It is the kernel that is scaled. Where a
-    stride of s divides the widths, s neighbouring pixels of c channels are read as one of s c channels: the same
-    sums, but few channels leave vector units empty (a third of the time in bfloat16 on a CPU).
+    Frames lie in memory as channels-last tensors, and convolutions keep that format. The kernel is scaled instead
+    of the frames. If the stride s divides the widths of frame and kernel, s adjacent pixels of c channels are read
+    as one pixel of s c channels: the sums are the same, but few channels would leave vector units empty (a third of
+    the time in bfloat16 on a CPU).
     """
     side = _side(conv, frame.shape[-2])
     x, weight = frame.to(compute_dtype(conv.weight)).flatten(end_dim=-4), conv.weight * (1 / 255)
@@ -49,7 +50,7 @@ def first_conv(conv: nn.Conv2d, frame: Shaped[Tensor, "*N h w c"]) -> Float[Tens
 
 
 def _side(conv: nn.Conv2d, width: int) -> int:
-    """How many neighbouring pixels of frames so wide are read as one."""
+    """Number of adjacent pixels that are read as one, for frames of that width."""
     (_, columns), (_, stride) = conv.kernel_size, conv.stride
     return 1 if width % stride or columns % stride or conv.padding != (0, 0) else stride
 
@@ -68,7 +69,7 @@ def _stride(conv: nn.Conv2d, side: int) -> tuple[int, int]:
 
 
 class Shallow(nn.Module):
-    """Conv 16 8x8 stride 4, conv 32 4x4 stride 2, linear 256, ReLUs (paper, appendix E)."""
+    """Shallow torso: conv 16 8x8 stride 4, conv 32 4x4 stride 2, linear 256, ReLUs (paper, appendix E)."""
 
     SMALLEST = 20
 
@@ -105,7 +106,7 @@ class Shallow(nn.Module):
 
 
 def same_max_pool(x: Float[Tensor, "N c h w"]) -> Float[Tensor, "N c h2 w2"]:
-    """Max over 3x3, stride 2, padded as TensorFlow's SAME: the odd pixel goes behind, not before."""
+    """Max pooling 3x3, stride 2, with TensorFlow's SAME padding: an odd pixel is added at the end."""
     pad = []
     for side in (x.shape[-1], x.shape[-2]):
         total = max((-(-side // 2) - 1) * 2 + 3 - side, 0)
@@ -114,7 +115,7 @@ def same_max_pool(x: Float[Tensor, "N c h w"]) -> Float[Tensor, "N c h2 w2"]:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(relu(x))))."""
+    """Residual block: x + conv(relu(conv(relu(x))))."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -122,12 +123,12 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As x."""
+        """Features of the shape of x."""
         return x + self.conv2(F.relu_(self.conv1(F.relu(x))))
 
 
 class Deep(nn.Module):
-    """IMPALA's residual net: sections of 16, 32, 32 channels, linear 256 (IMPALA, figure 3 right)."""
+    """Deep torso: residual sections of 16, 32, 32 channels, linear 256 (IMPALA, figure 3 right)."""
 
     def __init__(self, frame_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -149,7 +150,7 @@ class Deep(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers of 256 with tanh, for vectors and very small images."""
+    """MLP torso: two linear layers of 256 with tanh, for vectors and very small images."""
 
     def __init__(self, frame_shape: tuple[int, ...]) -> None:
         super().__init__()

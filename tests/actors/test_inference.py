@@ -37,7 +37,7 @@ def test_central_logits_are_learner_logits():
     learner, rollout, inference = central()
     infer = Batcher(inference, enough=2, wait_s=0.01)
     for i in range(5):
-        unroll = rollout.unroll(infer)
+        unroll = rollout.collect(infer)
         logits, batch = relearnt(learner, unroll.data)
         torch.testing.assert_close(logits, batch.logits, rtol=1e-4, atol=1e-5)
         assert bool(batch.state.hidden[0].any()) == bool(batch.state.hidden[5].any()) == (i > 0)
@@ -54,8 +54,8 @@ def test_rows_of_unrolls_follow_each_other_and_actions_are_those_of_the_replies(
         replies[request.group[1]].append(reply.action.copy())
         return reply
 
-    before = copied(rollout.unroll(infer).data)
-    after = copied(rollout.unroll(infer).data)
+    before = copied(rollout.collect(infer).data)
+    after = copied(rollout.collect(infer).data)
     rollout.close()
     for a, b in zip(before.inputs, after.inputs, strict=True):
         np.testing.assert_array_equal(a[-1], b[0])
@@ -66,7 +66,7 @@ def test_rows_of_unrolls_follow_each_other_and_actions_are_those_of_the_replies(
 def test_an_unroll_that_lost_its_inference_begins_again_where_it_got_to():
     """The games are not started anew, and the state that is recorded is the new process's."""
     learner, rollout, inference = central()
-    rollout.unroll(lambda request: inference([request])[0])
+    rollout.collect(lambda request: inference([request])[0])
     asked, seen = {0: 0, 1: 0}, {}
 
     def dies(request):
@@ -78,10 +78,10 @@ def test_an_unroll_that_lost_its_inference_begins_again_where_it_got_to():
         return inference([request])[0]
 
     with pytest.raises(InferenceLost):
-        rollout.unroll(dies)
+        rollout.collect(dies)
     other = Inference(rollout._config, rollout._suite.spaces, CPU, seed=4)
     other.load(learner.weights(), 7)
-    unroll = rollout.unroll(lambda request: other([request])[0])
+    unroll = rollout.collect(lambda request: other([request])[0])
     logits, batch = relearnt(learner, unroll.data)
     rollout.close()
     for group, columns in enumerate((slice(0, 5), slice(5, 10))):
@@ -95,7 +95,7 @@ def test_an_unroll_that_lost_its_inference_begins_again_where_it_got_to():
 def test_one_batch_of_many_groups_is_each_alone_and_keeps_their_states_apart():
     _, rollout, together = central()
     requests = []
-    rollout.unroll(
+    rollout.collect(
         lambda request: requests.append(request._replace(inputs=copied(request.inputs))) or together([request])[0]
     )
     rollout.close()
@@ -120,7 +120,7 @@ def test_weights_are_the_newest_whatever_their_order():
     inference.load({k: np.zeros_like(v) for k, v in old.items()}, 4)
     inference.load(old, 3)
     _, rollout, _ = central()
-    unroll = rollout.unroll(lambda request: inference([request])[0])
+    unroll = rollout.collect(lambda request: inference([request])[0])
     rollout.close()
     assert unroll.info.version == 4
     assert np.abs(unroll.data.logits).sum() == 0
@@ -134,7 +134,7 @@ def test_an_unroll_has_the_oldest_version_that_acted():
         inference.load(learner.weights(), next(versions))
         return inference([request])[0]
 
-    assert rollout.unroll(infer).info.version in (1, 2)  # the two groups' threads race for the first
+    assert rollout.collect(infer).info.version in (1, 2)  # the two groups' threads race for the first
     rollout.close()
 
 

@@ -19,7 +19,8 @@ LEVELS = [
     *(("doom", level.name) for level in doom.LEVELS),
     *(("babyai", level.name) for level in babyai.LEVELS),
     *(("tiny", level.name) for level in tiny.LEVELS),
-    *(("gym", name) for name in ("CartPole-v1", "Acrobot-v1")),
+    *(("gym", name) for name in ("CartPole-v1", "Acrobot-v1", "Pendulum-v1")),
+    *(("gym", f"tests.gym_envs:{name}-v0") for name in ("Match", "Reach")),
 ]
 
 
@@ -171,7 +172,8 @@ def test_a_killed_player_takes_its_games_along(tmp_path, monkeypatch):
     [
         (["CartPole-v1", "Acrobot-v1"], "cannot be trained together: observation shape"),
         (["CartPole-v9"], "cannot make 'CartPole-v9'"),
-        (["Pendulum-v1"], "only Discrete"),
+        (["CartPole-v1", "Pendulum-v1"], "cannot be trained together: observation shape"),
+        (["tests.gym_envs:Match-v0", "tests.gym_envs:Reach-v0"], "cannot be trained together: observation shape"),
         (["FrozenLake-v1"], "only images"),
         (["CartPole-v1", "CartPole-v1"], "twice"),
         ([], "needs env.levels"),

@@ -91,7 +91,7 @@ def test_what_is_padded_belongs_to_no_transition(count):
         *zip(*(t[:count].tolist() for t in (final_observations.time, final_observations.column)), strict=True)
     ] == [*cut_off]
     if count:
-        assert final_observations.tokens.which.shape == (1, len(final_observations.time))
+        assert final_observations.tokens.per_step.shape == (1, len(final_observations.time))
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=1, max_size=6))
@@ -115,12 +115,13 @@ class Replays:
 
     def run(self, compute):
         self.ran += 1
-        return compute()
+        self.stats = compute()
+        return self.stats
 
     def record(self, compute):
         self.recorded += 1
-        result = torch.zeros(6)
-        return lambda: result.copy_(compute()), result
+        result = self.stats._replace(values=torch.zeros_like(self.stats.values))
+        return lambda: result.values.copy_(compute().values), result
 
 
 def test_recordings_read_the_batch_at_hand_and_are_made_for_each_shape():
@@ -137,13 +138,13 @@ def test_recordings_read_the_batch_at_hand_and_are_made_for_each_shape():
     assert (replays.ran, replays.recorded) == (2 * WARM_UP, 2)
     for p, q in zip(plain.agent.parameters(), recorded.agent.parameters(), strict=True):
         torch.testing.assert_close(q, p)
-    kept = begun[-1].outcome.clone()
+    kept = begun[-1].stats.values.clone()
     recorded.begin(pad_to_buckets(a_batch(plain.config, 7, ((2, 1), (5, 3)))))
-    assert torch.equal(begun[-1].outcome, kept), "an outcome outlives the next replay"
+    assert torch.equal(begun[-1].stats.values, kept), "scalars outlive the next replay"
 
 
 def test_shapes_beyond_the_most_are_computed_as_they_come(monkeypatch):
-    monkeypatch.setattr("impala_mi.learner.cuda_graphs.MOST", 1)
+    monkeypatch.setattr("impala_mi.learner.cuda_graphs.MAX_GRAPHS", 1)
     learner, replays = learner_of(is_even=True), Replays()
     learner._graphs = Graphs(lambda *batch: learner._compute(*batch)[0], CPU, replays)
     for turn in range(2 * (WARM_UP + 2)):

@@ -14,7 +14,8 @@ from impala_mi.learner.batching import stack
 from impala_mi.learner.data_parallel import MIN_SHARD, make_shard_pool, split
 from impala_mi.learner.update import Learner
 from impala_mi.nn.agent import CORES
-from impala_mi.types import FinalObservations, Spaces, map_arrays
+from impala_mi.nn.heads import HEADS
+from impala_mi.types import FinalObservations, Spaces, leaves, map_arrays
 
 CPU = torch.device("cpu")
 T, B = 6, 3 * MIN_SHARD + 1
@@ -38,7 +39,8 @@ def a_batch(config, seed):
     data.inputs.tokens[:, 0] = -1
     data.reward[:] = rng.normal(size=data.reward.shape)
     data.terminated[:] = rng.random(data.terminated.shape) < 0.1
-    data.state.hidden[:] = rng.normal(size=data.state.hidden.shape)
+    for part in leaves(data.state)[:1]:
+        part[:] = rng.normal(size=part.shape)
     time, column = np.array([(2, 0), (T - 1, 1), (2, B - 1)]).T
     data.truncated[time, column], data.inputs.first[time + 1, column] = True, True
     frame = rng.integers(0, 256, (3, *SPACES.frame_shape)).astype(np.uint8)
@@ -50,7 +52,7 @@ def a_batch(config, seed):
 @pytest.mark.parametrize(
     ("threads", "changed"),
     [
-        *((3, [f"agent.head={head}"]) for head in ("shared", "per_task", "mi_task", "mi_context")),
+        *((3, [f"agent.head={head}"]) for head in HEADS),
         *((3, [f"agent.core={core}"]) for core in CORES if core != "lstm"),
         (3, ["agent.torso=mlp"]),
         (3, ["agent.torso=deep"]),
@@ -70,9 +72,13 @@ def test_parts_are_one_learner_with_the_whole_batch(threads, changed):
                     "learner/rho_mean"):  # fmt: skip
             assert other[key] == pytest.approx(one[key], rel=1e-3, abs=1e-5), (seed, key)
     expected, found = whole.weights(), parts.weights()
-    moved = max(np.abs(expected[k] - begin[k]).max() for k in expected)
-    for k, w in found.items():
-        assert np.abs(w - expected[k]).max() < 1e-3 * moved, k
+    moved, error = ({k: w - other[k] for k, w in expected.items()} for other in (begin, found))
+    # Max pooling and ReLUs of the deep torso turn rounding into other gradients of single weights.
+    largest = max(np.abs(m).max() for m in moved.values())
+    for k, e in error.items():
+        assert np.abs(e).max() < (2e-3 if "agent.torso=deep" in changed else 1e-3) * largest, k
+    norms = [np.sqrt(sum(np.square(d).sum() for d in differences.values())) for differences in (moved, error)]
+    assert norms[1] < (5e-4 if "agent.torso=deep" in changed else 1e-4) * norms[0]
     assert parts.counters == whole.counters
 
 

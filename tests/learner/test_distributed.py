@@ -14,12 +14,13 @@ from impala_mi.config import build
 from impala_mi.learner.batching import stack
 from impala_mi.learner.distributed import join, listen
 from impala_mi.learner.update import Learner
+from impala_mi.nn.heads import HEADS
 from impala_mi.types import FinalObservations, Spaces
 
 CPU = torch.device("cpu")
 UPDATES, T, B = 20, 6, 8
 SPACES = Spaces((5,), "float32", 4, 3, instructions=True)
-HEADS = ("shared", "per_task", "mi_task", "mi_context")
+
 CONFIGS = [
     *([f"agent.head={head}"] for head in HEADS),
     ["agent.head=mi_task", "learner.loss_reduction=mean", "learner.max_grad_norm=0.5"],

@@ -9,7 +9,7 @@ from impala_mi.learner.update import Learner
 from impala_mi.nn.agent import CORES
 from impala_mi.nn.core import lstm_cell
 from impala_mi.nn.mlstm import MultiplicativeLSTMCore
-from impala_mi.types import CoreState
+from impala_mi.types import LSTMState
 from tests.learner.test_cuda_graphs import SPACES, a_batch, config_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -42,7 +42,7 @@ def test_the_fused_multiplicative_lstm_is_the_one_of_a_cpu():
     results = []
     for device in ("cpu", "cuda"):
         core.to(device).zero_grad()
-        out = core(x.to(device), first, CoreState(*torch.ones(2, 3, 8, device=device)))
+        out = core(x.to(device), first, LSTMState(*torch.ones(2, 3, 8, device=device)))
         (out.output.square().sum() + out.state.cell.sum()).backward()
         results.append(
             [t.detach().cpu().clone() for t in (out.output, *out.state, *(p.grad for p in core.parameters()))]

@@ -14,12 +14,12 @@ from impala_mi.errors import TrainingError
 from impala_mi.learner.batching import stack, to_device
 from impala_mi.learner.update import Learner, final_values, next_values
 from impala_mi.nn.agent import CORES
+from impala_mi.nn.heads import HEADS
 from impala_mi.runs import checkpoint as checkpoints
-from impala_mi.types import AgentInput, CoreState, FinalObservations, Spaces, map_arrays
+from impala_mi.types import AgentInput, FinalObservations, Spaces, map_arrays
 from tests.conftest import started, tiny_config
 
 CPU = torch.device("cpu")
-HEADS = ["shared", "per_task", "mi_task", "mi_context"]
 
 
 def setup(*overrides):
@@ -39,7 +39,7 @@ def test_an_update_moves_every_trained_parameter(head, core):
     learner, rollout = setup(f"agent.head={head}", f"agent.core={core}", "learner.entropy_cost=0.1")
     before = {k: v.clone() for k, v in learner.agent.named_parameters()}
     for _ in range(3):
-        learner.update(stack([rollout.unroll().data]))
+        learner.update(stack([rollout.collect().data]))
     rollout.close()
     still = [k for k, v in learner.agent.named_parameters() if torch.equal(v, before[k]) and v.requires_grad]
     assert still == []
@@ -72,7 +72,7 @@ def test_frames_count_the_action_repeat():
     suite = make_suite(config.env)
     learner = Learner(config, suite.spaces, 4, CPU)
     rollout = started(config, suite, 0, [0])
-    learner.update(stack([rollout.unroll().data]))
+    learner.update(stack([rollout.collect().data]))
     rollout.close()
     assert learner.counters.env_frames == 4 * learner.counters.agent_steps
 
@@ -81,8 +81,8 @@ def test_frames_count_the_action_repeat():
 def test_value_of_a_final_observation_is_one_more_step_of_its_own_episode(core):
     learner, rollout = setup("env.suite=tests.games:counting", "env.levels=[truncates,terminates]", "actors.envs=2",
                              "learner.batch_size=2", "learner.unroll_length=8", f"agent.core={core}")  # fmt: skip
-    rollout.unroll()
-    data = rollout.unroll().data
+    rollout.collect()
+    data = rollout.collect().data
     rollout.close()
     assert data.truncated[-1].any(), "the edge: truncated at the last step of the unroll"
     batch = stack([data])
@@ -104,7 +104,7 @@ def test_value_of_a_final_observation_is_one_more_step_of_its_own_episode(core):
         )
         x.first[t + 1], x.last_action[t + 1] = False, batch.action[t, b]
         x.last_reward[t + 1] = batch.reward[t, b]
-        state = CoreState(*(s[b : b + 1] for s in batch.state))
+        state = map_arrays(batch.state, lambda part, b=b: part[b : b + 1])
         torch.testing.assert_close(learner.agent(x, state).value[t + 1, 0], got[i])
 
 
@@ -114,7 +114,7 @@ def test_the_deterministic_mode_repeats_with_threads():
     try:
         learner, rollout = setup("agent.head=mi_task", "agent.context_width=64", "learner.unroll_length=600",
                                  "train.deterministic=true", "train.checkpoint_every_updates=1")  # fmt: skip
-        batch = stack([rollout.unroll().data])
+        batch = stack([rollout.collect().data])
         rollout.close()
         saved, norms = learner.state(), set()
         for _ in range(6):
@@ -129,7 +129,7 @@ def test_the_deterministic_mode_repeats_with_threads():
 @pytest.mark.parametrize("poison", ["nan", "overflow"])
 def test_an_update_that_is_not_finite_is_skipped_and_too_many_stop_the_run(poison):
     learner, rollout = setup("learner.max_bad_updates=3", "learner.reward_clipping=none")
-    good = stack([rollout.unroll().data])
+    good = stack([rollout.collect().data])
     rollout.close()
     learner.update(good)
     if poison == "nan":
@@ -157,7 +157,7 @@ def test_gradients_are_clipped_to_the_norm():
     learner, rollout = setup("learner.optimizer=rmsprop", "learner.epsilon=1e9", "learner.max_grad_norm=0.5",
                              "learner.learning_rate=1.0", "learner.learning_rate_schedule=constant")  # fmt: skip
     before = torch.cat([p.detach().flatten().clone() for p in learner.agent.parameters()])
-    metrics = learner.update(stack([rollout.unroll().data]))
+    metrics = learner.update(stack([rollout.collect().data]))
     rollout.close()
     after = torch.cat([p.detach().flatten() for p in learner.agent.parameters()])
     assert metrics["learner/grad_norm"] > 0.5
@@ -168,7 +168,7 @@ def test_gradients_are_clipped_to_the_norm():
 @pytest.mark.parametrize("core", CORES)
 def test_state_restores_bit_for_bit(core):
     learner, rollout = setup(f"agent.core={core}")
-    batches = [stack([rollout.unroll().data]) for _ in range(4)]
+    batches = [stack([rollout.collect().data]) for _ in range(4)]
     rollout.close()
     for b in batches[:2]:
         learner.update(b)
@@ -186,7 +186,7 @@ def test_state_restores_bit_for_bit(core):
 
 def test_resumed_hyperparameters_are_the_configurations():
     learner, rollout = setup("learner.epsilon=1e-6")
-    learner.update(stack([rollout.unroll().data]))
+    learner.update(stack([rollout.collect().data]))
     rollout.close()
     other, unused = setup("learner.epsilon=1e-3")
     unused.close()
@@ -218,17 +218,17 @@ def test_an_update_reads_nothing_back_from_its_device(pad_to_buckets, torso, cor
     batch = to_device(stack([data._replace(final_observations=final_observations)]), device, pad_to_buckets)
     learner = Learner(config, spaces, 4, device)
     learner.agent.core.fixed_work = pad_to_buckets
-    began = learner.begin(batch)
-    assert began.outcome.is_meta
+    pending = learner.begin(batch)
+    assert pending.stats.values.is_meta
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-        began.outcome.tolist()
+        pending.stats.values.tolist()
 
 
 def test_weights_are_copies():
     learner, rollout = setup()
     weights = learner.weights()
     kept = {k: v.copy() for k, v in weights.items()}
-    learner.update(stack([rollout.unroll().data]))
+    learner.update(stack([rollout.collect().data]))
     rollout.close()
     assert all(np.array_equal(kept[k], weights[k]) for k in kept)
 
@@ -248,7 +248,7 @@ def test_a_learner_that_adopts_another_goes_on_as_that_one_would_with_the_new_se
     schedule = ("learner.learning_rate_schedule=linear", "train.env_frames=10_000")
     donor, rollout = setup("seed=1", "learner.max_grad_norm=null", *schedule)
     member, _ = setup("seed=2", *schedule)
-    batches = [stack([rollout.unroll().data]) for _ in range(6)]
+    batches = [stack([rollout.collect().data]) for _ in range(6)]
     rollout.close()
     for batch in batches[:4]:
         donor.update(batch)
@@ -260,9 +260,9 @@ def test_a_learner_that_adopts_another_goes_on_as_that_one_would_with_the_new_se
     settings = member.config.learner.model_copy(
         update={"learning_rate": 0.02, "entropy_cost": 0.5, "epsilon": 0.3, "discount": 0.5, "max_grad_norm": 1.0}
     )
-    member.change(settings)
+    member.set_hyperparameters(settings)
     member.load_state(given | {"counters": dataclasses.asdict(mine) | {"schedule_ahead": ahead}})
-    donor.change(settings)
+    donor.set_hyperparameters(settings)
     assert checkpoints.digest(member.state()) == checkpoints.digest(given)
     rates = [one.update(batches[5])["learner/learning_rate"] for one in (donor, member)]
     assert rates[0] == rates[1] == pytest.approx(0.02 * (1 - 4 * 35 / 10_000))

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from impala_mi.config import AgentConfig
 from impala_mi.nn import instruction
 from impala_mi.nn.agent import CORES, Agent
+from impala_mi.nn.heads import HEADS
 from impala_mi.nn.instruction import InstructionEncoder, distinct_rows
 from impala_mi.nn.torsos import same_max_pool
 from impala_mi.tokenizer import tokenize
-from impala_mi.types import NO_ACTION, NO_TOKEN, AgentInput, CoreState, Spaces
+from impala_mi.types import NO_ACTION, NO_TOKEN, AgentInput, LSTMState, Spaces, leaves, map_arrays
 
 DMLAB = Spaces((72, 96, 3), "uint8", 9, 30, instructions=True)
 SMALL = Spaces((24, 28, 3), "uint8", 4, 3, instructions=True)
@@ -38,7 +39,7 @@ def test_parameters_are_the_published_ones(torso, count):
     assert Agent(AgentConfig(torso=torso, head="shared"), DMLAB).num_parameters == count
 
 
-@pytest.mark.parametrize("head", ["shared", "per_task", "mi_task", "mi_context"])
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("core", CORES)
 def test_an_unroll_is_t_single_steps_with_episode_starts_inside(head, core):
     agent = Agent(AgentConfig(head=head, core=core, core_width=24), SMALL).double().eval()
@@ -46,15 +47,14 @@ def test_an_unroll_is_t_single_steps_with_episode_starts_inside(head, core):
     try:
         x = inputs(SMALL, 12, 5)
         assert x.first[1:].any()
-        state = CoreState(torch.randn(5, 24), torch.randn(5, 24))
+        state = map_arrays(agent.initial_state(5), torch.randn_like)
         whole = agent(x, state)
         for t in range(12):
             step = agent(AgentInput(*(a[t : t + 1] for a in x)), state)
             torch.testing.assert_close(step.logits[0], whole.logits[t])
             torch.testing.assert_close(step.value[0], whole.value[t])
             state = step.state
-        torch.testing.assert_close(state.hidden, whole.state.hidden)
-        torch.testing.assert_close(state.cell, whole.state.cell)
+        torch.testing.assert_close(leaves(state), leaves(whole.state))
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -78,7 +78,7 @@ def test_nothing_passes_an_episode_start(core):
     # The state before the reset is kept for the final observation.
     until = agent(x._replace(**{k: v[:5] for k, v in x._asdict().items() if v is not None}), zeros)
     kept = a.before(torch.tensor([5, 5]), torch.tensor([1, 0]))
-    torch.testing.assert_close(kept, CoreState(until.state.hidden[[1, 0]], until.state.cell[[1, 0]]))
+    torch.testing.assert_close(kept, LSTMState(until.state.hidden[[1, 0]], until.state.cell[[1, 0]]))
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -97,7 +97,7 @@ def test_an_episode_start_ends_what_was_not_a_number(core):
     agent = Agent(AgentConfig(core=core, core_width=24), SMALL).eval()
     x = inputs(SMALL, 3, 2)._replace(first=torch.tensor([[False, True], [False, False], [True, False]]))
     nan = torch.full((2, 24), float("nan"))
-    logits = agent(x, CoreState(nan, nan)).logits
+    logits = agent(x, LSTMState(nan, nan)).logits
     assert logits[:2, 0].isnan().all()
     assert logits[2, 0].isfinite().all()
     assert logits[:, 1].isfinite().all()
@@ -187,15 +187,15 @@ def test_an_acting_encoder_remembers_until_its_weights_change(monkeypatch):
 
 
 def test_an_acting_encoder_does_not_remember_without_end(monkeypatch):
-    monkeypatch.setattr(instruction, "MOST_KNOWN", 3)
+    monkeypatch.setattr(instruction, "MAX_CACHED", 3)
     encoder = InstructionEncoder()
     for said in (("a", "b", "c"), ("c", "d"), ("a", "d", "e", "f"), ("a",)):
         with torch.inference_mode():
             got = encoder(tokens_of(said))
-        assert len(encoder._known) <= max(3, len(said))
-        known = encoder._known.copy()
+        assert len(encoder._cache) <= max(3, len(said))
+        known = encoder._cache.copy()
         torch.testing.assert_close(got, encoder(tokens_of(said)))
-        encoder._known = known
+        encoder._cache = known
 
 
 def test_words_have_the_same_numbers_everywhere():

@@ -1,8 +1,12 @@
+import re
+
 import pytest
 import torch
 
 from impala_mi.config import AgentConfig
-from impala_mi.nn.heads import Head, MultiplicativeOutput, PerTaskOutput, context_mlp
+from impala_mi.errors import UserError
+from impala_mi.nn.heads import HEADS, ContextOutput, Head, HeadSpec, PerTaskOutput, context_mlp, policy_needs_task
+from impala_mi.nn.multiplicative import Multiplicative
 
 H, A, K = 16, 5, 4
 
@@ -12,7 +16,7 @@ def make(head: str, conditioned: str = "both") -> Head:
 
 
 def test_mi_with_a_one_hot_context_is_a_head_per_task_plus_a_shared_one():
-    one_hot = MultiplicativeOutput(H, A, K).double()
+    one_hot = ContextOutput(Multiplicative(H, K, A)).double()
     for p in one_hot.parameters():
         torch.nn.init.normal_(p)
     per_task = PerTaskOutput(H, A, K).double()
@@ -25,7 +29,18 @@ def test_mi_with_a_one_hot_context_is_a_head_per_task_plus_a_shared_one():
     torch.testing.assert_close(one_hot(h, level, context), per_task(h, level, None))
 
 
-@pytest.mark.parametrize("head", ["per_task", "mi_task"])
+NEEDS_TASK = [name for name, spec in HEADS.items() if spec.needs_task]
+
+
+def test_properties_of_the_shipped_heads():
+    assert list(HEADS) == ["shared", "per_task", "concat", "mi_task", "mi_context"]
+    assert NEEDS_TASK == ["per_task", "concat", "mi_task"]
+    assert [name for name, spec in HEADS.items() if spec.generates_weights] == ["mi_task", "mi_context"]
+    assert not policy_needs_task(AgentConfig(head="mi_task", conditioned="value"))
+    assert policy_needs_task(AgentConfig(head="mi_task", conditioned="policy"))
+
+
+@pytest.mark.parametrize("head", NEEDS_TASK)
 def test_the_task_id_decides(head):
     module, h = make(head), torch.randn(1, H).expand(K, H)
     logits, value = module(h, torch.arange(K))
@@ -33,7 +48,7 @@ def test_the_task_id_decides(head):
     assert len(set(value.tolist())) == K
 
 
-@pytest.mark.parametrize("head", ["shared", "mi_context"])
+@pytest.mark.parametrize("head", [name for name in HEADS if name not in NEEDS_TASK])
 def test_heads_that_do_not_read_the_task_id(head):
     module, h = make(head).eval(), torch.randn(6, H)
     told = module(h, torch.randint(0, K, (6,)))
@@ -42,7 +57,7 @@ def test_heads_that_do_not_read_the_task_id(head):
     torch.testing.assert_close(told.value, untold.value)
 
 
-@pytest.mark.parametrize("head", ["per_task", "mi_task"])
+@pytest.mark.parametrize("head", NEEDS_TASK)
 def test_without_task_ids(head):
     h = torch.randn(6, H)
     for conditioned in ("both", "policy"):
@@ -78,10 +93,40 @@ def test_contexts_start_with_a_second_moment_of_one(width):
 
 def test_what_is_generated():
     h, level = torch.randn(6, H), torch.randint(0, K, (6,))
-    assert make("shared").vectors(h, level) == {}
+    for name, spec in HEADS.items():
+        assert set(make(name).vectors(h, level)) == (
+            {"context", "policy", "value"} if spec.generates_weights else set()
+        )
     assert set(make("mi_task", "value").vectors(h, level)) == {"context", "value"}
     head = make("mi_context")
-    found = head.vectors(h, level)
-    assert found["context"].shape == (6, 8)
-    weight, bias = found["policy"].unflatten(1, (A, H)), head.policy.layer.generate(found["context"]).bias
+    vectors = head.vectors(h, level)
+    assert vectors["context"].shape == (6, 8)
+    weight, bias = vectors["policy"].unflatten(1, (A, H)), head.policy.layer.generate(vectors["context"]).bias
     torch.testing.assert_close((weight @ h.unsqueeze(-1)).squeeze(-1) + bias, head(h, level).logits)
+
+
+def test_a_concatenated_context_shifts_the_output():
+    """The paper's baseline W [h; z] + b: tasks differ by a constant, whatever h is."""
+    head, h = make("concat"), torch.randn(7, H)
+    outputs = [head(h, torch.full((7,), k)).logits for k in range(K)]
+    for other in outputs[1:]:
+        shift = other - outputs[0]
+        torch.testing.assert_close(shift, shift[:1].expand_as(shift))
+        assert shift.abs().max() > 1e-3
+    context = head.context(h, torch.zeros(7, dtype=torch.long))
+    linear = head.policy.layer.linear
+    torch.testing.assert_close(outputs[0], torch.cat([h, context], 1) @ linear.weight.T + linear.bias)
+
+
+OWN = HeadSpec(HEADS["shared"].output)
+
+
+def test_names_of_heads():
+    assert Head(AgentConfig(head=f"{__name__}:OWN", core_width=H), A, K).spec is OWN
+    for name, message in (
+        ("mi_taks", "agent.head='mi_taks': no such entry; there are shared, per_task, concat"),
+        ("no_module:HEAD", "cannot be imported: ModuleNotFoundError"),
+        (f"{__name__}:H", "is a int, not a HeadSpec"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            make(name)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from impala_mi.nn.core import LSTMCore, lstm_cell, reset
 from impala_mi.nn.mlstm import MultiplicativeLSTMCore, _Recurrence
 from impala_mi.nn.multiplicative import Diagonal, LowRank, Multiplicative
-from impala_mi.types import CoreState
+from impala_mi.types import LSTMState
 from tests.nn.test_multiplicative import randomised
 
 D, H, T, B = 5, 4, 7, 3
@@ -18,7 +18,7 @@ D, H, T, B = 5, 4, 7, 3
 
 def core_and_inputs():
     core = randomised(MultiplicativeLSTMCore(D, H))
-    state = CoreState(*torch.randn(2, B, H).double())
+    state = LSTMState(*torch.randn(2, B, H).double())
     return core, torch.randn(T, B, D).double(), torch.rand(T, B) < 0.2, state
 
 
@@ -31,7 +31,7 @@ def by_hand(core, x, first, state):
         m = (x[t] @ w_mx.T) * (state.hidden @ core.to_m.T)
         i, f, candidate, o = (x[t] @ w_hx.T + m @ core.from_m.T + core.bias).chunk(4, -1)
         cell = torch.sigmoid(f) * state.cell + torch.sigmoid(i) * torch.tanh(candidate)
-        state = CoreState(torch.sigmoid(o) * torch.tanh(cell), cell)
+        state = LSTMState(torch.sigmoid(o) * torch.tanh(cell), cell)
         outputs.append(state.hidden)
     return torch.stack(outputs), state
 
@@ -39,7 +39,7 @@ def by_hand(core, x, first, state):
 def test_it_is_the_published_one_and_so_are_its_gradients():
     core, x, first, state = core_and_inputs()
     assert first[1:].any()
-    x, state = x.requires_grad_(), CoreState(*(part.requires_grad_() for part in state))
+    x, state = x.requires_grad_(), LSTMState(*(part.requires_grad_() for part in state))
     results = []
     for output, after in (by_hand(core, x, first, state), core(x, first, state)[:2]):
         loss = (output * torch.arange(H)).square().sum() + after.cell.sum()

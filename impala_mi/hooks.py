@@ -1,0 +1,46 @@
+"""Hooks: names in the configuration that select an entry of a registry or a user's own `package.module:name`."""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from impala_mi.errors import UserError
+
+V = TypeVar("V")
+
+
+def load_hook(target: str, key: str) -> Any:
+    """Object that `package.module:name` names.
+
+    Args:
+        target: the hook; its module may also lie in the current folder.
+        key: key of the configuration, for the error.
+
+    Raises `UserError` if the module cannot be imported or has no such name.
+    """
+    module, _, name = target.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as e:  # a user's module can raise anything
+        raise UserError(f"{key}={target!r}: cannot be imported: {type(e).__name__}: {e}") from None
+
+
+def pick(registry: Mapping[str, V], name: str, key: str, kind: type[V]) -> V:
+    """Entry of a registry, or the user's own object of that kind as `package.module:name`.
+
+    Raises `UserError` naming the key, the value and the entries.
+    """
+    if name in registry:
+        return registry[name]
+    if ":" not in name:
+        entries = ", ".join(registry)
+        raise UserError(f"{key}={name!r}: no such entry; there are {entries}, or your own as package.module:name")
+    hook = load_hook(name, key)
+    if not isinstance(hook, kind):
+        raise UserError(f"{key}={name!r}: is a {type(hook).__name__}, not a {kind.__name__}")
+    return hook
