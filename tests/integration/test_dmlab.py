@@ -1,4 +1,4 @@
-"""Runs on the look-alike of DeepMind Lab, which dies in every way that the real one does."""
+"""Runs on the double of DeepMind Lab, which fails in every way that the real module does."""
 
 import contextlib
 import json
@@ -13,8 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from impala_mi.config import load
 from tests.conftest import DOUBLES
 from tests.integration.session import ROOT, Session, left_behind, wait_for
+from tests.test_api import save_run
 
 pytestmark = pytest.mark.integration
 SMALL = (
@@ -39,7 +41,7 @@ def lab(session, tmp_path) -> Session:
 
 
 def shared_memory() -> set[str]:
-    others = ("ViZDoom", "plasma", "sem.", "psm_", "torch_")  # of tests beside this one
+    others = ("ViZDoom", "plasma", "sem.", "psm_", "torch_")  # of tests that run at the same time
     return {name for name in os.listdir("/dev/shm") if not name.startswith(others)}
 
 
@@ -48,7 +50,7 @@ def in_folder(game: psutil.Process, folder: str) -> bool:
 
 
 def remains(session: Session) -> list[str]:
-    """Temporary files, and processes of games, which have a session of their own."""
+    """Names of temporary files, and ids of the games' processes, which have sessions of their own."""
     games = []
     for p in psutil.process_iter(["cmdline"]):
         with contextlib.suppress(psutil.Error):
@@ -59,26 +61,27 @@ def remains(session: Session) -> list[str]:
 
 
 def test_thirty_levels_survive_faults_of_every_kind_and_none_goes_uncounted(lab):
-    total = int(os.environ.get("DMLAB_FAULTS", "25"))
+    total = int(os.environ.get("DMLAB_FAULTS", "10"))
     lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:{total}:0.002"
     shared = shared_memory()
     out = lab.run(
         "train", *SMALL, "run.name=a", "env.dmlab.dataset_path=images", "env.dmlab.timeout_s=10",
         "actors.per_level=null", "actors.count=1", "actors.envs=30", "actors.balance=frames",
         "learner.batch_size=30", f"train.env_frames={3000 * total}",
-        timeout=16 * total,
+        timeout=240 + 16 * total,
     )  # fmt: skip
     assert "done after" in out
     injected = [file.read_text().split() for file in (lab.folder / "faults").iterdir()]
     assert len(injected) == total
+    assert {kind for kind, _, _ in injected} == {"raise", "hang", "abort", "segfault", "exit"}
     lines = (lab.folder / "runs" / "a" / "events.jsonl").read_text().splitlines()
     faults = [event for event in map(json.loads, lines) if event["event"] == "fault"]
     kinds = {"raise": "error", "hang": "hang"}
     expected = Counter((level, kinds.get(kind, "crash")) for kind, _, level in injected)
-    found = Counter((fault["level"], fault["kind"]) for fault in faults)
-    assert expected - found == Counter()
-    # Thirty games that start at once on a machine that is busy can be too slow, which is a hang like any other.
-    assert {kind for _, kind in found - expected} <= {"hang"}
+    reported = Counter((fault["level"], fault["kind"]) for fault in faults)
+    assert expected - reported == Counter()
+    # Thirty games that start at once on a busy machine may exceed the timeout, which counts as a hang.
+    assert {kind for _, kind in reported - expected} <= {"hang"}
     assert all(isinstance(fault["seed"], int) and fault["message"] for fault in faults)
     last = lab.records("a")[-1]
     assert (last["actors/faults"], last["actors/restarts"]) == (len(faults), 0)
@@ -102,20 +105,23 @@ def test_levels_of_their_own_actors_get_equal_frames_from_a_cache_that_was_fille
         assert last[f"level/{level}/frames_share"] == pytest.approx(0.5, abs=0.02)
         assert last[f"level/{level}/cache_hits"] > 10
         assert f"level/{level}/cache_misses" not in last
-    # A resumed run counts on.
+    # A resumed run continues the counts.
     lab.run("resume", "runs/a", "train.env_frames=12000")
     assert lab.records("a")[-1][f"level/{level}/env_frames"] > last[f"level/{level}/env_frames"]
     assert remains(lab) == []
 
 
+def save_untrained(lab: Session, *levels: str) -> None:
+    """A run `a` of these levels with a checkpoint of fresh weights."""
+    overrides = (f"env.levels=[{','.join(levels)}]", "actors.per_level=1", f"learner.batch_size={len(levels)}")
+    save_run(lab.folder / "runs", load(SMALL[0], (*SMALL[1:], *overrides)), None)
+
+
 def test_evaluation_plays_whole_episodes_of_the_held_out_levels(lab):
     levels = ["rooms_collect_good_objects_train", "rooms_watermaze", "language_execute_random_task"]
-    lab.run(
-        "train", *SMALL, "run.name=a", f"env.levels=[{','.join(levels)}]", "actors.per_level=1",
-        "learner.batch_size=3", "train.env_frames=2000",
-    )  # fmt: skip
+    save_untrained(lab, *levels)
     lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:3:0.01"
-    out = lab.run("eval", "runs/a", "--episodes", "5", "env.dmlab.human_scores=code", "env.dmlab.timeout_s=15")
+    out = lab.run("eval", "runs/a", "--episodes", "5", "env.dmlab.human_scores=code", "env.dmlab.timeout_s=10")
     assert "held-out levels" in out
     assert "3 episodes were lost to faults of their levels and replaced" in out
     assert "human_scores=code" in out
@@ -167,11 +173,11 @@ def test_an_interrupt_does_not_wait_for_a_map_that_is_being_compiled(lab):
     wait_for(lambda: any("compil" in name or name.isdigit() for name in remains(lab)))
     wait_for(lambda: "started" in lab.events("a"))
     time.sleep(3)
-    began = time.monotonic()
+    start = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - start < 15
     assert not left_behind(process.pid)
     assert remains(lab) == []
 
@@ -190,29 +196,25 @@ def test_a_level_that_fails_for_good_is_reported_while_the_others_play_on(lab):
 
 @pytest.mark.parametrize("fault", ["step:hang", "reset:abort"])
 def test_an_interrupt_of_an_evaluation_does_not_wait_for_a_level(lab, fault):
-    lab.run(
-        "train", *SMALL, "run.name=a", "env.levels=[rooms_watermaze]", "actors.per_level=1", "learner.batch_size=1",
-        "train.env_frames=400",
-    )  # fmt: skip
+    save_untrained(lab, "rooms_watermaze")
     lab.env["DMLAB_DOUBLE_BREAKS"] = f"rooms_watermaze:{fault}"
     process = lab.start("eval", "runs/a", "--episodes", "2")
     wait_for(lambda: any(name.isdigit() for name in remains(lab)))
-    time.sleep(5)
+    time.sleep(4)
     process.send_signal(signal.SIGINT)
-    began = time.monotonic()
+    start = time.monotonic()
     process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - start < 15
     assert remains(lab) == []
 
 
-def test_an_evaluation_leaves_out_a_level_that_does_not_work_and_keeps_the_rest(lab, monkeypatch):
-    lab.run(
-        "train", *SMALL, "run.name=a", "env.levels=[rooms_watermaze,natlab_fixed_large_map]", "actors.per_level=1",
-        "learner.batch_size=2", "train.env_frames=800",
-    )  # fmt: skip
+def test_an_evaluation_leaves_out_a_level_that_does_not_work_and_keeps_the_rest(lab):
+    save_untrained(lab, "rooms_watermaze", "natlab_fixed_large_map")
     lab.env["DMLAB_DOUBLE_BREAKS"] = "rooms_watermaze:reset:raise"
-    code = "from impala_mi.envs import base; base.MAX_FAULTS_IN_A_ROW = 2; from impala_mi.__main__ import main; main()"
+    code = (
+        "from impala_mi.envs import base; base.MAX_FAULTS_IN_A_ROW = 2; from impala_mi.__main__ import main; main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "eval", "runs/a", "--episodes", "3"], cwd=lab.folder, env=lab.env, text=True,
         capture_output=True, check=False, timeout=240,

@@ -1,10 +1,11 @@
-"""A look-alike of DeepMind Lab's module that is as unkind as a real build: it aborts, exits, hangs and segfaults.
+"""Test double of DeepMind Lab's module. Like a real build it aborts, exits, hangs and segfaults.
 
-Frames and instructions are recordings of the real levels. The environment steers it:
+Frames and instructions are recordings of the real levels. Environment variables control it:
 
-    DMLAB_DOUBLE_FRAMES     frames of an episode, instead of the level's own
-    DMLAB_DOUBLE_COMPILE_S  seconds that a map takes to compile
-    DMLAB_DOUBLE_FAULTS     FOLDER:TOTAL:RATE, that many faults of all kinds, each with a file in the folder
+    DMLAB_DOUBLE_FRAMES     frames per episode; by default those of the level
+    DMLAB_DOUBLE_COMPILE_S  seconds that the compilation of a map takes
+    DMLAB_DOUBLE_FAULTS     FOLDER:TOTAL:RATE, a total number of faults, of all kinds in turn, at random calls; each
+                            writes a file to the folder
     DMLAB_DOUBLE_BREAKS     LEVEL:PLACE:KIND, a fault at every call of that place in that level
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 RECORDINGS = Path(os.environ.get("DMLAB_DOUBLE_RECORDINGS", Path(__file__).parents[2] / "data" / "dmlab30"))
-KINDS = ("raise", "abort", "segfault", "exit", "hang")
+KINDS = ("raise", "hang", "abort", "segfault", "exit")
 SETTINGS = {"width", "height", "allowHoldOutLevels", "mixerSeed", "datasetPath", "logLevel", "fps"}
 OBSERVATIONS = {"RGB_INTERLEAVED", "INSTR", "VEL.TRANS", "VEL.ROT", "DEBUG.POS.TRANS", "DEBUG.POS.ROT"}
 SECONDS = {
@@ -34,7 +35,7 @@ SECONDS = {
 CACHED = ("explore_", "lasertag_", "skymaze_", "language_", "rooms_keys_doors_puzzle")
 NEED_IMAGES = ("psychlab_arbitrary_visuomotor_mapping", "psychlab_continuous_recognition")
 ACTIONS = []
-"""What the engine made of every action in this process."""
+"""Actions as the engine has read them, of all instances in this process."""
 _LIBC = ctypes.PyDLL(None)  # keeps the interpreter's lock, as the real module does in every call
 _drawn_in = None
 
@@ -67,8 +68,8 @@ def _maybe_fault(level, place):
     folder, total, rate = os.environ["DMLAB_DOUBLE_FAULTS"].split(":")
     if random.random() >= float(rate):
         return
-    kind = random.choice(KINDS)
     for number in range(len(os.listdir(folder)), int(total)):
+        kind = KINDS[number % len(KINDS)]
         try:
             with open(os.path.join(folder, str(number)), "x") as file:
                 file.write(f"{kind} {place} {level}")
@@ -89,7 +90,7 @@ def _recording(level):
 
 
 def compiled(key):
-    """The map of a key: what a cache must hand back to the last byte."""
+    """Content of the map of a key, which a cache must return unchanged."""
     seed = int.from_bytes(hashlib.md5(key.encode()).digest()[:4], "little")
     rng = np.random.default_rng(seed)
     return rng.bytes(int(rng.integers(1, 100_000)))
@@ -157,7 +158,7 @@ class Lab:
             self._make_map(f"{mixed}")
         frames, self._instructions, self._rewards = _recording(self._level)
         self._frames, self._start = frames, mixed % len(frames)
-        # The first episode of an instance goes another way than later ones with its seed.
+        # The first episode of an instance differs from later episodes with its seed.
         self._rng = random.Random(f"{self._level} {mixed} {min(self._resets, 1)}")
         self._resets += 1
         self._steps, self._running, self._at = 0, True, self._start
@@ -173,7 +174,7 @@ class Lab:
         if action.dtype != np.intc:
             raise ValueError("action must have dtype np.intc")
         raw = ctypes.cast(action.ctypes.data, ctypes.POINTER(ctypes.c_int))
-        ACTIONS.append(tuple(raw[i] for i in range(7)))  # whatever the strides say
+        ACTIONS.append(tuple(raw[i] for i in range(7)))  # ignores the strides, as the real module does
         _maybe_fault(self._level, "step")
         if self._level.startswith("language_") and self._rng.random() < 0.02:
             self._make_map(f"{self._map} {self._steps}")
@@ -196,8 +197,8 @@ class Lab:
         drawn = frame.copy() if frame.shape[:2] == self._shape else np.zeros((height, width, 3), np.uint8)
         out = {name: np.zeros(3) for name in self._names}
         changes = self._steps // 4 * len(self._instructions) // max(self._length // 4, 1)
-        shown = {"RGB_INTERLEAVED": drawn, "INSTR": self._instructions[min(changes, len(self._instructions) - 1)]}
-        return out | {name: value for name, value in shown.items() if name in out}
+        values = {"RGB_INTERLEAVED": drawn, "INSTR": self._instructions[min(changes, len(self._instructions) - 1)]}
+        return out | {name: value for name, value in values.items() if name in out}
 
     def is_running(self):
         return not self._closed and self._running
@@ -233,9 +234,9 @@ class Lab:
             os.kill(os.getpid(), signal.SIGSEGV)
             _hang()
 
-    def _make_map(self, what):
-        """Ask the cache, compile on a miss, hand what was compiled to the cache and delete it."""
-        key = "explore_maze_noaas_" + hashlib.md5(f"{self._level} {what}".encode()).hexdigest()
+    def _make_map(self, name):
+        """Fetch the map from the cache, or compile it, store it there and delete it."""
+        key = "explore_maze_noaas_" + hashlib.md5(f"{self._level} {name}".encode()).hexdigest()
         path = os.path.join(self._folder, "baselab", f"{key}.pk3")
         error = None
         if self._cache is not None:
@@ -257,7 +258,7 @@ class Lab:
                     os._exit(1)
             except Exception as e:
                 error = e
-        # A program of its own compiles, and the interpreter's lock is held meanwhile.
+        # A separate program compiles, and the interpreter's lock is held meanwhile.
         seconds = os.environ.get("DMLAB_DOUBLE_COMPILE_S", "0.01")
         _LIBC.system(f"sleep {seconds} && touch '{self._folder}/baselab/compiled'".encode())
         with open(path, "wb") as file:
