@@ -31,7 +31,7 @@ from impala_mi.errors import TrainingError
 from impala_mi.host.signals import StopSignal
 from impala_mi.host.threads import cores, keep_freed_memory
 from impala_mi.learner.group import start_ranks
-from impala_mi.learner.update import PendingUpdate
+from impala_mi.learner.update import PendingUpdate, UpdateStats
 from impala_mi.learner.worker import _Learner
 from impala_mi.runs.folder import RunFolder
 from impala_mi.training.trainer import Trainer
@@ -108,8 +108,9 @@ class _IdleLearner(_Learner):
 
     def start(self, state: Any, address: Any) -> Any:
         result = super().start(state, address)
-        steps = self._config.steps_per_update
-        self._learner.begin = lambda batch: PendingUpdate(torch.zeros(6), 0.0, steps, {})  # type: ignore[method-assign]
+        stats = UpdateStats(("loss/total", "learner/grad_norm"), torch.zeros(2))
+        pending = PendingUpdate(stats, 0.0, self._config.steps_per_update, {})
+        self._learner.begin = lambda batch: pending  # type: ignore[method-assign]
         return result
 
 

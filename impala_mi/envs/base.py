@@ -229,7 +229,7 @@ class Environment:
         self._stats.reset_s.append(time.monotonic() - start)
         return Step(self._last_obs, first=True)
 
-    def step(self, action: int, auto_reset: bool = True) -> Step:
+    def step(self, action: Any, auto_reset: bool = True) -> Step:
         """Act; raises what the game raises except `GameFault`, and what `reset` raises.
 
         Without `auto_reset` an episode that ends is not followed by another until `reset`: the step at its end

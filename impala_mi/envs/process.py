@@ -64,7 +64,7 @@ class ProcessGame(Game):
         observation: Observation = self._call("reset", seed)
         return observation
 
-    def step(self, action: int) -> Outcome:
+    def step(self, action: Any) -> Outcome:
         """Act; raises `GameFault`."""
         outcome: Outcome = self._call("step", action)
         return outcome
@@ -86,7 +86,7 @@ class ProcessGame(Game):
         if self._calling and (child := self._child) is not None:
             child.kill_group()
 
-    def _call(self, method: str, argument: int) -> Any:
+    def _call(self, method: str, argument: Any) -> Any:
         if (child := self._child) is None:
             raise GameFault("error", f"{self._name}: {method} after a fault; reset first")
         kind: Literal["crash", "hang", "error"]
