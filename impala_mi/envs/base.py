@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 GiveUp = Literal["never", "first", "always"]
-"""When a level that keeps faulting is abandoned: never, only before its first good stretch, or always."""
+"""Whether a level that keeps faulting is abandoned: never, only before its first good stretch, or always."""
 
 
 class GameFault(Exception):
@@ -132,7 +132,7 @@ class Suite:
 
     Helps games whose own process does all the work; work in the actor's process would slow the network down."""
     scores_note: str = ""
-    """Which random and reference scores are used, if the suite has several."""
+    """Names the random and reference scores in use, if the suite has several."""
     variant: str = ""
     """Training or held-out levels, if the suite has both."""
     held_out: Callable[[], "Suite"] | None = None

@@ -10,7 +10,7 @@ from tests.integration.cluster import Cluster
 
 
 def main() -> None:
-    """Attack, report, compare with a run that nobody attacked; fails where something is left behind."""
+    """Kill processes, report, compare with an undisturbed run; exits with 1 if anything is left behind."""
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp(prefix="faults-")).resolve()
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else 1

@@ -1,4 +1,4 @@
-"""Kill what can die, again and again, while a run learns, and look at how it goes on."""
+"""Campaign of random kills against a run that learns, and a report of its recoveries."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.integration.cluster import Cluster
 from tests.integration.session import ROOT, TINY, processes_of
 
 KINDS = {
-    # What is killed: how its processes are called, how often of a hundred, the event that tells of it.
+    # kind: (part of the name of its processes, kills of a hundred, event that reports the kill)
     "environment": ("impala_mi.envs.process", 40, "fault"),
     "actor": ("ray::_Actor", 25, "actor_died"),
     "inference": ("ray::_InferenceWorker", 12, "inference_died"),
@@ -29,7 +29,8 @@ KINDS = {
     "driver": ("", 5, "resumed"),
     "node": ("", 5, "actor_joined"),
 }
-PATIENCE_S = 240.0
+TIMEOUT_S = 240.0
+"""Timeout of a recovery."""
 OVERRIDES = (
     "env.suite=tests.games:tiny_processes", "actors.count=3", "actors.envs=5", "actors.inference=central",
     "actors.max_restarts=100000", "actors.max_deaths_in_a_row=1000", "learner.max_restarts=100000",
@@ -39,23 +40,23 @@ OVERRIDES = (
 
 @dataclass(frozen=True)
 class Death:
-    """One kill and what came of it."""
+    """One kill and the recovery from it."""
 
     kind: str
     recovered_s: float
-    """Until the next record with more frames."""
+    """Seconds until the next record with more frames."""
     frames_lost: int
-    """That were counted and are not any more."""
+    """Frames that were counted before the kill and not after it."""
 
 
 @dataclass
 class Campaign:
-    """A run in a folder, and those who attack it.
+    """A run in a folder, whose processes are killed at random.
 
     Args:
-        folder: for everything that it writes.
-        seed: of the choice of victims.
-        cluster: where it runs; a Ray of its own without.
+        folder: folder of everything that the run writes.
+        seed: seed of the choice of victims.
+        cluster: cluster on which it runs; None starts its own Ray.
     """
 
     folder: Path
@@ -77,7 +78,7 @@ class Campaign:
         self.random = random.Random(self.seed)
 
     def start(self) -> None:
-        """Submit the job, again after its driver died."""
+        """Start the run, or resume it after its driver was killed."""
         command = [
             sys.executable, "-m", "impala_mi", "train", "tiny.yaml", "--resume", "auto", "run.name=a",
             "train.env_frames=1e9", *OVERRIDES,
@@ -89,51 +90,51 @@ class Campaign:
         self.drivers.append(self.driver.pid)
 
     def frames(self) -> int:
-        """That the newest record counts."""
+        """Frames that the newest record counts."""
         return max((r["env_frames"] for r in self.lines("metrics.jsonl")[-1:]), default=0)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """Of a file of the run, without one that is still being written."""
+        """Lines of a JSON-lines file of the run, without a line that is still being written."""
         file = self.run / name
         text = file.read_text().splitlines(keepends=True) if file.exists() else []
         return [json.loads(line) for line in text if line.endswith("\n")]
 
-    def wait(self, condition: Any, what: str) -> None:
-        """Until it holds."""
-        deadline = time.monotonic() + PATIENCE_S
+    def wait(self, condition: Any, goal: str) -> None:
+        """Wait until a condition holds; fails after `TIMEOUT_S` or if the run ends."""
+        deadline = time.monotonic() + TIMEOUT_S
         while not condition():
             out = (self.folder / "out.txt").read_text()[-2000:]
-            assert self.driver.poll() is None, f"the run ended while waiting for {what}: {out}"
-            assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s for {what}: {out}"
+            assert self.driver.poll() is None, f"the run ended while waiting for {goal}: {out}"
+            assert time.monotonic() < deadline, f"waited {TIMEOUT_S:.0f} s for {goal}: {out}"
             time.sleep(0.05)
 
     def plan(self, kills: int) -> Iterator[str]:
-        """Kinds in random order, in their shares; each that there is at least once."""
+        """Kinds in random order by their shares, each at least once."""
         kinds = {k: share for k, (_, share, _) in KINDS.items() if k != "node" or self.cluster is not None}
         planned = [*kinds, *self.random.choices(list(kinds), list(kinds.values()), k=max(0, kills - len(kinds)))]
         self.random.shuffle(planned)
         yield from planned
 
     def victims(self, kind: str) -> list[psutil.Process]:
-        """Processes of that kind that belong to this run."""
-        name, found = KINDS[kind][0], []
+        """Processes of a kind that belong to this run."""
+        name, processes = KINDS[kind][0], []
         for p in psutil.process_iter(["cmdline"]):
-            with suppress(psutil.Error, AttributeError):  # it has ended, or its parent
-                if name not in " ".join(p.info["cmdline"] or []) or not self.mine(p):
+            with suppress(psutil.Error, AttributeError):  # the process or its parent has ended
+                if name not in " ".join(p.info["cmdline"] or []) or not self.owns(p):
                     continue
-                # The games of an actor that has just died are about to end: nobody would notice.
+                # A kill of a game whose actor has just died would go unnoticed.
                 if kind != "environment" or "ray::_Actor" in " ".join(p.parent().cmdline()):
-                    found.append(p)
-        return found
+                    processes.append(p)
+        return processes
 
-    def mine(self, process: psutil.Process) -> bool:
-        """Whether a process belongs to this campaign: games have a folder of their own below ours."""
+    def owns(self, process: psutil.Process) -> bool:
+        """Whether a process belongs to this campaign: its temporary folder is that of the campaign or below it."""
         return process.environ().get("TMPDIR", "").startswith(str(self.temporary))
 
     def kill(self, kind: str) -> None:
-        """Kill one of a kind, wait until the run goes on, and note how."""
+        """Kill a process of a kind, wait until the run continues, and record the recovery."""
         before, event = self.frames(), KINDS[kind][2]
-        told = Counter(e["event"] for e in self.lines("events.jsonl"))
+        events = Counter(e["event"] for e in self.lines("events.jsonl"))
         if kind == "driver":
             self.driver.kill()
             self.driver.wait()
@@ -143,14 +144,14 @@ class Campaign:
         else:
             self.wait(lambda: self.victims(kind), f"a living {kind}")
             self.random.choice(self.victims(kind)).kill()
-        began = time.monotonic()
+        start = time.monotonic()
         if kind == "driver":
             self.start()
         if kind == "node":
             assert self.cluster is not None
             self.nodes.append(self.cluster.add_node(4))
         self.wait(
-            lambda: Counter(e["event"] for e in self.lines("events.jsonl"))[event] > told[event],
+            lambda: Counter(e["event"] for e in self.lines("events.jsonl"))[event] > events[event],
             f"{event} after a kill of {kind}",
         )
         lost, since = 0, self.frames()
@@ -160,29 +161,31 @@ class Campaign:
             at = [e for e in self.lines("events.jsonl") if e["event"] == "resumed"][-1]["checkpoint"]
             lost, since = max(0, before - int(at)), int(at)
         self.wait(lambda: self.frames() > since, f"frames after a kill of {kind}")
-        self.deaths.append(Death(kind, time.monotonic() - began, lost))
+        self.deaths.append(Death(kind, time.monotonic() - start, lost))
 
     def stop(self) -> int:
-        """End the run with a checkpoint; its exit code."""
+        """End the run with a checkpoint and return its exit code."""
         self.driver.send_signal(signal.SIGINT)
         return self.driver.wait(timeout=120)
 
     def leaks(self) -> list[str]:
-        """Processes and files that are left when the run has ended."""
+        """Processes and files that remain after the end of the run."""
         deadline = time.monotonic() + 15
         while True:
-            left = [f"process {p.pid} {p.info['cmdline']}" for kind in ("environment",) for p in self.victims(kind)]
-            left += [f"file {p.name}" for p in self.temporary.iterdir() if p.name.startswith("impala-mi-")]
+            remains = [
+                f"process {p.pid} {p.info['cmdline']}" for kind in ("environment",) for p in self.victims(kind)
+            ]
+            remains += [f"file {p.name}" for p in self.temporary.iterdir() if p.name.startswith("impala-mi-")]
             if self.cluster is None:
-                left += [f"process {p.pid}" for driver in self.drivers for p in processes_of(driver)]
+                remains += [f"process {p.pid}" for driver in self.drivers for p in processes_of(driver)]
             else:
-                left += [f"process {p.pid}" for k in ("actor", "inference", "learner") for p in self.victims(k)]
-            if not left or time.monotonic() > deadline:
-                return left
+                remains += [f"process {p.pid}" for k in ("actor", "inference", "learner") for p in self.victims(k)]
+            if not remains or time.monotonic() > deadline:
+                return remains
             time.sleep(0.5)
 
     def score(self, run: Path, episodes: int = 50) -> tuple[float, float, float]:
-        """Of a run's last checkpoint, with its interval."""
+        """Capped mean score of the last checkpoint of a run, with its interval."""
         subprocess.run(
             [sys.executable, "-m", "impala_mi", "eval", str(run), "--episodes", str(episodes)],
             cwd=self.folder, env={k: v for k, v in self.env.items() if k != "RAY_ADDRESS"}, check=True,
@@ -192,7 +195,7 @@ class Campaign:
         return result["capped_mean"], *result["capped_interval"]
 
     def undisturbed(self, frames: int, seed: int) -> Path:
-        """The same training to as many frames, with nobody attacking it."""
+        """Train without kills to the same number of frames; returns the folder of the run."""
         name = f"undisturbed-{seed}"
         subprocess.run(
             [sys.executable, "-m", "impala_mi", "train", "tiny.yaml", f"run.name={name}", f"seed={seed}",
@@ -203,7 +206,7 @@ class Campaign:
         return self.folder / "runs" / name
 
     def report(self) -> str:
-        """A table by kind."""
+        """Table of the recoveries by kind."""
         lines = [f"{'killed':12} {'times':>5} {'median s':>8} {'longest s':>9} {'frames lost':>11}"]
         for kind in KINDS:
             deaths = [d for d in self.deaths if d.kind == kind]

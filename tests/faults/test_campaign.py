@@ -1,4 +1,4 @@
-"""The short form of `python -m tests.faults`: one kill of each kind, without nodes."""
+"""Short form of `python -m tests.faults`: one kill of each kind, except nodes."""
 
 import pytest
 
