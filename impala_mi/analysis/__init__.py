@@ -1,1 +1,1 @@
-"""What was learnt: playing, scores, generated weights."""
+"""Analysis of trained agents and of runs: playing, scores, recordings, pictures, reports."""

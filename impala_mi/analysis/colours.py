@@ -7,31 +7,28 @@ from impala_mi.envs.scores import family
 
 Colour = tuple[float, float, float]
 MARKERS = "o^sDvP*X<>"
-"""Matplotlib's names."""
+"""Matplotlib's names of markers."""
 SYMBOLS = ("circle", "triangle-up", "square", "diamond", "triangle-down", "cross", "star", "x", "triangle-left",
            "triangle-right")  # fmt: skip
-"""Plotly's, in the same order."""
+"""Plotly's names, in the same order."""
 
 
 def families(levels: Sequence[str]) -> dict[str, list[int]]:
-    """Level indices by family; each level on its own where all are of one."""
-    found: dict[str, list[int]] = {}
+    """Level indices by family; if all levels are of one family, each is its own."""
+    by_family: dict[str, list[int]] = {}
     for k, level in enumerate(levels):
-        found.setdefault(family(level), []).append(k)
-    return found if len(found) > 1 else {level: [k] for k, level in enumerate(levels)}
+        by_family.setdefault(family(level), []).append(k)
+    return by_family if len(by_family) > 1 else {level: [k] for k, level in enumerate(levels)}
 
 
 def palette(levels: Sequence[str]) -> list[tuple[Colour, int]]:
-    """RGB in [0, 1] and the marker's index for each level: a hue a family, a lightness and a marker a member."""
-    found = families(levels)
+    """RGB in [0, 1] and the marker's index by level: one hue per family, a lightness and a marker per member."""
+    by_family = families(levels)
     out: list[tuple[Colour, int]] = [((0.0, 0.0, 0.0), 0)] * len(levels)
-    for i, members in enumerate(found.values()):
+    for i, members in enumerate(by_family.values()):
         for j, level in enumerate(members):
-            at = (j + 1) / (len(members) + 1)  # 0.5 for one alone
-            hue = (i + 0.5 * (at - 0.5)) / len(found)
-            alone = len(members) == 1
-            out[level] = (
-                colorsys.hls_to_rgb(hue % 1, 0.3 + 0.4 * at, 0.85),
-                i % len(MARKERS) if alone and len(found) > 8 else j % len(MARKERS),
-            )
+            at = (j + 1) / (len(members) + 1)  # 0.5 for a single member
+            hue = (i + 0.5 * (at - 0.5)) / len(by_family)
+            marker = i if len(members) == 1 and len(by_family) > 8 else j
+            out[level] = (colorsys.hls_to_rgb(hue % 1, 0.3 + 0.4 * at, 0.85), marker % len(MARKERS))
     return out

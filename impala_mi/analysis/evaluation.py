@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
 from impala_mi.analysis.acting import TrainedAgent
 from impala_mi.analysis.play import OnEpisode, play
+from impala_mi.analysis.stats import bootstrap_interval, standard_error
 from impala_mi.envs.base import Level, Suite
 from impala_mi.envs.scores import capped_mean, normalised
 from impala_mi.errors import UserError
 from impala_mi.nn.heads import policy_needs_task
 from impala_mi.types import Episode
 
-RESAMPLES = 10_000
-"""Number of bootstrap resamples of an interval."""
 Progress = Callable[[str, int], contextlib.AbstractContextManager[OnEpisode]]
 """Function of a player's name and its number of episodes that reports them while the block runs."""
 
@@ -47,17 +45,8 @@ def summarise(episodes: Sequence[Episode]) -> Summary:
     n, length = len(returns), float(np.mean([e.length for e in episodes]))
     if n == 1:
         return Summary(1, float(returns[0]), math.inf, -math.inf, math.inf, length)
-    resampled = _bootstrap((returns,), lambda sample, axis: sample.mean(axis=axis))
-    return Summary(n, float(returns.mean()), float(stats.sem(returns)), *resampled, length)
-
-
-def _bootstrap(samples: Sequence[np.ndarray], statistic: Any) -> tuple[float, float]:
-    """95 % percentile interval of a statistic; each sample is resampled on its own, from a fixed seed."""
-    interval = stats.bootstrap(
-        samples, statistic, n_resamples=RESAMPLES, batch=500, vectorized=True, method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    return float(interval.low), float(interval.high)
+    resampled = bootstrap_interval((returns,), lambda sample, axis: sample.mean(axis=axis))
+    return Summary(n, float(returns.mean()), float(standard_error(returns)), *resampled, length)
 
 
 @dataclass(frozen=True)
@@ -215,7 +204,7 @@ def _capped_interval(levels: Sequence[Level], agent: Sequence[Sequence[Episode]]
         scores = (normalised(level, s.mean(axis=axis)) for level, s in zip(levels, samples, strict=True))
         return np.mean([np.minimum(score, 100.0) for score in scores if score is not None], axis=0)
 
-    return _bootstrap([np.array([e.return_ for e in episodes]) for episodes in agent], capped)
+    return bootstrap_interval([np.array([e.return_ for e in episodes]) for episodes in agent], capped)
 
 
 def draw_scores(evaluation: Evaluation, title: str, file: Path) -> None:

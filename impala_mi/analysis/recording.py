@@ -1,4 +1,4 @@
-"""Steps that an agent played, and what it made of them: the core's state, the context, the generated weights."""
+"""Steps that an agent played, with the core's state, the context and the generated weights at each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,50 +15,51 @@ from impala_mi.tokenizer import tokenize
 from impala_mi.types import AgentInput
 
 THUMBNAIL = 48
-"""Pixels that the longer side of a kept frame has at most."""
-_AT_ONCE = 1024
+"""Most pixels of the longer side of a kept frame."""
+_CHUNK = 1024
+"""Steps whose vectors are computed together."""
 
 
 def octave(time: np.ndarray) -> np.ndarray:
-    """[N] octave of agent steps since the start of the episode: 0, 1, 2-3, 4-7, 8-15, ..."""
+    """Octave [N] of agent steps since the start of the episode: 0, 1, 2-3, 4-7, 8-15, ..."""
     return np.frexp(time)[1]
 
 
 @dataclass(frozen=True)
 class Recording:
-    """N steps, by level; of each level evenly over the octaves of time."""
+    """N steps, sorted by level; those of a level are spread evenly over the octaves of time."""
 
     names: list[str]
-    """Of the levels."""
+    """Names of the levels."""
     level: np.ndarray
-    """[N] index of the level."""
+    """Index [N] of the level."""
     episode: np.ndarray
-    """[N] number of the episode, over all levels."""
+    """Number [N] of the episode, counted over all levels."""
     time: np.ndarray
-    """[N] agent steps since the episode started."""
+    """Agent steps [N] since the episode started."""
     instruction: np.ndarray
-    """[N] words."""
+    """Instructions [N]."""
     frame: np.ndarray | None
-    """[N, h, w, c] uint8 small frames; None where observations are vectors."""
+    """Small frames [N, h, w, c] uint8; None if observations are vectors."""
     vectors: dict[str, np.ndarray]
-    """[N, D] float32 each: `core`, the LSTM's output; with a multiplicative head also `context`, and `policy` and
-    `value`, the generated weights W', flattened."""
+    """Vectors [N, D] float32 by kind: `core`, the core's output; with a multiplicative head also `context`, and
+    `policy` and `value`, the flattened generated weights W'."""
 
     @property
     def default(self) -> str:
-        """Which vectors to look at first."""
+        """Kind of vectors to draw by default."""
         return next(kind for kind in ("policy", "value", "core") if kind in self.vectors)
 
-    def save(self, file: Path, **more: np.ndarray) -> None:
-        """As an .npz without pickles, with other arrays beside."""
-        arrays = {k: getattr(self, k) for k in ("level", "episode", "time", "instruction")} | self.vectors | more
+    def save(self, file: Path, **extra: np.ndarray) -> None:
+        """Save as an .npz without pickles, together with extra arrays."""
+        arrays = {k: getattr(self, k) for k in ("level", "episode", "time", "instruction")} | self.vectors | extra
         if self.frame is not None:
             arrays["frame"] = self.frame
         np.savez_compressed(file, names=np.array(self.names), **arrays)
 
 
 @dataclass
-class _Step:
+class _KeptStep:
     time: int
     episode: int
     core: np.ndarray
@@ -76,13 +77,13 @@ class _Recorder:
     number: np.ndarray
     episodes: int = 0
     seen: dict[tuple[int, int], int] = field(default_factory=dict)
-    kept: dict[tuple[int, int], list[_Step]] = field(default_factory=dict)
+    kept: dict[tuple[int, int], list[_KeptStep]] = field(default_factory=dict)
 
     def __call__(self, columns: np.ndarray, inputs: AgentInput, action: Action) -> None:
         self.clock[columns] = np.where(inputs.first, 0, self.clock[columns] + 1)
-        begun = columns[inputs.first]
-        self.number[begun] = self.episodes + np.arange(len(begun))
-        self.episodes += len(begun)
+        starting = columns[inputs.first]
+        self.number[starting] = self.episodes + np.arange(len(starting))
+        self.episodes += len(starting)
         octaves = octave(self.clock[columns])
         for row, column in enumerate(columns):
             key = (int(inputs.level[row]), int(octaves[row]))
@@ -91,7 +92,7 @@ class _Recorder:
             place = seen if seen < self.limit else int(self.rng.integers(seen + 1))
             if place >= self.limit:
                 continue
-            step = _Step(
+            step = _KeptStep(
                 int(self.clock[column]), int(self.number[column]), action.core[row].numpy().copy(),
                 thumbnail(inputs.frame[row]) if inputs.frame.ndim == 4 else None, inputs.tokens[row].tobytes(),
             )  # fmt: skip
@@ -101,8 +102,8 @@ class _Recorder:
             else:
                 kept.append(step)
 
-    def steps(self, points: int) -> list[tuple[int, _Step]]:
-        """At most so many of each level, with its index: as many of each octave as there are."""
+    def steps(self, points: int) -> list[tuple[int, _KeptStep]]:
+        """At most `points` steps of each level, with its index, spread evenly over the octaves."""
         chosen = []
         for level in sorted({level for level, _ in self.kept}):
             turns = [
@@ -112,19 +113,19 @@ class _Recorder:
                 for turn, place in enumerate(self.rng.permutation(len(steps)))
             ]
             turns.sort(key=lambda pair: pair[0])
-            mine = sorted((step for _, step in turns[:points]), key=lambda step: (step.episode, step.time))
-            chosen += [(level, step) for step in mine]
+            own = sorted((step for _, step in turns[:points]), key=lambda step: (step.episode, step.time))
+            chosen += [(level, step) for step in own]
         return chosen
 
 
 def thumbnail(frame: np.ndarray) -> np.ndarray:
-    """A smaller copy of a frame [h, w, c]; every n-th pixel."""
+    """Smaller copy of a frame [h, w, c] with every n-th pixel."""
     n = -(-max(frame.shape[:2]) // THUMBNAIL)
     return frame[::n, ::n].copy()
 
 
 def rgb(frame: np.ndarray) -> np.ndarray:
-    """Frames [..., h, w, c] with three channels; of others than three the first is shown as grey."""
+    """Frames [..., h, w, c] with three channels; of any other number the first channel is shown as grey."""
     return frame if frame.shape[-1] == 3 else np.repeat(frame[..., :1], 3, axis=-1)
 
 
@@ -141,12 +142,12 @@ def record(
     width = max_columns(suite)
     limit = max(1, points // 4)  # most episodes have more octaves
     recorder = _Recorder(limit, np.random.default_rng(seed), np.zeros(width, np.int64), np.zeros(width, np.int64))
-    listening, words = hear(suite, agent.config.instruction_tokens)
+    noted, words = note_instructions(suite, agent.config.instruction_tokens)
     with torch.inference_mode():
-        play(agent, listening, episodes, seed, greedy=greedy, on_step=recorder, on_episode=on_episode)
+        play(agent, noted, episodes, seed, greedy=greedy, on_step=recorder, on_episode=on_episode)
         steps = recorder.steps(points)
         level = np.array([level for level, _ in steps])
-        vectors = look(agent, np.stack([step.core for _, step in steps]), level)
+        vectors = head_vectors(agent, np.stack([step.core for _, step in steps]), level)
     frames = [step.frame for _, step in steps if step.frame is not None]
     return Recording(
         names=suite.level_names,
@@ -159,23 +160,23 @@ def record(
     )
 
 
-def look(agent: Agent, core: np.ndarray, level: np.ndarray) -> dict[str, np.ndarray]:
-    """`Recording.vectors` of the core's outputs [N, H] and level indices [N]."""
+def head_vectors(agent: Agent, core: np.ndarray, level: np.ndarray) -> dict[str, np.ndarray]:
+    """`Recording.vectors` for the core's outputs [N, H] and level indices [N]."""
     parts: dict[str, list[np.ndarray]] = {"core": [core]}
-    for start in range(0, len(core), _AT_ONCE):
-        h, k = torch.from_numpy(core[start : start + _AT_ONCE]), torch.from_numpy(level[start : start + _AT_ONCE])
+    for start in range(0, len(core), _CHUNK):
+        h, k = torch.from_numpy(core[start : start + _CHUNK]), torch.from_numpy(level[start : start + _CHUNK])
         for name, vectors in agent.head.vectors(h, k).items():
             parts.setdefault(name, []).append(vectors.numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-class _Heard:
-    """A game whose instructions are noted by their tokens; the agent is told those alone."""
+class _NotedGame:
+    """A game whose instructions are noted, as the agent gets only their tokens."""
 
     def __init__(self, game: Game, note: Callable[[str], Any]) -> None:
         self._game, self._note = game, note
 
-    def __getattr__(self, name: str) -> Any:  # what games may have besides
+    def __getattr__(self, name: str) -> Any:  # other methods of the game
         return getattr(self._game, name)
 
     def reset(self, seed: int) -> Observation:
@@ -193,8 +194,8 @@ class _Heard:
         self._game.close()
 
 
-def hear(suite: Suite, length: int) -> tuple[Suite, dict[bytes, str]]:
-    """The suite, and what its games will have said, by the bytes of the tokens (of `length` words)."""
+def note_instructions(suite: Suite, length: int) -> tuple[Suite, dict[bytes, str]]:
+    """The suite, and a dict that its games fill with instructions by the bytes of their tokens (`length` words)."""
     words: dict[bytes, str] = {}
     known: set[str] = set()
 
@@ -205,4 +206,4 @@ def hear(suite: Suite, length: int) -> tuple[Suite, dict[bytes, str]]:
 
     if not suite.spaces.instructions:
         return suite, words
-    return replace(suite, make_game=lambda name: _Heard(suite.make_game(name), note)), words
+    return replace(suite, make_game=lambda name: _NotedGame(suite.make_game(name), note)), words

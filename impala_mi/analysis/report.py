@@ -1,4 +1,4 @@
-"""One page on a set of runs: self-contained HTML, and the same tables as Markdown and JSON."""
+"""Report on a set of runs: a self-contained HTML page, and the same tables as Markdown and JSON."""
 
 import base64
 import json
@@ -8,28 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 
 from impala_mi.analysis import charts
 from impala_mi.analysis.compare import (
     Aggregate,
-    Group,
+    RunGroup,
     aggregate,
     common_levels,
     differing,
-    groups,
+    format_setting,
+    group_runs,
     same_seed,
     scores,
-    shown,
 )
-from impala_mi.runs.folder import write_atomically
+from impala_mi.analysis.pages import figure_html, render_page
+from impala_mi.host.files import write_atomically
 from impala_mi.runs.history import History
 
-PICTURES = 6 * 2**20
+MAX_PICTURE_BYTES = 6 * 2**20
 """Bytes of all pictures and videos in a page."""
-LONGEST_ERROR = 500
+MAX_ERROR_LENGTH = 500
+"""Characters of an error in a page."""
 LEARNER = [
     ("loss of the policy", "loss/policy"),
     ("loss of the value", "loss/value"),
@@ -50,82 +49,78 @@ SOURCES = {
     "evaluations": "From the newest evaluation of each run.",
     "training": "From the last episodes in training, as not every run has an evaluation of the same kind.",
 }
-Table = list[dict[str, str]]
+Rows = list[dict[str, str]]
+"""Rows of a table: texts by column."""
 
 
 def write_report(runs: Sequence[History], title: str, out: Path) -> list[Path]:
-    """report.html, report.md and report.json in the folder `out`, which must exist."""
-    sets = groups(runs)
+    """Write report.html, report.md and report.json into the folder `out`, which must exist; return the files."""
+    groups = group_runs(runs)
     source, known = scores(runs)
     levels = common_levels(known)
-    found = {
-        group.name: aggregate(np.array([[known[run.path][level] for level in levels] for run in mine]))
-        for group in sets
-        if levels and (mine := [run for run in group.runs if run.path in known])
+    aggregates = {
+        group.name: aggregate(np.array([[known[run.path][level] for level in levels] for run in scored]))
+        for group in groups
+        if levels and (scored := [run for run in group.runs if run.path in known])
     }
-    counts = {group.name: sum(run.path in known for run in group.runs) for group in sets}
+    counts = {group.name: sum(run.path in known for run in group.runs) for group in groups}
     tables = {
-        "Runs": _runs(sets),
+        "Runs": _runs(groups),
         "Scores over levels": [
-            {"group": name, "runs": str(counts[name])} | {k: _shown(v) for k, v in some.items()}
-            for name, some in found.items()
+            {"group": name, "runs": str(counts[name])} | {k: _format_aggregate(v) for k, v in statistics.items()}
+            for name, statistics in aggregates.items()
         ],
-        "Settings that differ": _settings(sets),
+        "Settings that differ": _settings(groups),
         "Faults and events": _events(runs),
     }
     pictures, left_out = _pictures(runs)
-    page = Environment(loader=PackageLoader("impala_mi.analysis"), autoescape=True, trim_blocks=True)
-    html = page.get_template("report.html").render(
-        title=title, written=time.strftime("%Y-%m-%d %H:%M"), groups=sets, runs=tables["Runs"],
-        several=any(len(group.runs) > 1 for group in sets), aggregates=tables["Scores over levels"],
+    html = render_page(
+        "report.html", title=title, written=time.strftime("%Y-%m-%d %H:%M"), groups=groups, runs=tables["Runs"],
+        several=any(len(group.runs) > 1 for group in groups), aggregates=tables["Scores over levels"],
         settings=tables["Settings that differ"], events=tables["Faults and events"], failures=_failures(runs),
-        charts=[(heading, text, Markup(_plain(figure))) for heading, text, figure in _charts(sets, source, known)],
-        source=SOURCES[source], levels=len(levels), warnings=_warnings(sets),
-        pictures=pictures, left_out=left_out, plotly=Markup(plotly.offline.get_plotlyjs()),
+        charts=[(heading, text, _chart_html(figure)) for heading, text, figure in _charts(groups, source, known)],
+        source=SOURCES[source], levels=len(levels), warnings=_warnings(groups),
+        pictures=pictures, left_out=left_out,
     )  # fmt: skip
     files = {
         "report.html": html,
-        "report.md": _markdown(title, tables, _warnings(sets), _failures(runs)),
-        "report.json": _json(sets, source, known, found),
+        "report.md": _markdown(title, tables, _warnings(groups), _failures(runs)),
+        "report.json": _json(groups, source, known, aggregates),
     }
     for name, text in files.items():
         write_atomically(out / name, text)
     return [out / name for name in files]
 
 
-def _plain(figure: Any) -> str:
-    return str(
-        figure.to_html(
-            full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}
-        )
-    )
+def _chart_html(figure: Any) -> str:
+    return figure_html(figure, config={"displayModeBar": False, "responsive": True})
 
 
-def _charts(sets: Sequence[Group], source: str, known: dict[str, dict[str, float]]) -> list[tuple[str, str, Any]]:
-    levels = list(dict.fromkeys(level for group in sets for run in group.runs for level in run.levels))
+def _charts(
+    groups: Sequence[RunGroup], source: str, known: dict[str, dict[str, float]]
+) -> list[tuple[str, str, Any]]:
+    levels = list(dict.fromkeys(level for group in groups for run in group.runs for level in run.levels))
     returns = [(level, f"level/{level}/return_mean") for level in levels]
-    capped = charts.learning(sets, "score/capped_mean", "mean capped score")
-    found = [
+    capped = charts.learning_chart(groups, "score/capped_mean", "mean capped score")
+    bars = charts.score_bars(groups, known)
+    sections = [
         ("Mean capped score", "Over each level's last episodes in training (figure 4 b, c of the paper).", capped),
-        ("Score of each level", f"{SOURCES[source]} Mean and range of a group's runs.", charts.bars(sets, known)),
-        ("Return of each level", "In training, neither scaled nor clipped.", charts.small(sets, returns)),
-        ("Learner", "", charts.small(sets, LEARNER)),
+        ("Score of each level", f"{SOURCES[source]} Mean and range of a group's runs.", bars),
+        ("Return of each level", "In training, neither scaled nor clipped.", charts.small_charts(groups, returns)),
+        ("Learner", "", charts.small_charts(groups, LEARNER)),
         ("Throughput and lag", "Lag: updates from the weights that acted to those that learn.",
-         charts.small(sets, TRAFFIC)),
+         charts.small_charts(groups, TRAFFIC)),
     ]  # fmt: skip
-    return [(heading, text, figure) for heading, text, figure in found if figure is not None]
+    return [(heading, text, figure) for heading, text, figure in sections if figure is not None]
 
 
-# -- tables --------------------------------------------------------------------------------------
-
-
-def _runs(sets: Sequence[Group]) -> Table:
+def _runs(groups: Sequence[RunGroup]) -> Rows:
     rows = []
-    for group in sets:
+    for group in groups:
         for run in group.runs:
             last = run.last
             row = {"run": run.name}
-            if len(sets) > 1:
+            if len(groups) > 1:
                 row["group"] = group.name
             rows.append(
                 row
@@ -145,7 +140,7 @@ def _runs(sets: Sequence[Group]) -> Table:
 
 
 def _speed(run: History) -> float | None:
-    """Over the whole run."""
+    """Env frames per second over the whole run."""
     seconds, frames = run.last.get("time_s"), run.last.get("env_frames")
     return frames / seconds if seconds and frames else None
 
@@ -154,73 +149,67 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _shown(found: Aggregate) -> str:
-    within = "" if found.interval is None else " [{:.1f}, {:.1f}]".format(*found.interval)
-    return f"{found.value:.1f}{within}"
+def _format_aggregate(aggregate: Aggregate) -> str:
+    interval = "" if aggregate.interval is None else " [{:.1f}, {:.1f}]".format(*aggregate.interval)
+    return f"{aggregate.value:.1f}{interval}"
 
 
-def _settings(sets: Sequence[Group]) -> Table:
+def _settings(groups: Sequence[RunGroup]) -> Rows:
     return [
-        {"key": key} | {group.name: shown(group.runs[0].settings.get(key, "-")) for group in sets}
-        for key in differing([group.runs[0] for group in sets])
+        {"key": key} | {group.name: format_setting(group.runs[0].settings.get(key, "-")) for group in groups}
+        for key in differing([group.runs[0] for group in groups])
     ]
 
 
-def _events(runs: Sequence[History]) -> Table:
+def _events(runs: Sequence[History]) -> Rows:
     kinds = sorted({kind for run in runs for kind in run.events} - {"started", "checkpoint", "done"})
     return [{"event": kind} | {run.path: str(run.events[kind]) for run in runs} for kind in kinds]
 
 
-def _warnings(sets: Sequence[Group]) -> list[str]:
+def _warnings(groups: Sequence[RunGroup]) -> list[str]:
     return [
         f"{', '.join(names)} have the same settings and the same seed: if one is a copy or a continuation of "
         "another, leave it out, or intervals are too narrow."
-        for group in sets
+        for group in groups
         for names in same_seed(group)
     ]
 
 
 def _failures(runs: Sequence[History]) -> list[tuple[str, str]]:
     return [
-        (run.name, str(event.get("error", ""))[:LONGEST_ERROR])
+        (run.name, str(event.get("error", ""))[:MAX_ERROR_LENGTH])
         for run in runs
         if run.status == "failed"
         for event in [next(e for e in reversed(run.newest) if e["event"] == "failed")]
     ]
 
 
-# -- pictures ------------------------------------------------------------------------------------
-
-
 def _pictures(runs: Sequence[History]) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """(caption, kind, base64) of each run's newest t-SNE and videos, and a line on what there was no room for."""
-    found: list[tuple[str, str, str]] = []
-    room, left_out = PICTURES, 0
+    """(caption, kind, base64) of each run's newest t-SNE and videos, and a line on those that are left out."""
+    pictures: list[tuple[str, str, str]] = []
+    free, left_out = MAX_PICTURE_BYTES, 0
     for run in runs:
         folder = Path(run.path).expanduser()
         for file in [*_newest(folder, "tsne/*.png"), *_newest(folder, "videos/*.mp4", "videos/*.gif")]:
-            if (size := file.stat().st_size * 4 // 3) > room:
+            if (size := file.stat().st_size * 4 // 3) > free:
                 left_out += 1
                 continue
-            room -= size
+            free -= size
             data = base64.b64encode(file.read_bytes()).decode()
-            found.append((f"{run.name}: {file.stem}", file.suffix.removeprefix("."), data))
+            pictures.append((f"{run.name}: {file.stem}", file.suffix.removeprefix("."), data))
     line = f"{left_out} pictures and videos are left out, to keep the page small: they are in the runs' folders."
-    return found, [line] if left_out else []
+    return pictures, [line] if left_out else []
 
 
 def _newest(folder: Path, *patterns: str) -> list[Path]:
-    """Those of the last checkpoint; names begin with it."""
+    """Files of the last checkpoint, whose name is the start of theirs."""
     files = sorted((file for pattern in patterns for file in folder.glob(pattern)), key=lambda file: file.stem)
     newest = max((file.stem.split("-")[0] for file in files), default="")
     return [file for file in files if file.stem.split("-")[0] == newest]
 
 
-# -- other forms ---------------------------------------------------------------------------------
-
-
 def _markdown(
-    title: str, tables: dict[str, Table], warnings: Sequence[str], failures: Sequence[tuple[str, str]]
+    title: str, tables: dict[str, Rows], warnings: Sequence[str], failures: Sequence[tuple[str, str]]
 ) -> str:
     parts = [f"# {title}", *warnings, *(f"{run} failed: {error}" for run, error in failures)]
     for heading, rows in tables.items():
@@ -233,13 +222,16 @@ def _markdown(
 
 
 def _json(
-    sets: Sequence[Group], source: str, known: dict[str, dict[str, float]], found: dict[str, dict[str, Aggregate]]
+    groups: Sequence[RunGroup],
+    source: str,
+    known: dict[str, dict[str, float]],
+    aggregates: dict[str, dict[str, Aggregate]],
 ) -> str:
     rows = [
         {
             "group": group.name,
             "aggregates": {
-                k: {"value": v.value, "interval": v.interval} for k, v in found.get(group.name, {}).items()
+                k: {"value": v.value, "interval": v.interval} for k, v in aggregates.get(group.name, {}).items()
             },
             "runs": [
                 {
@@ -251,6 +243,6 @@ def _json(
                 for run in group.runs
             ],
         }
-        for group in sets
+        for group in groups
     ]  # fmt: skip
     return json.dumps({"scores": source, "groups": rows}, indent=1) + "\n"

@@ -25,7 +25,7 @@ def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mean_interval_of_known(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `mean_interval`, over the values that are not NaN; each column must have at least one."""
+    """`mean_interval` over the values that are not NaN; each column must have at least one."""
     count = (~np.isnan(values)).sum(0)
     mean = np.nanmean(values, axis=0)
     several = np.maximum(count, 2)

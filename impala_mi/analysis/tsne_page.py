@@ -1,4 +1,4 @@
-"""The t-SNE as a page: under the mouse are the level, the step, the instruction and what was seen."""
+"""The t-SNE as a page that shows the level, the step, the instruction and the frame under the mouse."""
 
 import base64
 import html
@@ -10,53 +10,39 @@ from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
+from markupsafe import Markup
 from PIL import Image
 from plotly.subplots import make_subplots
 
 from impala_mi.analysis.colours import SYMBOLS, palette
+from impala_mi.analysis.pages import figure_html, render_page
 from impala_mi.analysis.recording import rgb
-from impala_mi.analysis.tsne import WHAT, Panel, opacity
+from impala_mi.analysis.tsne import KINDS, Panel, opacity
 
-MOST_THUMBNAILS = 4000
-"""In a page: some 1.5 kB each."""
-
-# Plotly draws no pictures under the mouse.
-_HOVER = """
-const pictures = %s, plot = document.getElementById("{plot_id}"), box = document.createElement("img");
-box.style = "position:fixed;right:12px;bottom:12px;width:192px;image-rendering:pixelated;border-radius:4px";
-box.alt = "";
-document.body.append(box);
-plot.on("plotly_hover", event => {
-  const picture = pictures[event.points[0].customdata[0]];
-  box.hidden = !picture;
-  if (picture) box.src = "data:image/jpeg;base64," + picture;
-});
-"""
+MAX_THUMBNAILS = 4000
+"""Thumbnails in a page, about 1.5 kB each."""
+WRAP = 60
+"""Characters of a line of an instruction."""
 
 
-def page(panels: Sequence[Panel], title: str) -> go.Figure:
-    """The maps side by side; clicking on a level in the legend hides it in all."""
-    names = [html.escape(name) for name in panels[0].recording.names]
-    titles = [f"{html.escape(one.title)}<br>{one.method} of the {WHAT[one.kind]}" for one in panels]
+def tsne_figure(panels: Sequence[Panel], title: str) -> go.Figure:
+    """Draw the maps side by side; a click on a level in the legend hides it in all of them."""
+    levels = panels[0].recording.names
+    names = [html.escape(name) for name in levels]
+    titles = [f"{html.escape(panel.title)}<br>{panel.method} of the {KINDS[panel.kind]}" for panel in panels]
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.02)
-    for column, one in enumerate(panels, 1):
-        alpha, offset = opacity(one.recording.time), sum(len(p.points) for p in panels[: column - 1])
-        for k, ((r, g, b), marker) in enumerate(palette(panels[0].recording.names)):
-            mine = np.flatnonzero(one.recording.level == k)
-            data = [
-                (
-                    offset + int(i),
-                    int(one.recording.time[i]),
-                    _wrapped(str(one.recording.instruction[i])),
-                )
-                for i in mine
-            ]
+    for column, panel in enumerate(panels, 1):
+        recording, offset = panel.recording, sum(len(p.points) for p in panels[: column - 1])
+        alpha = opacity(recording.time)
+        for k, ((r, g, b), marker) in enumerate(palette(levels)):
+            steps = np.flatnonzero(recording.level == k)
+            data = [(offset + int(i), int(recording.time[i]), _wrap(str(recording.instruction[i]))) for i in steps]
             figure.add_trace(
                 go.Scattergl(
-                    x=one.points[mine, 0].round(3), y=one.points[mine, 1].round(3), mode="markers", name=names[k],
-                    legendgroup=names[k], showlegend=column == 1, customdata=data,
+                    x=panel.points[steps, 0].round(3), y=panel.points[steps, 1].round(3), mode="markers",
+                    name=names[k], legendgroup=names[k], showlegend=column == 1, customdata=data,
                     marker={"color": f"rgb({255 * r:.0f},{255 * g:.0f},{255 * b:.0f})", "size": 6,
-                            "opacity": alpha[mine].round(2), "symbol": SYMBOLS[marker]},
+                            "opacity": alpha[steps].round(2), "symbol": SYMBOLS[marker]},
                     hovertemplate="%{fullData.name}<br>step %{customdata[1]}<br>%{customdata[2]}<extra></extra>",
                 ),
                 row=1, col=column,
@@ -71,33 +57,28 @@ def page(panels: Sequence[Panel], title: str) -> go.Figure:
     return figure
 
 
-def write(panels: Sequence[Panel], title: str, file: Path) -> None:
-    """`page` as one file that fetches nothing from elsewhere."""
-    page(panels, title).write_html(
-        file, include_plotlyjs=True, post_script=_HOVER % json.dumps(_pictures(panels)), full_html=True
+def write_tsne_page(panels: Sequence[Panel], title: str, file: Path) -> None:
+    """Write the maps as one HTML file that fetches nothing from elsewhere."""
+    figure = figure_html(tsne_figure(panels, title), div_id="tsne")
+    pictures = Markup(json.dumps(_thumbnails(panels)))
+    file.write_text(
+        render_page("tsne.html", title=title, figure=figure, div="tsne", pictures=pictures), encoding="utf-8"
     )
 
 
-def _pictures(panels: Sequence[Panel]) -> dict[int, str]:
-    """Thumbnails by point, of every n-th where there are many."""
-    found, offset = {}, 0
-    total = sum(len(one.points) for one in panels)
-    every = max(1, -(-total // MOST_THUMBNAILS))
-    for one in panels:
-        if one.recording.frame is not None:
-            for i in range(0, len(one.points), every):
-                found[offset + i] = jpeg(one.recording.frame[i])
-        offset += len(one.points)
-    return found
+def _thumbnails(panels: Sequence[Panel]) -> dict[int, str]:
+    """JPEGs in base64 by point, of every n-th point if there are many."""
+    pictures, offset = {}, 0
+    every = max(1, -(-sum(len(panel.points) for panel in panels) // MAX_THUMBNAILS))
+    for panel in panels:
+        if panel.recording.frame is not None:
+            for i in range(0, len(panel.points), every):
+                jpeg = io.BytesIO()
+                Image.fromarray(rgb(panel.recording.frame[i])).save(jpeg, "JPEG", quality=70)
+                pictures[offset + i] = base64.b64encode(jpeg.getvalue()).decode()
+        offset += len(panel.points)
+    return pictures
 
 
-def jpeg(frame: np.ndarray) -> str:
-    """A frame [h, w, c] in base64."""
-    out = io.BytesIO()
-    Image.fromarray(rgb(frame)).save(out, "JPEG", quality=70)
-    return base64.b64encode(out.getvalue()).decode()
-
-
-def _wrapped(text: str, width: int = 60) -> str:
-    """In lines for a small box."""
-    return "<br>".join(html.escape(line) for line in textwrap.wrap(text, width))
+def _wrap(text: str) -> str:
+    return "<br>".join(html.escape(line) for line in textwrap.wrap(text, WRAP))

@@ -12,7 +12,7 @@ from impala_mi.errors import UserError
 
 if TYPE_CHECKING:
     from impala_mi.analysis.acting import TrainedAgent
-    from impala_mi.analysis.clusters import Apartness
+    from impala_mi.analysis.clusters import LevelSeparation
 
 
 @click.command()
@@ -50,7 +50,7 @@ def command(
     import numpy as np
 
     from impala_mi.analysis.maps import write_maps
-    from impala_mi.analysis.projector import project
+    from impala_mi.analysis.projector import write_projector
     from impala_mi.analysis.recording import record
     from impala_mi.cli.trained import episode_bar, load_trained
 
@@ -77,7 +77,7 @@ def command(
         for agent, panel in zip(own, panels, strict=False):
             name = stem if len(agents) == 1 else f"{stem}-of-{agent.checkpoint}"
             panel.recording.save(folder / f"{name}.npz", kind=np.array(panel.kind), points=panel.points)
-            project(panel.recording, panel.kind, agent.folder.path / "tensorboard", agent.checkpoint, seed)
+            write_projector(panel.recording, panel.kind, agent.folder.path / "tensorboard", agent.checkpoint, seed)
     console.print(_table(separations))
     list_written(console, files)
 
@@ -101,7 +101,7 @@ def _check(agents: "Sequence[TrainedAgent]", kind: str | None) -> None:
             )
 
 
-def _table(separations: "dict[str, list[Apartness]]") -> Table:
+def _table(separations: "dict[str, list[LevelSeparation]]") -> Table:
     """Separation at the first step of an episode and at the last octave, which fewer levels may reach."""
     headings = ("", "at step 0", "chance", "silhouette", "later", "chance", "silhouette", "from step", "levels")
     table = make_table(headings, title="neighbours of the same level, silhouette", title_justify="left")

@@ -9,7 +9,7 @@ from impala_mi.cli.console import check_writable, list_written, make_console
 from impala_mi.cli.options import agent_options
 
 if TYPE_CHECKING:
-    from impala_mi.analysis.units import What
+    from impala_mi.analysis.units import Ablated
 
 
 @click.command()
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--most", type=click.IntRange(min=1), metavar="N", help="Only the N most selective units, or the first N rows."
 )
 def command(
-    run: str, overrides: tuple[str, ...], episodes: int, checkpoint: str, seed: int, kind: "What", most: int | None
+    run: str, overrides: tuple[str, ...], episodes: int, checkpoint: str, seed: int, kind: "Ablated", most: int | None
 ) -> None:
     """Show the drop of each level's return while a single unit of RUN's agent is held at 0.
 
@@ -42,7 +42,7 @@ def command(
     console = make_console()
     trained = load_trained(run, checkpoint, overrides)
     suite, agent = trained.suite, trained.network
-    units.check(agent, kind)
+    units.check_ablatable(agent)
     folder = check_writable(trained.folder.path / "units")
     numbers, strength = np.arange(units.count(agent, kind)), None
     preferred: list[int | None] = []
@@ -60,7 +60,7 @@ def command(
     title = f"{trained.folder.path.resolve().name}, {trained.checkpoint}\nwithout single " + (
         "units of the context" if kind == "context" else "rows of the generated weights"
     )
-    units.draw(drops, suite.level_names, preferred, title, file)
+    units.draw_drops(drops, suite.level_names, preferred, title, file)
     rho = None
     if strength is not None and len(strength) == units.count(agent, kind):  # a selection would bias it
         rho = units.agreement(strength, drops)
@@ -72,7 +72,7 @@ def command(
     }  # fmt: skip
     file.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
     console.print(
-        f"{drops.real.sum()} of {drops.drop.size} drops or gains are real (false discovery rate {units.RATE:.0%})"
+        f"{drops.real.sum()} of {drops.drop.size} drops or gains are real (false discovery rate {units.FALSE_DISCOVERY_RATE:.0%})"
     )
     if rho is not None:
         console.print(f"rank correlation of selectivity and mean absolute drop: {rho:.2f}")

@@ -36,7 +36,7 @@ def command(
     RUN/videos/CHECKPOINT-LEVEL-N.mp4. KEY=VALUE arguments set env.dmlab.*, for the folders of another machine.
     """
     from impala_mi.analysis import video
-    from impala_mi.analysis.film import Film, load_map, shoot
+    from impala_mi.analysis.film import Film, film_episodes, load_map
     from impala_mi.analysis.play import OnEpisode
     from impala_mi.cli.trained import episode_bar, load_trained
 
@@ -57,11 +57,11 @@ def command(
                 film: Film, stem: str = stem, numbers: Iterator[int] = numbers, bar: OnEpisode = bar
             ) -> None:
                 file = folder / f"{stem}-{next(numbers)}{'.gif' if gif else '.mp4'}"
-                video.write(video.draw(film, trained.suite.actions, names, chart), file, fps)
+                video.write_video(video.draw_film(film, trained.suite.actions, names, chart), file, fps)
                 bar(film.episode)
                 console.print(f"wrote {file} (return {film.episode.return_:.4g})", soft_wrap=True)
 
-            shoot(trained.network, trained.suite, names.index(name), episodes, seed, chart, on_film, greedy)
+            film_episodes(trained.network, trained.suite, names.index(name), episodes, seed, chart, on_film, greedy)
     if chart is None:
         console.print(
             f"without a place in a t-SNE; to add it: impala-mi tsne {run} --checkpoint {trained.checkpoint}"

@@ -1,9 +1,7 @@
 """A study: an experiment that runs into a folder part by part, and continues there after an interruption."""
 
 import contextlib
-import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +11,8 @@ from typing import IO, Any
 import torch
 
 from impala_mi.errors import UserError
-from impala_mi.runs.folder import revision, write_atomically
+from impala_mi.host.files import lock, replacing, write_atomically
+from impala_mi.runs.folder import revision
 
 SAVE_EVERY_S = 60.0
 """Seconds between saved states of a part."""
@@ -80,8 +79,9 @@ class Study:
                     "another folder with --out"
                 )
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._lock is not None:
+                self._lock.close()
+            self._lock = lock(self.folder / ".lock")
         except BlockingIOError:
             raise UserError(f"{str(self.folder)!r} is in use by another process") from None
         except OSError as e:
@@ -159,9 +159,8 @@ class Study:
         """Save a part's state if the last save is `SAVE_EVERY_S` ago: tensors, numbers, strings, containers."""
         if time.monotonic() - self._saved_at < SAVE_EVERY_S:
             return
-        aside = self._state(name).with_suffix(".aside")
-        torch.save(state(), aside)
-        os.replace(aside, self._state(name))
+        with replacing(self._state(name)) as aside:
+            torch.save(state(), aside)
         self._saved_at = time.monotonic()
 
     def _state(self, name: str) -> Path:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from impala_mi.host.files import write_atomically
 from impala_mi.reproductions.study import Study
-from impala_mi.runs.folder import versions, write_atomically
+from impala_mi.runs.folder import versions
 
 Cell = str | int | float | None
 
@@ -62,7 +63,7 @@ def write_study_report(study: Study, report: StudyReport, command: str) -> list[
     files = []
     for name, figure in report.figures.items():
         files.append(study.folder / f"{name}.png")
-        figure.savefig(files[-1], dpi=110, bbox_inches="tight")
+        figure.savefig(files[-1], dpi=110)
     parts = study.results.values()
     facts = {
         "command": command, "where": hardware(study.settings), **study.settings,

@@ -105,7 +105,9 @@ def episodes(returns):
 
 def test_the_capped_mean_averages_first_caps_second_and_has_no_floor():
     levels = [Level("a", 0.0, 10.0), Level("b", 0.0, 10.0), Level("c", 0.0, 10.0)]
-    result = score_episodes(levels, [episodes([0, 30]), episodes([-10, -30]), episodes([5, 5])], None, Counter({1: 2}))
+    result = score_episodes(
+        levels, [episodes([0, 30]), episodes([-10, -30]), episodes([5, 5])], None, Counter({1: 2})
+    )
     assert [row.score for row in result.levels] == [150.0, -200.0, 50.0]
     assert [row.capped for row in result.levels] == [100.0, -200.0, 50.0]
     assert result.capped_mean == pytest.approx((100 - 200 + 50) / 3)

@@ -1,11 +1,13 @@
-"""Steps that are kept of what an agent played."""
+"""Recorded steps."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from impala_mi.analysis.play import play
-from impala_mi.analysis.recording import hear, look, octave, record, thumbnail
+from impala_mi.analysis.recording import head_vectors, note_instructions, octave, record, thumbnail
 from impala_mi.envs.tiny import WORDS
 from impala_mi.nn.agent import Agent
 from impala_mi.tokenizer import tokenize
@@ -70,13 +72,13 @@ def test_mi_task_generates_one_matrix_a_level(suite):
     assert len(np.unique(data.vectors["policy"].round(5), axis=0)) == 5
 
 
-def test_parts_are_looked_at_as_a_whole(config, suite, monkeypatch):
+def test_vectors_do_not_depend_on_the_chunks(config, suite, monkeypatch):
     agent = Agent(config.agent, suite.spaces).eval()
     core, level = np.random.default_rng(0).normal(size=(7, 32)).astype(np.float32), np.arange(7) % 5
     with torch.inference_mode():
-        whole = look(agent, core, level)
-        monkeypatch.setattr("impala_mi.analysis.recording._AT_ONCE", 3)
-        parts = look(agent, core, level)
+        whole = head_vectors(agent, core, level)
+        monkeypatch.setattr("impala_mi.analysis.recording._CHUNK", 3)
+        parts = head_vectors(agent, core, level)
     assert all(np.allclose(whole[kind], parts[kind], atol=1e-6) for kind in whole)
 
 
@@ -85,15 +87,13 @@ def test_games_keep_what_they_have_besides(suite):
         def counts(self):
             return {"hits": 3}
 
-    from dataclasses import replace
-
-    listening, words = hear(replace(suite, make_game=Counting), 4)
-    game = listening.make_game("language")
+    noted, words = note_instructions(replace(suite, make_game=Counting), 4)
+    game = noted.make_game("language")
     said = game.reset(1).instruction
     assert words == {tokenize(said, 4).tobytes(): said}
     assert game.counts() == {"hits": 3}
     with pytest.raises(AttributeError):
-        _ = listening.make_game("catch").interrupt
+        _ = noted.make_game("catch").interrupt
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The page on runs."""
+"""Reports on runs."""
 
 import json
 import re
@@ -72,9 +72,9 @@ def test_only_an_empty_run(tmp_path):
     assert "<h2>Learner</h2>" not in html
 
 
-def test_thirty_levels_make_no_large_page(tmp_path):
+def test_a_page_on_thirty_levels_is_small(tmp_path):
     levels = [f"family{k % 6}_level{k}" for k in range(30)]
-    runs = [history(f"{head}{seed}", head, seed, levels, n=1000) for head in "xy" for seed in (1, 2)]
+    runs = [history(f"{head}{seed}", head, seed, levels, n=400) for head in "xy" for seed in (1, 2)]
     assert write_report(runs, "thirty", tmp_path)[0].stat().st_size < 9e6
 
 
@@ -88,7 +88,7 @@ def test_the_newest_pictures_as_far_as_there_is_room(tmp_path, monkeypatch):
     (folder / "videos" / "0200-a-1.mp4").write_bytes(b"x" * 1000)
     html = write_report([read(str(folder))], "x", tmp_path)[0].read_text()
     assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == ["run: 0200", "run: 0200-levels", "run: 0200-a-1"]
-    monkeypatch.setattr(reports, "PICTURES", 1200)
+    monkeypatch.setattr(reports, "MAX_PICTURE_BYTES", 1200)
     html = write_report([read(str(folder))], "x", tmp_path)[0].read_text()
     assert "1 pictures and videos are left out" in html
     assert "data:video" not in html

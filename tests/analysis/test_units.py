@@ -12,7 +12,7 @@ from impala_mi.analysis.units import (
     ablate,
     agreement,
     count,
-    draw,
+    draw_drops,
     episodes_played,
     selectivity,
     without,
@@ -67,16 +67,16 @@ def test_a_row_without_generated_weights_has_its_bias_alone(agent):
 
 
 @pytest.mark.parametrize(
-    ("override", "what", "says"),
+    ("override", "ablated", "says"),
     [
-        ("agent.head=shared", "context", "has no context"),
+        ("agent.head=shared", "context", "generates no weights"),
         ("agent.conditioned=value", "rows", "does not depend"),
         ("agent.conditioned=value", "context", "does not depend"),
     ],
 )
-def test_what_a_head_does_not_have(suite, override, what, says):
+def test_what_a_head_does_not_have(suite, override, ablated, says):
     agent = Agent(tiny_config(override).agent, suite.spaces).eval()
-    with pytest.raises(UserError, match=says), without(agent, what, 0):
+    with pytest.raises(UserError, match=says), without(agent, ablated, 0):
         pass
 
 
@@ -92,27 +92,27 @@ def test_what_matters_drops_where_it_matters(agent, suite):
         layer.U[left] = torch.tensor([50.0, 0.0, 0.0])
         layer.U[right] = torch.tensor([0.0, 0.0, 50.0])
     played = []
-    found = ablate(agent, suite, "context", [left, right, 7], 12, 1, played.append)
+    ablations = ablate(agent, suite, "context", [left, right, 7], 12, 1, played.append)
     assert len(played) == episodes_played(5, 3, 12) == (4 + 3) * 12 * 5
-    assert found.normalised
+    assert ablations.normalised
     important = np.zeros((5, 3), bool)
     important[left, 0] = important[right, 1] = True
-    assert (found.drop[important] > 50).all()
+    assert (ablations.drop[important] > 50).all()
     random = [suite.level_names.index(name) for name in ("catch", "memory", "language")]
     certain = np.ones((5, 3), bool)
     certain[random] = False  # their answers are drawn, and guessed
-    assert (found.drop[~important & certain] == 0).all()
-    assert (found.real == important).all()
+    assert (ablations.drop[~important & certain] == 0).all()
+    assert (ablations.real == important).all()
     assert count(agent, "context") == 8
     assert count(agent, "rows") == 3
 
 
 def test_agreement_and_picture(tmp_path):
-    found = Ablations(["a", "b", "c"], np.array([[0.0, 1.0, -5.0]]), np.array([[0.9, 0.04, 0.001]]), True)
-    assert found.real.tolist() == [[False, False, True]]  # of three tests, 0.04 is none
-    assert agreement(np.array([0.1, 0.2, 0.9]), replace(found, normalised=False)) is None
-    assert agreement(np.array([0.1, 0.2, 0.9]), found) == pytest.approx(1)
-    assert agreement(np.array([0.5, 0.5, 0.5]), found) is None
-    assert agreement(np.array([0.5, 0.6]), found) is None
-    draw(found, ["level"], [0, None, 0], "title", tmp_path / "a.png")
+    ablations = Ablations(["a", "b", "c"], np.array([[0.0, 1.0, -5.0]]), np.array([[0.9, 0.04, 0.001]]), True)
+    assert ablations.real.tolist() == [[False, False, True]]  # of three tests, 0.04 is none
+    assert agreement(np.array([0.1, 0.2, 0.9]), replace(ablations, normalised=False)) is None
+    assert agreement(np.array([0.1, 0.2, 0.9]), ablations) == pytest.approx(1)
+    assert agreement(np.array([0.5, 0.5, 0.5]), ablations) is None
+    assert agreement(np.array([0.5, 0.6]), ablations) is None
+    draw_drops(ablations, ["level"], [0, None, 0], "title", tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 3000

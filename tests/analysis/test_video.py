@@ -1,4 +1,4 @@
-"""Films: what is in them, and files that play."""
+"""Films and video files."""
 
 import imageio.v3 as iio
 import numpy as np
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from impala_mi.analysis import film, video
-from impala_mi.analysis.film import Film, Step, load_map
-from impala_mi.analysis.maps import write_maps
+from impala_mi.analysis.film import Film, FilmStep, load_map
 from impala_mi.analysis.recording import record
+from impala_mi.analysis.tsne import make_panel
 from impala_mi.config import build
 from impala_mi.envs.suites import make_suite
 from impala_mi.envs.tiny import WORDS
@@ -25,14 +25,14 @@ def agent(config, suite):
 
 def shoot(*args):
     films = []
-    film.shoot(*args, films.append)
+    film.film_episodes(*args, films.append)
     return films
 
 
 @pytest.fixture
 def chart(agent, suite, tmp_path):
     data = record(agent, suite, 4, 20, 1)
-    [panel], _, _ = write_maps(["x"], [data], None, 1, tmp_path, "x")
+    panel = make_panel("x", data, data.default, 1)
     data.save(tmp_path / "x.npz", kind=np.array(panel.kind), points=panel.points)
     return load_map(tmp_path / "x.npz")
 
@@ -81,12 +81,12 @@ def test_a_map_that_is_none_or_damaged(tmp_path):
 def test_a_file_plays_and_ends_with_the_return(agent, suite, chart, tmp_path, ending):
     [one] = shoot(agent, suite, 0, 1, 1, chart)
     file = tmp_path / f"a{ending}"
-    video.write(video.draw(one, suite.actions, suite.level_names, chart), file, 5)
+    video.write_video(video.draw_film(one, suite.actions, suite.level_names, chart), file, 5)
     frames = iio.imread(file, plugin="pyav" if ending == ".mp4" else None)
     shape = (video.HEIGHT, video.HEIGHT + video.SIDE)
     assert frames.shape[1:3] == (shape if ending == ".mp4" else (shape[0] // 2, shape[1] // 2))
     if ending == ".mp4":
-        assert len(frames) == len(one.steps) + video.LAST_FOR
+        assert len(frames) == len(one.steps) + video.END_FRAMES
         assert iio.immeta(file, plugin="pyav")["fps"] == 5
         assert np.abs(frames[-1].astype(int) - frames[-2]).mean() < 1
         middle = frames[-1][video.HEIGHT // 2 - 10 : video.HEIGHT // 2 + 10, : video.HEIGHT]
@@ -97,10 +97,12 @@ def test_odd_shapes_many_actions_and_long_words(suite):
     names = [f"action_{i}" for i in range(12)]
     rng = np.random.default_rng(0)
     steps = [
-        Step(rng.integers(0, 255, (17, 31, 3), np.uint8), "go " * 80, 11, rng.dirichlet(np.ones(12)), v, None, r)
+        FilmStep(
+            rng.integers(0, 255, (17, 31, 3), np.uint8), "go " * 80, 11, rng.dirichlet(np.ones(12)), v, None, r
+        )
         for v, r in ((-1.0, 0.0), (2.0, -5.0), (2.0, 1.0))
     ]
-    frames = list(video.draw(Film("x", steps, Episode(0, 1.0, 3)), names, ["x"], None))
+    frames = list(video.draw_film(Film("x", steps, Episode(0, 1.0, 3)), names, ["x"], None))
     assert len({frame.shape for frame in frames}) == 1
     assert all(side % 2 == 0 for side in frames[0].shape[:2])
 

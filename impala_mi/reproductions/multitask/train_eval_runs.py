@@ -11,7 +11,7 @@ from typing import Any
 
 from impala_mi.config import Config, build, to_yaml
 from impala_mi.errors import TrainingError
-from impala_mi.runs.folder import write_atomically
+from impala_mi.host.files import write_atomically
 
 POLL_S = 5.0
 """Seconds between looks at a running command."""

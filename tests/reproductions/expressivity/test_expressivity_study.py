@@ -20,7 +20,7 @@ from impala_mi.reproductions.study import Study
 from impala_mi.reproductions.study_report import write_study_report
 
 SETTINGS = {"quick": True, "seed": 3, "device": "cpu"}
-SMALL = ExpressivityProtocol(widths=(1, 3, 4), sizes=((1, 2), (4,)), beyond=(), steps=20, repetitions=2)
+SMALL = ExpressivityProtocol(widths=(1, 3), sizes=((1, 2), (4,)), beyond=(), steps=3, repetitions=2)
 
 
 def test_the_papers_sweep() -> None:
@@ -44,13 +44,13 @@ def test_by_the_mean_narrower_networks_are_within_reach() -> None:
 
 def test_the_whole_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressivity_study, "QUICK", SMALL)
-    monkeypatch.setattr(size_sweep, "SAMPLES", 300)
+    monkeypatch.setattr(size_sweep, "SAMPLES", 100)
     shares: list[float] = []
     own = Study("expressivity", tmp_path, SETTINGS, lambda share, description: shares.append(share))
     report = run_study(own)
     assert shares == sorted(shares)
     assert 0.9 < shares[-1] <= 1.0
-    assert len(report.data["points"]) == 3 * len(MODELS) * len(FUNCTIONS)
+    assert len(report.data["points"]) == len(SMALL.widths) * len(MODELS) * len(FUNCTIONS)
     part = json.loads((tmp_path / "parts" / "width3-MI-sizes1-2.json").read_text())["trained"]
     assert {t["function"] for t in part} == {"summation", "gating", "dot product", "gating, d outputs"}
     files = write_study_report(own, report, "impala-mi reproduce expressivity")
@@ -59,6 +59,6 @@ def test_the_whole_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     gc.collect()
     monkeypatch.setattr(expressivity_study, "train_sweep", None)  # nothing is trained again
     assert run_study(Study("expressivity", tmp_path, SETTINGS)).verdict == report.verdict
-    monkeypatch.setattr(expressivity_study, "QUICK", replace(SMALL, steps=30))
-    with pytest.raises(UserError, match="steps=20, not 30"):
+    monkeypatch.setattr(expressivity_study, "QUICK", replace(SMALL, steps=4))
+    with pytest.raises(UserError, match="steps=3, not 4"):
         run_study(Study("expressivity", tmp_path, SETTINGS))

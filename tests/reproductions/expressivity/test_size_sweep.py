@@ -19,7 +19,7 @@ SETTINGS = {"quick": True, "seed": 3, "device": "cpu"}
 def test_multiplicative_units_learn_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One unit is enough for a dot product and d units for d sums, pruned or not."""
     monkeypatch.setattr(size_sweep, "SAMPLES", 1000)
-    sweep = SizeSweep("MI", 2, ("dot product", "summation, d outputs"), (1, 2), steps=400, repetitions=1)
+    sweep = SizeSweep("MI", 2, ("dot product", "summation, d outputs"), (1, 2), steps=300, repetitions=1)
     trained = sweep_part(Study("n", tmp_path, SETTINGS), sweep, 0.0, 1.0)
     assert len(trained) == 12
     dot, several = (smallest_networks(trained, function, 1)[0] for function in sweep.functions)

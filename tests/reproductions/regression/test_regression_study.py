@@ -25,7 +25,7 @@ from impala_mi.reproductions.study_report import write_study_report
 from tests.reproductions.study_states import saved_state
 
 SETTINGS = {"quick": True, "seed": 3, "device": "cpu"}
-SMALL = RegressionProtocol(tasks=(2, 4), steps=100, repetitions=3)
+SMALL = RegressionProtocol(tasks=(2, 4), steps=4, repetitions=3)
 
 
 def test_the_papers_protocol() -> None:
@@ -34,6 +34,7 @@ def test_the_papers_protocol() -> None:
 
 
 def test_the_whole_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regression_study, "POINTS", 4)
     monkeypatch.setattr(regression_study, "ROWS", 8)  # stacks of several sizes
     monkeypatch.setattr(regression_study, "QUICK", SMALL)
     shares: list[float] = []
@@ -49,8 +50,8 @@ def test_the_whole_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     gc.collect()
     monkeypatch.setattr(regression_study, "train_stack", None)  # nothing is trained again
     assert run_study(Study("regression", tmp_path, SETTINGS)).verdict == report.verdict
-    monkeypatch.setattr(regression_study, "QUICK", replace(SMALL, steps=200))
-    with pytest.raises(UserError, match="steps=100, not 200"):
+    monkeypatch.setattr(regression_study, "QUICK", replace(SMALL, steps=8))
+    with pytest.raises(UserError, match="steps=4, not 8"):
         run_study(Study("regression", tmp_path, SETTINGS))
 
 
@@ -85,7 +86,7 @@ def test_an_interrupted_stack_continues_to_the_same_end(tmp_path: Path, monkeypa
 
 def test_models_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regression_study, "POINTS", 10)
-    curve = stack_part(Study("n", tmp_path, SETTINGS), 4, range(1), 200, 0.0, 1.0)
+    curve = stack_part(Study("n", tmp_path, SETTINGS), 4, range(1), 120, 0.0, 1.0)
     first, last = log_errors(curve)[:, 0].mean(1), log_errors(curve)[:, -1].mean(1)  # [models, 3]
     assert (last[:, 1] < first[:, 1] - 0.5).all()  # affine functions
     assert (last[:, 0] < first[:, 0]).all()

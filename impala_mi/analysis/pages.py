@@ -1,0 +1,18 @@
+"""HTML pages from the package's templates; a page fetches nothing from elsewhere."""
+
+from typing import Any
+
+import plotly
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Text of a page; the template also gets Plotly's JavaScript as `plotly`."""
+    environment = Environment(loader=PackageLoader("impala_mi.analysis"), autoescape=True, trim_blocks=True)
+    return environment.get_template(template).render(plotly=Markup(plotly.offline.get_plotlyjs()), **values)
+
+
+def figure_html(figure: Any, **options: Any) -> Markup:
+    """HTML of a Plotly figure for a page, without Plotly's JavaScript."""
+    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, **options))
