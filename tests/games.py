@@ -1,4 +1,4 @@
-"""Games whose every step can be told apart, and that misbehave on demand."""
+"""Games whose observations identify every step, and games that fail on demand."""
 
 import functools
 import os
@@ -23,7 +23,7 @@ LENGTHS = {"terminates": 3, "truncates": 4, "no_final": 5, "long": 10_000}
 class CountingGame(Game):
     """The frame is (seed, time, 1 at the end); the reward is the action plus 10 times the time."""
 
-    log: list[tuple] = []  # noqa: RUF012  every reset and step of every game
+    log: list[tuple] = []  # noqa: RUF012  resets and steps of all games
 
     def __init__(self, level: str) -> None:
         self.level, self.closed = level, False
@@ -59,7 +59,7 @@ def counting(config: EnvConfig) -> Suite:
 
 
 class FaultyGame(CountingGame):
-    """Does what its level is named for after some steps, `hopeless` at once."""
+    """Fails as its level is named, after 50 steps; `hopeless` fails in reset."""
 
     def reset(self, seed: int) -> Observation:
         if self.level == "hopeless":
@@ -99,7 +99,7 @@ def breaks(config: EnvConfig) -> Suite:
 
 
 def tiny_processes(config: EnvConfig) -> Suite:
-    """The suite `tiny`, each game in a process of its own, as DeepMind Lab's are."""
+    """The suite `tiny` with each game in a child process, as for DeepMind Lab."""
     suite = tiny(config)
 
     def make(level: str) -> ProcessGame:
