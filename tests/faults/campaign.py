@@ -172,9 +172,7 @@ class Campaign:
         """Processes and files that remain after the end of the run."""
         deadline = time.monotonic() + 15
         while True:
-            remains = [
-                f"process {p.pid} {p.info['cmdline']}" for kind in ("environment",) for p in self.victims(kind)
-            ]
+            remains = [f"process {p.pid} {p.info['cmdline']}" for p in self.victims("environment")]
             remains += [f"file {p.name}" for p in self.temporary.iterdir() if p.name.startswith("impala-mi-")]
             if self.cluster is None:
                 remains += [f"process {p.pid}" for driver in self.drivers for p in processes_of(driver)]
