@@ -12,7 +12,7 @@ from tests.games import CountingGame, counting
 
 def vector(suite: Suite, width: int = 6) -> tuple[VectorEnv, AgentInput]:
     levels = [i % len(suite.levels) for i in range(width)]
-    out = AgentInput(*(a[0] for a in transitions_buffer(suite.spaces, 1, width, 4, 1).inputs))
+    out = AgentInput(*(a[0] for a in transitions_buffer(suite.spaces, 1, width, 4).inputs))
     return VectorEnv(suite, levels, suite.assign_seeds([1], levels), 4), out
 
 
