@@ -123,7 +123,7 @@ def test_evaluation_plays_whole_episodes_of_the_held_out_levels(lab):
     lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:3:0.01"
     out = lab.run("eval", "runs/a", "--episodes", "5", "env.dmlab.human_scores=code", "env.dmlab.timeout_s=10")
     assert "held-out levels" in out
-    assert "3 episodes were lost to faults of their levels and replaced" in out
+    assert "3 episodes failed because of faults of their levels and were replaced" in out
     assert "human_scores=code" in out
     (file,) = (lab.folder / "runs" / "a" / "eval").glob("*.json")
     result = json.loads(file.read_text())
@@ -220,7 +220,7 @@ def test_an_evaluation_leaves_out_a_level_that_does_not_work_and_keeps_the_rest(
         capture_output=True, check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "without a mean: rooms_watermaze: a level failed 2 times in a row" in done.stderr
+    assert "no mean: rooms_watermaze: a level failed 2 times in a row" in done.stderr
     (file,) = (lab.folder / "runs" / "a" / "eval").glob("*.json")
     result = json.loads(file.read_text())
     assert [row["level"] for row in result["levels"]] == ["natlab_fixed_large_map"]
