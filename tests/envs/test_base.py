@@ -53,7 +53,7 @@ def test_a_truncated_episode_brings_its_final_observation():
 
 @pytest.mark.parametrize(("level", "terminal"), [("no_final", False), ("truncates", True)])
 def test_a_cut_off_that_is_terminal(level, terminal):
-    """Without a final observation there is nothing to bootstrap from; a suite may treat time limits as ends."""
+    """No value can be bootstrapped without a final observation; a suite may treat time limits as termination."""
     env = environment(level, terminal)
     env.reset()
     *_, last = play(env, 5 if level == "no_final" else 4)
@@ -111,14 +111,14 @@ def slept(monkeypatch):
 def test_a_fault_costs_its_episode_and_bootstraps_from_what_was_last_seen(slept, terminal):
     env = Environment(Faulting("terminates", {3}), 7, EpisodeSeeds([1], "x"), terminal)
     opening = env.reset()
-    seen = env.step(1)
+    before = env.step(1)
     lost = env.step(2)
     assert (lost.reward, lost.terminated, lost.truncated, lost.first) == (0.0, False, True, True)
-    assert lost.final_observation is seen.observation
-    assert lost.episode is None  # it does not count
-    assert lost.observation.frame[0] != opening.observation.frame[0]  # the next has another seed
+    assert lost.final_observation is before.observation
+    assert lost.episode is None  # a lost episode does not count
+    assert lost.observation.frame[0] != opening.observation.frame[0]  # the next episode has another seed
     *_, end = [env.step(1) for _ in range(3)]
-    assert (end.episode.return_, end.episode.length) == (63.0, 3)  # nothing of the lost one in it
+    assert (end.episode.return_, end.episode.length) == (63.0, 3)  # without the lost episode
     (fault,) = env.take_stats().faults
     assert (fault.seed % 10_000_000, fault.kind, fault.message) == (
         int(opening.observation.frame[0]),
@@ -131,11 +131,11 @@ def test_a_fault_costs_its_episode_and_bootstraps_from_what_was_last_seen(slept,
 def test_resets_that_fail_are_tried_again_with_other_seeds_and_growing_waits(slept):
     env = Environment(Faulting("long", {1, 2, 3, 5}), 7, EpisodeSeeds([1], "x"), True)
     env.reset()
-    env_stats = env.take_stats()
-    assert len({fault.seed for fault in env_stats.faults}) == len(env_stats.faults) == 3
-    assert len(env_stats.reset_s) == 1
+    stats = env.take_stats()
+    assert len({fault.seed for fault in stats.faults}) == len(stats.faults) == 3
+    assert len(stats.reset_s) == 1
     assert env.step(0).truncated
-    assert slept == [1.0, 2.0, 4.0]  # no good stretch in between
+    assert slept == [1.0, 2.0, 4.0]  # too few steps in between to forgive
     [env.step(0) for _ in range(FORGIVE_AFTER_STEPS)]
     env._game.at = {env._game.calls + 1}
     assert env.step(0).truncated
@@ -150,9 +150,9 @@ def test_a_level_that_never_works_is_given_up(slept, give_up, worked):
     with pytest.raises(LevelBroken, match="a level failed 10 times in a row: call ") as e:
         [env.step(0) for _ in range(5)]
     assert max(slept) == 60
-    again = pickle.loads(pickle.dumps(e.value))  # it comes from an actor
-    assert (again.level, str(again)) == (7, str(e.value))
-    assert isinstance(again, TrainingError)
+    copy = pickle.loads(pickle.dumps(e.value))  # as it arrives from an actor
+    assert (copy.level, str(copy)) == (7, str(e.value))
+    assert isinstance(copy, TrainingError)
 
 
 @pytest.mark.parametrize(("give_up", "first_fault"), [("first", 6), ("never", 1)])
@@ -171,7 +171,7 @@ def test_another_thread_learns_of_faults_at_once(slept):
     env.step(0)
     assert [fault.message for fault in env.take_faults()] == ["call 2"]
     assert env.take_faults() == []
-    assert env.take_stats().faults == []  # none is told twice
+    assert env.take_stats().faults == []  # none is reported twice
 
 
 class Broken(CountingGame):

@@ -50,7 +50,7 @@ def test_doom_actions_do_what_they_are_called():
         rewards[name] = sum(o.reward for o in outcomes)
         frames[name] = outcomes[-1].observation.frame
     game.close()
-    assert rewards["forward"] > 5 > rewards["look_left"]  # the reward is the way made towards the vest
+    assert rewards["forward"] > 5 > rewards["look_left"]  # the reward is the progress towards the vest
     assert rewards["backward"] <= 0
     distinct = {frame.tobytes() for frame in frames.values()}
     assert len(distinct) == len(suite.actions)
@@ -218,23 +218,23 @@ def test_a_doom_process_is_renewed_and_episodes_stay_what_they_are(monkeypatch):
     def episodes(renewed_after):
         monkeypatch.setattr(doom, "RENEW_EPISODES", renewed_after)
         game = make_suite(EnvConfig(suite="doom")).make_game("deadly_corridor")
-        seen, processes = [], set()
+        played, processes = [], set()
         for seed in range(5):
-            seen.append([game.reset(seed).frame, *(game.step(action).reward for action in (8, 0, 8, 4))])
+            played.append([game.reset(seed).frame, *(game.step(action).reward for action in (8, 0, 8, 4))])
             processes |= {p.pid for p in psutil.Process().children(recursive=True) if p.name() == "vizdoom"}
         game.close()
-        return seen, len(processes)
+        return played, len(processes)
 
-    once, one = episodes(10)
-    again, several = episodes(2)
-    assert (one, several) == (1, 3)
-    for a, b in zip(once, again, strict=True):
+    expected, num_processes = episodes(10)
+    renewed, num_processes_renewed = episodes(2)
+    assert (num_processes, num_processes_renewed) == (1, 3)
+    for a, b in zip(expected, renewed, strict=True):
         np.testing.assert_array_equal(a[0], b[0])
         assert a[1:] == b[1:]
 
 
 def test_doom_leaves_no_names_in_shared_memory():
-    """Of a killed process nobody would remove them."""
+    """They would remain if the process were killed."""
     game = make_suite(EnvConfig(suite="doom")).make_game("basic")
     for seed in range(2):
         game.reset(seed)

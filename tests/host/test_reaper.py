@@ -1,4 +1,4 @@
-"""What a killed run's Ray leaves behind is ended, and nothing else."""
+"""The processes and the folder of a killed run's Ray are removed, and no others."""
 
 import os
 import subprocess
@@ -16,19 +16,19 @@ def test_processes_below_a_run_end_with_it_and_others_stay(tmp_path):
     folder = tmp_path / "session"
     folder.mkdir()
     (folder / "log").write_text("x")
-    mine, other = sleeping(**{reaper.MARK: str(folder)}), sleeping(**{reaper.MARK: f"{folder}2"})
-    held, life = os.pipe()
-    process = subprocess.Popen([sys.executable, "-I", reaper.__file__, str(folder)], stdin=held)
-    os.close(held)
+    marked, other = sleeping(**{reaper.MARK: str(folder)}), sleeping(**{reaper.MARK: f"{folder}2"})
+    read_end, write_end = os.pipe()
+    process = subprocess.Popen([sys.executable, "-I", reaper.__file__, str(folder)], stdin=read_end)
+    os.close(read_end)
     try:
         time.sleep(0.3)
-        assert mine.poll() is None, "as long as the run lives"
-        os.close(life)
-        assert mine.wait(timeout=10) == -9
+        assert marked.poll() is None, "it was killed while the run was alive"
+        os.close(write_end)
+        assert marked.wait(timeout=10) == -9
         assert other.poll() is None
         assert process.wait(timeout=10) == 0
         assert not folder.exists()
     finally:
-        for p in (mine, other, process):
+        for p in (marked, other, process):
             p.kill()
             p.wait()

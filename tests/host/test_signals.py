@@ -1,4 +1,4 @@
-"""Signals, wherever they meet the program."""
+"""Signals that arrive while modules are imported."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Dataclasses and named tuples call exec() while modules are imported.
 PROGRAM = """
 import signal, sys
@@ -22,13 +22,7 @@ main.main()
 def run(program: str, name: str, folder: Path) -> subprocess.CompletedProcess[str]:
     (folder / "program.py").write_text(program)
     paths = os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"}
-    command = [
-        sys.executable,
-        "-m",
-        "program",
-        "levels",
-        name,
-    ]  # as `python -m impala_mi`: Python ends it otherwise
+    command = [sys.executable, "-m", "program", "levels", name]  # Python ends a program run by -m differently
     return subprocess.run(command, env=paths, capture_output=True, text=True, check=False)
 
 

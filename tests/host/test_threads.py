@@ -1,4 +1,4 @@
-"""Memory that is freed is kept."""
+"""Freed memory is kept and used again."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import pytest
 
 from impala_mi.host.threads import KEEP_FREED_MEMORY
 
-# Blocks as large as a batch's frames as floats, in a thread that is not the first to allocate.
+# Blocks of the size of a batch's frames as floats, in threads that are not the first to allocate.
 PROGRAM = """
 import resource, sys, threading
 from concurrent.futures import ThreadPoolExecutor
@@ -49,5 +49,5 @@ def faults(*args: str, **environment: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc's options are glibc's")
 @pytest.mark.parametrize(("args", "environment"), [((), KEEP_FREED_MEMORY), (("keep",), {})])
 def test_large_blocks_are_used_again_in_any_thread(args, environment):
-    assert faults() > 5 * PAGES_OF_A_BLOCK, "otherwise each is fetched anew"
-    assert faults(*args, **environment) < 2 * PAGES_OF_A_BLOCK  # two at a time may want more once
+    assert faults() > 5 * PAGES_OF_A_BLOCK, "without the setting, each block is fetched from the system"
+    assert faults(*args, **environment) < 2 * PAGES_OF_A_BLOCK  # two threads at once may need one more block
