@@ -12,6 +12,8 @@ import impala_mi
 from tests.test_api import CARTPOLE, build, save_run
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+QUICK = ("env.levels=[always_left, always_right]", "learner.unroll_length=4", "learner.learning_rate=5e-3")
+"""Settings of impala_lite for two levels of one step."""
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def cartpole_run(tmp_path: Path) -> Path:
 
 def test_impala_lite_learns_opposite_actions_for_levels_that_look_alike(example, capsys):
     """Random actions bring -1/3 each; a policy that ignores the task at most 0 on average."""
-    means = example("impala_lite").main(["--frames", "6000", "env.levels=[always_left, always_right]"])
+    means = example("impala_lite").main(["--frames", "2400", *QUICK])
     assert set(means) == {"always_left", "always_right"}
     assert min(means.values()) > 0.9
     assert "learner/rho_mean" in capsys.readouterr().out
@@ -69,8 +71,7 @@ def test_a_suite_of_ones_own_keeps_the_contract_and_is_played(example):
 
 def test_a_head_of_ones_own_is_learnt_with(example):
     example("own_head")
-    overrides = ["env.levels=[always_left, always_right]", "agent.head=own_head:film"]
-    means = example("impala_lite").main(["--frames", "6000", *overrides])
+    means = example("impala_lite").main(["--frames", "2400", *QUICK, "agent.head=own_head:film"])
     assert min(means.values()) > 0.9
 
 
