@@ -13,6 +13,7 @@ from typing import IO, Any
 import torch
 
 from impala_mi.errors import UserError
+from impala_mi.host.files import write_atomically
 
 FORMAT = 2
 STATE, META, BEST = "state.pt", "meta.json", "best.json"
@@ -62,9 +63,7 @@ def save(
     best = _best(folder)
     if meta["score"] is not None and (best is None or meta["score"] >= best["score"]):
         best = {"checkpoint": name, "score": meta["score"]}
-        file = folder / f".{BEST}"
-        file.write_text(json.dumps(best) + "\n", encoding="utf-8")
-        os.replace(file, folder / BEST)
+        write_atomically(folder / BEST, json.dumps(best) + "\n")
     kept = {final.name, *(p.name for p in steps(folder)[-keep:]), *([] if best is None else [best["checkpoint"]])}
     for old in steps(folder):
         if old.name not in kept:

@@ -1,10 +1,8 @@
 """A run's folder: config.yaml, versions.json, metrics.jsonl, events.jsonl, tensorboard/, checkpoints/ ..."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 import shlex
 import shutil
@@ -17,11 +15,13 @@ from typing import Any
 
 from impala_mi.config import C, Config, build_as, to_yaml
 from impala_mi.errors import UserError
+from impala_mi.host.files import lock, write_atomically
 from impala_mi.yaml_text import parse_yaml
 
-SMALLEST_DISK = 500 * 2**20
+MIN_DISK_BYTES = 500 * 2**20
+"""Free disk space that a run needs to start."""
 JOURNAL = "pbt.jsonl"
-"""Of a population: its decisions."""
+"""Journal of decisions in the folder of a population."""
 PACKAGES = (
     "impala-mi",
     "torch",
@@ -33,26 +33,27 @@ PACKAGES = (
     "minigrid",
     "deepmind-lab",
 )
+"""Packages whose versions go into versions.json."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run."""
+    """Paths and files of a run."""
 
     path: Path
 
     @property
     def checkpoints(self) -> Path:
-        """Holds a folder for each checkpoint."""
+        """Folder that holds a folder for each checkpoint."""
         return self.path / "checkpoints"
 
     @property
     def config(self) -> Config:
-        """As the run was started or last resumed; raises `UserError`."""
+        """Configuration with which the run was started or last resumed; raises `UserError`."""
         return self.config_as(Config)
 
     def config_as(self, model: type[C], overrides: Sequence[str] = ()) -> C:
-        """`config`, of a kind of configuration, with overrides."""
+        """Configuration of another kind than `Config`, with overrides; raises `UserError`."""
         file = self.path / "config.yaml"
         try:
             text = file.read_text(encoding="utf-8")
@@ -62,43 +63,34 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one that writes to it; raises `UserError` where another does, or nobody may."""
+        """Hold the run's lock, so that no other process writes to the folder; raises `UserError` if that fails."""
         try:
-            file = open(self.path / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+            file = lock(self.path / ".lock")
+        except BlockingIOError:
+            raise UserError(f"the run {str(self.path)!r} is being trained by another process") from None
         except OSError as e:
             raise UserError(f"{str(self.path)!r}: cannot be written to: {e.strerror}") from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"the run {str(self.path)!r} is being trained by another process") from None
             yield
 
     def event(self, kind: str, /, **details: Any) -> None:
-        """Append to events.jsonl."""
+        """Append an event to events.jsonl."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **details}
         with open(self.path / "events.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
 
     def save_config(self, config: Config) -> None:
-        """Write config.yaml and versions.json, each whole or not at all."""
+        """Write config.yaml and versions.json, each in one step."""
         self.write_config(config)
         write_atomically(self.path / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
     def write_config(self, config: Config) -> None:
-        """Write config.yaml, whole or not at all."""
+        """Write config.yaml in one step."""
         write_atomically(self.path / "config.yaml", to_yaml(config))
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Replace a file in one step."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, file)
-
-
 def create(config: Config, name: str) -> RunFolder:
-    """A new run's folder; raises `UserError` where it exists, cannot be written or the disk is full."""
+    """Make the folder of a new run; raises `UserError` if it exists, cannot be written or the disk is full."""
     path = Path(config.run.root).expanduser() / name
     if path.exists():
         raise UserError(
@@ -111,7 +103,7 @@ def create(config: Config, name: str) -> RunFolder:
             check_disk(path)
             folder = RunFolder(path)
             folder.save_config(config)
-        except BaseException:  # a signal as well: the name stays free
+        except BaseException:  # a signal too: the name stays free
             shutil.rmtree(path, ignore_errors=True)
             raise
     except OSError as e:
@@ -138,17 +130,17 @@ def new_run(config: Config, name: str) -> Iterator[RunFolder]:
 
 
 def check_disk(path: Path) -> None:
-    """Raise `UserError` where the disk is nearly full."""
+    """Raise `UserError` if the disk is nearly full."""
     free = shutil.disk_usage(path).free
-    if free < SMALLEST_DISK:
+    if free < MIN_DISK_BYTES:
         raise UserError(
-            f"{str(path)!r}: only {free / 2**20:.0f} MiB of disk are free, {SMALLEST_DISK / 2**20:.0f} MiB are "
+            f"{str(path)!r}: only {free / 2**20:.0f} MiB of disk are free, {MIN_DISK_BYTES / 2**20:.0f} MiB are "
             "needed; free some or choose another run.root"
         )
 
 
 def open_run(path: str) -> RunFolder:
-    """An existing run's folder; raises `UserError`."""
+    """Open the folder of an existing run; raises `UserError`."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError(f"no run {path!r}: there is no such folder")
@@ -161,12 +153,12 @@ def open_run(path: str) -> RunFolder:
 
 
 def is_population(folder: Path) -> bool:
-    """Whether a folder is that of a population, not of one run."""
+    """Whether a folder belongs to a population, not to one run."""
     return (folder / JOURNAL).is_file()
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python, the packages that matter and the project's git revision, None where absent."""
+    """Versions of Python, of `PACKAGES` and of the project's git checkout; None for those that are absent."""
     found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
@@ -178,7 +170,7 @@ def versions() -> dict[str, str | None]:
 
 
 def revision() -> str | None:
-    """The project's git revision, None where it is not run from a checkout."""
+    """Git revision of the project, or None if it does not run from a checkout."""
     here = Path(__file__).resolve().parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:

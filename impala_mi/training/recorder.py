@@ -1,9 +1,9 @@
-"""What a run leaves behind: metrics, events, checkpoints, copies of them elsewhere."""
+"""Recorder: gathers the metrics and events of a run and writes them, its checkpoints, and copies of its folder."""
 
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,160 +17,235 @@ from impala_mi.learner.update import Counters
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.checkpoint import Checkpoint
 from impala_mi.runs.folder import RunFolder
-from impala_mi.runs.metrics import LevelCounts, LevelScores, Means, MetricsWriter
+from impala_mi.runs.metrics import LevelCounts, LevelScores, Means
 from impala_mi.runs.mirror import Mirror
+from impala_mi.runs.sinks import RunInfo, make_sinks
 from impala_mi.types import Fault, RolloutInfo, RolloutPreview
 
 Report = Callable[[Mapping[str, float]], None]
 
 
-class Records:
-    """Gathers what happens and writes it to the run's folder.
+class Recorder:
+    """Writer of one run's folder and sinks.
 
     Args:
         config: the run's configuration.
-        suite: what is played.
-        folder: of the run.
-        resumed: the checkpoint that it goes on from.
-        report: gets every record that is logged.
+        suite: suite of levels.
+        folder: folder of the run.
+        resumed: checkpoint that the run continues from, or None.
+        report: called with every record.
+        now: monotonic clock in seconds.
     """
 
     def __init__(
-        self, config: Config, suite: Suite, folder: RunFolder, resumed: Checkpoint | None, report: Report
+        self,
+        config: Config,
+        suite: Suite,
+        folder: RunFolder,
+        resumed: Checkpoint | None,
+        report: Report,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config, self._suite, self._folder, self._report = config, suite, folder, report
-        self.scores = LevelScores(suite.levels, config.train.score_episodes)
+        self._config, self._suite, self._folder, self._report, self._now = config, suite, folder, report, now
+        self._scores = LevelScores(suite.levels, config.train.score_episodes)
         self._counts = LevelCounts(suite.levels)
-        self.means = Means()
-        self._time_before, self.discarded, self.starts = 0.0, 0, 0
-        self.member: dict[str, Any] = {}
-        """What it is in a population: goes into checkpoints."""
-        self.more: dict[str, float] = {}
-        """And into each record."""
+        self._means = Means()
+        self._time_before, self._discarded, self._starts = 0.0, 0, 0
+        self._member: dict[str, Any] = {}
+        self._extra: dict[str, float] = {}
         if resumed is not None:
-            self.scores.load_state(resumed.run["scores"])
-            self._counts.load_state(resumed.run.get("counts", self._counts.state()))  # older ones have none
-            self._time_before = resumed.run["time_s"]
-            self.discarded = resumed.run["discarded"]
-            self.starts = resumed.run["starts"] + 1
-        self._writer = MetricsWriter(folder.path, None if resumed is None else int(resumed.meta["env_frames"]))
-        self._writer.layout(suite.level_names)
+            run = resumed.run
+            self._scores.load_state(run["scores"])
+            self._counts.load_state(run.get("counts", self._counts.state()))  # older checkpoints have none
+            self._time_before, self._discarded = run["time_s"], run["discarded"]
+            self._starts = run["starts"] + 1
+        resumed_at = None if resumed is None else int(resumed.meta["env_frames"])
+        info = RunInfo(folder.path, config, suite.level_names, resumed_at)
+        self._sinks = make_sinks(info, lambda name, error: self.event("sink_failed", sink=name, error=error))
         self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
-        self.fps = 0.0
-        self._began = time.monotonic()
+        self._fps = 0.0
+        self._began_at = now()
         psutil.cpu_percent()  # counts from the last call
         self.rewind(0)
 
+    # -- clocks ------------------------------------------------------------------------------
+
     def start(self, env_frames: int) -> None:
-        """Training begins, with so many frames behind it."""
-        if not self.member:  # whose population has a table of its own
-            self._hparams_of_run()
-        self._began = time.monotonic()
+        """Start the clocks: training begins at `env_frames`."""
+        if not self._member:  # a population shows hyperparameters of its own
+            self._run_hparams()
+        self._began_at = self._now()
         self.rewind(env_frames)
 
     def rewind(self, env_frames: int) -> None:
-        """Count frames a second from here: the learner's count begins, or has gone back."""
+        """Measure frames per second from here; a replaced learner may be at an earlier frame."""
         self._logged = (self.time_s(), env_frames)
-        self.logged_at = self.saved_at = time.monotonic()
+        self._logged_at = self._saved_at = self._now()
 
     def time_s(self) -> float:
-        """Seconds of training, those before a resume counted."""
-        return self._time_before + time.monotonic() - self._began
+        """Seconds of training, including those before a resume."""
+        return self._time_before + self._now() - self._began_at
+
+    def due_to_log(self) -> bool:
+        """Whether `train.log_every_s` has passed since the last record."""
+        return self._now() - self._logged_at >= self._config.train.log_every_s
+
+    def due_to_checkpoint(self) -> bool:
+        """Whether `train.checkpoint_every_s` has passed since the last checkpoint."""
+        return self._now() - self._saved_at >= self._config.train.checkpoint_every_s
+
+    # -- what is known of the run ------------------------------------------------------------
+
+    @property
+    def starts(self) -> int:
+        """Number of earlier starts of the run."""
+        return self._starts
+
+    @property
+    def discarded(self) -> int:
+        """Number of discarded rollouts."""
+        return self._discarded
+
+    @property
+    def fps(self) -> float:
+        """Frames per second between the last two records."""
+        return self._fps
+
+    @property
+    def scores(self) -> LevelScores:
+        """Returns of the newest episodes."""
+        return self._scores
+
+    @property
+    def member(self) -> dict[str, Any]:
+        """State of the run as a member of a population, as checkpoints hold it; {} outside a population."""
+        return self._member
 
     def score(self) -> float | None:
-        """Of the last episodes of all levels."""
-        return self.scores.score()
+        """Score over the newest episodes of all levels."""
+        return self._scores.score()
 
-    def take(self, info: RolloutInfo, scored: bool = True) -> None:
-        """What an actor tells of its unrolls; episodes that another agent played are not `scored`."""
+    def set_member(self, member: dict[str, Any], least_episodes: int | None = None) -> None:
+        """Set the population member's state for later checkpoints.
+
+        Args:
+            member: generation, hyperparameters and episodes of the member.
+            least_episodes: number of episodes of every level that a score needs; None leaves it as it is.
+        """
+        self._member = member
+        if least_episodes is not None:
+            self._scores.least = least_episodes
+
+    def set_extra_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Set metrics that are added to every record from now on."""
+        self._extra = dict(metrics)
+
+    # -- what happens ------------------------------------------------------------------------
+
+    def on_rollout(self, info: RolloutInfo, scored: bool = True) -> None:
+        """Count what an actor reports with a rollout; episodes of another agent are not `scored`."""
         if scored:
-            self.scores.add(info.episodes)
-        self.means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
+            self._scores.add(info.episodes)
+        self._means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
         for env_stats in info.env_stats:
             name = self._suite.levels[env_stats.level].name
             for seconds in env_stats.reset_s:
-                self.means.add({f"level/{name}/reset_s": seconds, f"level/{name}/reset_s_max": seconds})
-            self.take_faults(info.actor, [(env_stats.level, fault) for fault in env_stats.faults])
+                self._means.add({f"level/{name}/reset_s": seconds, f"level/{name}/reset_s_max": seconds})
+            self.on_faults(info.actor, [(env_stats.level, fault) for fault in env_stats.faults])
             self._counts.add(env_stats.level, env_stats.counts)
 
-    def take_faults(self, actor: int, faults: Sequence[tuple[int, Fault]]) -> None:
-        """Of levels, by their index."""
+    def on_faults(self, actor: int, faults: Sequence[tuple[int, Fault]]) -> None:
+        """Count and report faults of an actor's levels, which are given by index."""
         for level, fault in faults:
             self.event("fault", level=self._suite.levels[level].name, actor=actor, **asdict(fault))
             self._counts.add(level, {"faults": 1})
 
-    def take_lag(self, lag: int, levels: Sequence[int]) -> None:
-        """Versions between the weights that played in these levels and those that learn from it."""
-        for k in set(levels):
-            key = f"level/{self._suite.levels[k].name}/lag"
-            self.means.add({f"{key}_mean": lag, f"{key}_max": lag})
+    def on_update(self, metrics: Mapping[str, float], rollouts: Iterable[tuple[Sequence[int], int]]) -> None:
+        """Count an update.
 
-    def learnt(self, levels: Sequence[int]) -> None:
-        """An unroll of each of these environments' levels was learnt from."""
+        Args:
+            metrics: metrics of the update.
+            rollouts: for each rollout of its batch the level of each environment, by index, and the lag: the number
+                of versions between the weights that acted and those that learnt from it.
+        """
+        self._means.add(metrics)
         frames = self._config.learner.unroll_length * self._suite.action_repeat
-        for k, environments in Counter(levels).items():
-            self._counts.add(k, {"env_frames": environments * frames})
+        for levels, lag in rollouts:
+            for level, environments in Counter(levels).items():
+                key = f"level/{self._suite.levels[level].name}/lag"
+                self._counts.add(level, {"env_frames": environments * frames})
+                self._means.add({f"{key}_mean": lag, f"{key}_max": lag})
 
-    def log(self, counters: Counters, more: Mapping[str, float]) -> None:
-        """Write one record of what happened since the last."""
+    def discard(self, rollouts: int) -> None:
+        """Count rollouts that are not learnt from."""
+        self._discarded += rollouts
+
+    def forget_episodes(self) -> None:
+        """Forget the returns so far; the agent is another one now."""
+        self._scores.forget()
+
+    # -- what is written ---------------------------------------------------------------------
+
+    def log(self, counters: Counters, metrics: Mapping[str, float]) -> None:
+        """Write a record of what happened since the last one, with further `metrics`."""
         time_s, frames = self.time_s(), counters.env_frames
         before_s, before = self._logged
         if frames == before and time_s - before_s < self._config.train.log_every_s:
             return
-        if time_s - before_s >= 1:  # the last record can come at once after the one before
-            self.fps = (frames - before) / (time_s - before_s)
-        means = self.means.take()
+        if time_s - before_s >= 1:  # the last record may come at once after the one before
+            self._fps = (frames - before) / (time_s - before_s)
+        means = self._means.take()
         update_s = means.get("time/update_s", 0.0)
         per_update = self._config.steps_per_update * self._suite.action_repeat
         counted = asdict(counters)
         record = {
             "time_s": time_s,
             **{k: counted[k] for k in ("env_frames", "agent_steps", "updates")},
-            "fps": self.fps,
+            "fps": self._fps,
             "learner_fps": per_update / update_s if update_s else 0.0,
-            **more,
-            **self.more,
+            **metrics,
+            **self._extra,
             "machine/cpu_percent": psutil.cpu_percent(),
             "machine/memory_percent": psutil.virtual_memory().percent,
-            "actors/discarded_unrolls": self.discarded,
+            "actors/discarded_unrolls": self._discarded,
             **means,
-            **self.scores.metrics(),
+            **self._scores.metrics(),
             **self._counts.metrics(),
         }
-        self._writer.write(record)
+        self._sinks.write(record)
         self._report(record)
-        self._logged, self.logged_at = (time_s, frames), time.monotonic()
+        self._logged, self._logged_at = (time_s, frames), self._now()
 
-    def save(self, state: dict[str, Any], look: Callable[[], RolloutPreview | None] = lambda: None) -> Path:
-        """A checkpoint of the learner's state; `look` gives what TensorBoard is to show of it."""
+    def save(self, state: dict[str, Any], preview: Callable[[], RolloutPreview | None] = lambda: None) -> Path:
+        """Write a checkpoint of the learner's state, and what `preview` returns to the sinks."""
         counters = Counters(**state["counters"])
         run = {
-            "scores": self.scores.state(),
+            "scores": self._scores.state(),
             "counts": self._counts.state(),
             "time_s": self.time_s(),
-            "discarded": self.discarded,
-            "starts": self.starts,
-            "member": self.member,
+            "discarded": self._discarded,
+            "starts": self._starts,
+            "member": self._member,
         }
         meta = {"env_frames": counters.env_frames, "updates": counters.updates, "score": self.score()}
         path = checkpoints.save(self._folder.checkpoints, state, run, meta, self._config.train.keep_checkpoints)
         self.event("checkpoint", env_frames=counters.env_frames, path=path.name)
         if self._mirror is not None:
-            self._mirrored(self._mirror.push())
-        self.saved_at = time.monotonic()
+            self._report_mirror(self._mirror.push())
+        self._saved_at = self._now()
         try:
-            if (found := look()) is not None:
-                self._writer.sample(self._suite.levels[found.level].name, found)
+            if (rollout := preview()) is not None:
+                self._sinks.preview(self._suite.levels[rollout.level].name, rollout)
         except Exception as e:  # no reason to stop training
             self.event("sample_failed", error=f"{type(e).__name__}: {e}")
         return path
 
     def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
-        """See `MetricsWriter.hparams`."""
-        self._writer.hparams(values, metric)
+        """Show hyperparameters beside a metric."""
+        self._sinks.hparams(values, metric)
 
-    def _hparams_of_run(self) -> None:
-        """Settings of the agent and the learner, beside the score or, without references, a level's return."""
+    def _run_hparams(self) -> None:
+        """Show settings of agent and learner beside the score or, without references, a level's return."""
         sections = {"agent": self._config.agent, "learner": self._config.learner}
         values = {
             f"{name}.{key}": value if isinstance(value, bool | int | float | str) else str(value)
@@ -182,17 +257,17 @@ class Records:
         self.hparams({"seed": self._config.seed, **values}, metric)
 
     def event(self, kind: str, /, **details: Any) -> None:
-        """Write down what happened, for people in TensorBoard too."""
+        """Write an event to events.jsonl and to the sinks."""
         self._folder.event(kind, **details)
-        self._writer.event(kind, details)
+        self._sinks.event(kind, details)
 
     def close(self) -> None:
         """Write what is left."""
-        with contextlib.suppress(OSError):  # a full disk must not hide what came before it
-            self._writer.close()
+        with contextlib.suppress(OSError):  # a full disk must not hide an earlier error
+            self._sinks.close()
             if self._mirror is not None:
-                self._mirrored(self._mirror.close())
+                self._report_mirror(self._mirror.close())
 
-    def _mirrored(self, failed: Exception | None) -> None:
-        if failed is not None:  # training goes on, and the next copy tries again
-            self._folder.event("mirror_failed", error=f"{type(failed).__name__}: {failed}")
+    def _report_mirror(self, error: Exception | None) -> None:
+        if error is not None:  # training goes on, and the next copy tries again
+            self._folder.event("mirror_failed", error=f"{type(error).__name__}: {error}")

@@ -1,0 +1,70 @@
+"""MLflow."""
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+
+from impala_mi.runs.sinks import Record, RunInfo, Sink
+
+MAX_PARAMS, MAX_METRICS = 100, 500
+"""Parameters and metrics in one call: within MLflow's limits."""
+
+
+class MlflowSink(Sink):
+    """MLflow run on a tracking server, or in mlflow/ of the run's folder if none is named.
+
+    A resumed run continues the MLflow run whose id is kept in the folder. The step of a metric is its env frames.
+    """
+
+    def __init__(self, info: RunInfo) -> None:
+        section = info.config.logging.mlflow
+        assert section is not None
+        folder = (info.folder.absolute() / "mlflow").as_uri()
+        uri = section.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or folder
+        if uri.startswith("file:"):
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        self._client = MlflowClient(tracking_uri=uri)
+        self._run_id = info.saved_id("mlflow", lambda: self._create(section.experiment, info))
+        self._client.update_run(self._run_id, status="RUNNING")
+
+    def _create(self, experiment: str, info: RunInfo) -> str:
+        known = self._client.get_experiment_by_name(experiment)
+        number = self._client.create_experiment(experiment) if known is None else known.experiment_id
+        tags = {} if info.group is None else {"group": info.group}
+        run_id = str(self._client.create_run(number, run_name=info.name, tags=tags).info.run_id)
+        settings = info.config.model_dump(mode="json", exclude={"run", "logging"})
+        params = [Param(key, str(value)) for key, value in _flat(settings, "")]
+        for i in range(0, len(params), MAX_PARAMS):
+            self._client.log_batch(run_id, params=params[i : i + MAX_PARAMS])
+        return run_id
+
+    def write(self, record: Record) -> None:
+        """See `Sink`."""
+        now_ms, step = int(time.time() * 1000), int(record["env_frames"])
+        metrics = [Metric(_name(key), float(value), now_ms, step) for key, value in record.items()]
+        for i in range(0, len(metrics), MAX_METRICS):
+            self._client.log_batch(self._run_id, metrics=metrics[i : i + MAX_METRICS])
+
+    def close(self) -> None:
+        """See `Sink`."""
+        self._client.set_terminated(self._run_id)
+
+
+def _name(key: str) -> str:
+    """Name of a metric with the characters that MLflow allows."""
+    return re.sub(r"[^\w\-. /:]", "_", key)
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,276 @@
+"""Sinks: destinations of a run's records. A sink has `write(record)` and, if needed, other methods of `Sink`.
+
+metrics.jsonl and TensorBoard are always written, and their errors end the run. The sinks of the section `logging`
+run in threads of their own, so that a slow server delays nothing; one that fails is reported by an event and
+dropped. A sink of your own is a function that takes a `RunInfo` and returns a `Sink`.
+"""
+
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import queue
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from impala_mi.config import Config, LoggingConfig
+from impala_mi.errors import UserError
+from impala_mi.hooks import load_hook
+from impala_mi.host.files import write_atomically
+from impala_mi.types import RolloutPreview
+
+Record = Mapping[str, float]
+MAX_WAITING = 1000
+"""Calls that may wait for a slow sink before it counts as failed."""
+CLOSE_S = 30.0
+"""Seconds that the end of a run waits for a sink to write what is left."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """The run whose records a sink gets."""
+
+    folder: Path
+    config: Config
+    levels: Sequence[str] = ()
+    """Names of the levels."""
+    resumed_at: int | None = None
+    """Env frames of the checkpoint that the run was resumed from; None for a new run."""
+
+    @property
+    def group(self) -> str | None:
+        """Name of the population that the run is a member of, or None."""
+        members = self.folder.absolute().parent
+        return members.parent.name if members.name == "members" else None
+
+    @property
+    def name(self) -> str:
+        """Name of the run; that of a member starts with the population's."""
+        name = self.folder.absolute().name
+        return name if self.group is None else f"{self.group}-{name}"
+
+    def saved_id(self, sink: str, make: Callable[[], str] | None = None) -> str:
+        """Id of the run in a sink, kept in the run's folder so that a resumed run continues under it.
+
+        Args:
+            sink: name of the sink.
+            make: makes the id of a new run; by default the run's name and a random suffix.
+        """
+        file = self.folder / "sinks.json"
+        with _ids_lock:
+            ids = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            if sink not in ids:
+                ids[sink] = f"{self.name}-{uuid.uuid4().hex[:8]}" if make is None else make()
+                write_atomically(file, json.dumps(ids) + "\n")
+            return str(ids[sink])
+
+
+_ids_lock = threading.Lock()
+
+
+class Sink:
+    """Destination of records; subclasses override what they need."""
+
+    def write(self, record: Record) -> None:
+        """Write one record; its values are finite, and `env_frames` is the x-axis."""
+
+    def preview(self, level: str, preview: RolloutPreview) -> None:
+        """Show a recent rollout of a level."""
+
+    def event(self, kind: str, details: Mapping[str, object]) -> None:
+        """Show an event."""
+
+    def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
+        """Show hyperparameters beside a metric."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class JsonLines(Sink):
+    """metrics.jsonl: one record in a line. A resumed run drops the records that were lost with the weights."""
+
+    def __init__(self, info: RunInfo) -> None:
+        file = info.folder / "metrics.jsonl"
+        if info.resumed_at is not None and file.exists():
+            kept = [line for line in _whole_lines(file) if json.loads(line)["env_frames"] <= info.resumed_at]
+            write_atomically(file, "".join(kept))
+        self._file = open(file, "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, record: Record) -> None:
+        """See `Sink`."""
+        self._file.write(json.dumps(dict(record)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """See `Sink`."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _whole_lines(file: Path) -> Iterator[str]:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # the process died while it wrote the line
+            json.loads(line)
+            yield line + "\n"
+
+
+class BackgroundSink(Sink):
+    """Sink that is made and called in a thread of its own; a call raises the error of an earlier one.
+
+    Args:
+        make: makes the sink.
+        name: name of the thread.
+    """
+
+    def __init__(self, make: Callable[[], Sink], name: str) -> None:
+        self._make, self._calls = make, queue.Queue[Callable[[Sink], None] | None](MAX_WAITING)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            sink = self._make()
+            while (call := self._calls.get()) is not None:
+                call(sink)
+            sink.close()
+        except Exception as e:  # clients of services raise anything
+            self._error = e
+
+    def _put(self, call: Callable[[Sink], None] | None) -> None:
+        if self._error is not None:
+            raise self._error
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            raise TimeoutError(f"{MAX_WAITING} calls wait for it") from None
+
+    def write(self, record: Record) -> None:
+        """See `Sink`."""
+        self._put(lambda sink: sink.write(record))
+
+    def preview(self, level: str, preview: RolloutPreview) -> None:
+        """See `Sink`."""
+        self._put(lambda sink: sink.preview(level, preview))
+
+    def event(self, kind: str, details: Mapping[str, object]) -> None:
+        """See `Sink`."""
+        self._put(lambda sink: sink.event(kind, details))
+
+    def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
+        """See `Sink`."""
+        self._put(lambda sink: sink.hparams(values, metric))
+
+    def close(self) -> None:
+        """Wait up to `CLOSE_S` seconds for what is left; raises the sink's error."""
+        self._put(None)
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            raise TimeoutError(f"it has not finished within {CLOSE_S:g} s")
+        if self._error is not None:
+            raise self._error
+
+
+class Sinks(Sink):
+    """Several sinks as one.
+
+    Args:
+        required: sinks whose errors are raised.
+        optional: sinks by name; one that raises is reported and dropped.
+        on_failure: called with the name and the reason of a sink that is dropped.
+    """
+
+    def __init__(
+        self,
+        required: Sequence[Sink],
+        optional: Mapping[str, Sink] | None = None,
+        on_failure: Callable[[str, str], None] = lambda name, reason: None,
+    ) -> None:
+        self._required, self._optional, self._on_failure = required, dict(optional or {}), on_failure
+
+    def _each(self, call: Callable[[Sink], None]) -> None:
+        for name, sink in list(self._optional.items()):
+            try:
+                call(sink)
+            except Exception as e:  # clients of services raise anything
+                if self._optional.pop(name, None) is None:
+                    continue  # dropped by the event of another failure
+                self._on_failure(name, _without_credentials(f"{type(e).__name__}: {e}"))
+        for sink in self._required:
+            call(sink)
+
+    def write(self, record: Record) -> None:
+        """Write the finite values of a record."""
+        finite = {key: value for key, value in record.items() if math.isfinite(value)}
+        self._each(lambda sink: sink.write(finite))
+
+    def preview(self, level: str, preview: RolloutPreview) -> None:
+        """See `Sink`."""
+        self._each(lambda sink: sink.preview(level, preview))
+
+    def event(self, kind: str, details: Mapping[str, object]) -> None:
+        """See `Sink`."""
+        self._each(lambda sink: sink.event(kind, details))
+
+    def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
+        """See `Sink`."""
+        self._each(lambda sink: sink.hparams(values, metric))
+
+    def close(self) -> None:
+        """Close all."""
+        self._each(lambda sink: sink.close())
+
+
+def _without_credentials(text: str) -> str:
+    """First line of an error without the user and password of a URL."""
+    return re.sub(r"//[^/@\s]+@", "//***@", (text.strip() or "no reason given").splitlines()[0])[:500]
+
+
+def _wandb(info: RunInfo) -> Sink:
+    from impala_mi.runs.wandb_sink import WandbSink
+
+    return WandbSink(info)
+
+
+def _mlflow(info: RunInfo) -> Sink:
+    from impala_mi.runs.mlflow_sink import MlflowSink
+
+    return MlflowSink(info)
+
+
+SERVICES: dict[str, Callable[[RunInfo], Sink]] = {"wandb": _wandb, "mlflow": _mlflow}
+"""Sinks that a key of the section `logging` switches on; each needs the package and the extra of its name."""
+
+
+def check_sinks(config: LoggingConfig) -> None:
+    """Raise `UserError` if the package of a sink is missing or a sink of the user cannot be imported."""
+    for name in SERVICES:
+        if getattr(config, name) is not None and importlib.util.find_spec(name) is None:
+            raise UserError(f"logging.{name} needs: pip install 'impala-mi[{name}]'")
+    for hook in config.sinks:
+        if not callable(load_hook(hook, "logging.sinks")):
+            raise UserError(f"logging.sinks={hook!r}: is no function that returns a Sink")
+
+
+def local_sinks(info: RunInfo) -> list[Sink]:
+    """metrics.jsonl and TensorBoard in the run's folder."""
+    from impala_mi.runs.tensorboard_sink import TensorBoardSink  # slow to import
+
+    return [JsonLines(info), TensorBoardSink(info)]
+
+
+def make_sinks(info: RunInfo, on_failure: Callable[[str, str], None]) -> Sinks:
+    """All sinks of a run."""
+    logging = info.config.logging
+    makers = {name: make for name, make in SERVICES.items() if getattr(logging, name) is not None}
+    makers |= {hook: load_hook(hook, "logging.sinks") for hook in logging.sinks}
+    optional: dict[str, Any] = {name: BackgroundSink(partial(make, info), name) for name, make in makers.items()}
+    return Sinks(local_sinks(info), optional, on_failure)
