@@ -122,7 +122,9 @@ def train(config: str, overrides: Sequence[str], tune: bool, **output: Any) -> N
         _tune(loaded, len(suite.levels), output)
         return
     parts = cost_of_parts_on_all_cores(loaded, cores(), output["seconds"] / 6)
-    cost = measure_training(loaded, len(suite.levels), warmup=min(10.0, output["seconds"]), seconds=output["seconds"])
+    cost = measure_training(
+        loaded, len(suite.levels), warmup=min(10.0, output["seconds"]), seconds=output["seconds"]
+    )
     ideal = 1e6 * cores() / sum(parts.values())
     row = {
         "suite": suite.name, "actors": loaded.actors.number(len(suite.levels)), "envs": loaded.actors.envs,

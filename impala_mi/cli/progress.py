@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -10,9 +11,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from impala_mi.cli.console import make_table
-from impala_mi.config import Config
-from impala_mi.envs.base import Suite
-from impala_mi.training.recorder import Report
+
+if TYPE_CHECKING:
+    from impala_mi.config import Config
+    from impala_mi.envs.base import Suite
+    from impala_mi.training.recorder import Report
 
 MAX_LEVELS_IN_A_LINE = 9
 """Largest number of levels whose returns fit into a line."""
@@ -39,7 +42,7 @@ def cell(record: Mapping[str, float], level: str, metric: str, form: str) -> str
     return "-" if value is None else format(value, form)
 
 
-def line(config: Config, record: Mapping[str, float]) -> str:
+def line(config: "Config", record: Mapping[str, float]) -> str:
     """Summary of a record in one line."""
     score, faults = record.get("score/capped_mean"), record.get("actors/faults")
     seconds = remaining(config.train.env_frames, config.train.max_time_s, record)
@@ -51,7 +54,7 @@ def line(config: Config, record: Mapping[str, float]) -> str:
     )
 
 
-def table(suite: Suite, record: Mapping[str, float]) -> Table:
+def table(suite: "Suite", record: Mapping[str, float]) -> Table:
     """Table of returns by level."""
     out = make_table(
         ("level", "episodes", "return", "length", "random", "score"), box=None, pad_edge=False, header_style="dim"
@@ -69,7 +72,7 @@ def table(suite: Suite, record: Mapping[str, float]) -> Table:
 
 
 @contextlib.contextmanager
-def reporting(config: Config, suite: Suite, console: Console) -> Iterator[Report]:
+def reporting(config: "Config", suite: "Suite", console: Console) -> "Iterator[Report]":
     """Function that shows each record."""
     if not console.is_terminal:
 

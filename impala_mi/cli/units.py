@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     "--most", type=click.IntRange(min=1), metavar="N", help="Only the N most selective units, or the first N rows."
 )
 def command(
-    run: str, overrides: tuple[str, ...], episodes: int, checkpoint: str, seed: int, kind: "Ablated", most: int | None
+    run: str,
+    overrides: tuple[str, ...],
+    episodes: int,
+    checkpoint: str,
+    seed: int,
+    kind: "Ablated",
+    most: int | None,
 ) -> None:
     """Show the drop of each level's return while a single unit of RUN's agent is held at 0.
 

@@ -204,8 +204,8 @@ class Population:
             return
         generation = self._journal.members[member.key].latest + 1
         seed = [self._config.seed, member.population, member.index, generation]
-        others = [ranking for ranking in rankings if ranking is not me]
-        decision = decide(self._rule, me, others, self._config.pbt.space, seed)
+        rivals = [ranking for ranking in rankings if ranking is not me]
+        decision = decide(self._rule, me, rivals, self._config.pbt.space, seed)
         donor = next((m for m in self._members if m.key == decision.donor), None)
         changing = (MemberPhase.EXPLOITING, MemberPhase.STOPPING)
         if donor is not None and (donor.phase in changing or self._stale(donor)):

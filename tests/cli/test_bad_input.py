@@ -62,10 +62,18 @@ def test_shared_memory_and_disk_are_checked_first(monkeypatch, tmp_path):
     assert not (tmp_path / "runs" / "x").exists()
 
 
+@pytest.fixture(scope="module")
+def saved_run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return make_run()
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return make_run()
+def run(saved_run, tmp_path) -> Path:
+    """A copy of the same run for each test."""
+    return Path(shutil.copytree(saved_run, tmp_path / "runs" / "x"))
 
 
 def make_run(*overrides: str) -> Path:
@@ -130,7 +138,9 @@ def test_eval_and_tsne(run):
     assert done.returncode == 0, done.stderr
     assert "memory" in done.stdout
     assert list((run / "eval").glob("*.json"))
-    done = impala("tsne", "runs/x", "--episodes", "3", "--beside", "./runs/x", "--of", "core", cwd=cwd)
+    done = impala(
+        "tsne", "runs/x", "--episodes", "3", "--points", "20", "--beside", "./runs/x", "--of", "core", cwd=cwd
+    )
     assert done.returncode == 0, done.stderr
     assert "state of the core" in done.stdout
     assert {file.suffix for file in (run / "tsne").iterdir()} == {".png", ".svg", ".html", ".json", ".npz"}
@@ -162,12 +172,12 @@ def test_a_run_out_of_time_says_so(tmp_path, monkeypatch):
 
 def test_a_ray_that_does_not_start_leaves_the_name_free(tmp_path, monkeypatch):
     from impala_mi.cli.train import command
-    from impala_mi.training import trainer
+    from impala_mi.training import ray_cluster
 
     def fail(**_: object) -> None:
         raise RuntimeError("no room\nfor Ray")
 
-    monkeypatch.setattr(trainer.ray, "init", fail)
+    monkeypatch.setattr(ray_cluster.ray, "init", fail)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"Ray does not start on this machine: no room$"):
         command.main(["cartpole", "run.name=x"], standalone_mode=False)
@@ -177,6 +187,16 @@ def test_a_ray_that_does_not_start_leaves_the_name_free(tmp_path, monkeypatch):
 def test_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "impala_mi", "train", "doom", "actors.count=0"]
     refused(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120), "actors.count=0")
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["train", "cartpole", "--print-config"], ["pbt", "cartpole_pbt", "--print-config"]]
+)
+def test_commands_that_only_print_import_neither_pytorch_nor_ray(tmp_path, args):
+    code = "import sys; from impala_mi.cli.main import cli; cli.main(sys.argv[1:], standalone_mode=False)"
+    check = "; print(sorted({'torch', 'ray', 'matplotlib'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code + check, *args], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def test_exit_codes_of_the_command_line_itself(tmp_path):

@@ -30,7 +30,8 @@ def test_no_gpu(tmp_path):
 
 
 def test_a_study_is_told_written_and_repeated(tmp_path, monkeypatch):
-    small = RegressionProtocol(tasks=(2, 4), repetitions=2, steps=100)
+    small = RegressionProtocol(tasks=(2, 4), repetitions=2, steps=4)
+    monkeypatch.setattr(regression_study, "POINTS", 4)
     monkeypatch.setattr(regression_study, "QUICK", small)
     args = ("reproduce", "regression", "--quick", "--seed", "5", "--out", "my results")
     done = impala(*args, cwd=tmp_path)
@@ -44,5 +45,5 @@ def test_a_study_is_told_written_and_repeated(tmp_path, monkeypatch):
     assert impala(*args, cwd=tmp_path).returncode == 0
     assert first == {file.name: file.read_bytes() for file in (folder / "parts").iterdir()}
     refused(impala(*args[:-3], "6", *args[-2:], cwd=tmp_path), "begun with seed=5, not 6")
-    monkeypatch.setattr(regression_study, "QUICK", RegressionProtocol(tasks=(2, 4), repetitions=2, steps=200))
-    refused(impala(*args, cwd=tmp_path), "begun with steps=100, not 200")
+    monkeypatch.setattr(regression_study, "QUICK", RegressionProtocol(tasks=(2, 4), repetitions=2, steps=8))
+    refused(impala(*args, cwd=tmp_path), "begun with steps=4, not 8")
