@@ -193,12 +193,7 @@ class Environment:
     """
 
     def __init__(
-        self,
-        game: Game,
-        level: int,
-        seeds: EpisodeSeeds,
-        truncation_is_terminal: bool,
-        give_up: GiveUp = "first",
+        self, game: Game, level: int, seeds: EpisodeSeeds, truncation_is_terminal: bool, give_up: GiveUp = "first"
     ) -> None:
         self.level = level
         self._game = game

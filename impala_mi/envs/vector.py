@@ -105,11 +105,7 @@ class VectorEnv:
         return finish
 
     def step(
-        self,
-        actions: np.ndarray,
-        out: AgentInput,
-        active: np.ndarray | None = None,
-        auto_reset: bool = True,
+        self, actions: np.ndarray, out: AgentInput, active: np.ndarray | None = None, auto_reset: bool = True
     ) -> StepResult:
         """Act with `actions` [E] and write the next inputs of the agent to the [E, ...] arrays of `out`.
 
@@ -120,11 +116,7 @@ class VectorEnv:
         return self.finish()
 
     def begin(
-        self,
-        actions: np.ndarray,
-        out: AgentInput,
-        active: np.ndarray | None = None,
-        auto_reset: bool = True,
+        self, actions: np.ndarray, out: AgentInput, active: np.ndarray | None = None, auto_reset: bool = True
     ) -> None:
         """Start a `step` without waiting for the games; call `finish` before any other method."""
         size = len(self)
