@@ -77,9 +77,8 @@ def command(
         "preferred": [None if k is None else suite.level_names[k] for k in preferred],
     }  # fmt: skip
     file.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
-    console.print(
-        f"{drops.real.sum()} of {drops.drop.size} drops or gains are real (false discovery rate {units.FALSE_DISCOVERY_RATE:.0%})"
-    )
+    share = f"{drops.real.sum()} of {drops.drop.size}"
+    console.print(f"{share} drops or gains are real (false discovery rate {units.FALSE_DISCOVERY_RATE:.0%})")
     if rho is not None:
         console.print(f"rank correlation of selectivity and mean absolute drop: {rho:.2f}")
     list_written(console, [file])
