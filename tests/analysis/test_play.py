@@ -116,8 +116,9 @@ def test_the_capped_mean_averages_first_caps_second_and_has_no_floor():
     assert score_episodes([Level("a")], [episodes([1, 2])], None).capped_mean is None
 
 
-def test_intervals_hold_what_they_say():
+def test_intervals_hold_what_they_say(monkeypatch):
     """Of 200 samples, about 95 % of the intervals hold the true mean, of a level and of the capped score."""
+    monkeypatch.setattr("impala_mi.analysis.stats.RESAMPLES", 1000)
     rng = np.random.default_rng(0)
     levels = [Level("a", 0.0, 10.0), Level("b", 0.0, 10.0)]
     inside = np.zeros((200, 2), bool)
