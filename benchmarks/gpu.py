@@ -32,14 +32,14 @@ KILL_AFTER_S = 3.0
 """Seconds between the end of a part's time and its death."""
 
 
-def run_part(name: str, out: Path, limit_s: float) -> None:
-    """Run one part in this process; its traceback goes into the report."""
+def run_part(name: str, target: str, out: Path, limit_s: float) -> None:
+    """Run one part, the function `target`, in this process; its traceback goes into the report."""
     os.setsid()  # what the part starts ends with it
     report = Report(out)
     began = time.monotonic()
     try:
         run = Run(report, name, began + limit_s)
-        status = part_function(name)(run) or "done"
+        status = part_function(target)(run) or "done"
     except BaseException:
         report.finish(name, "failed", time.monotonic() - began, traceback.format_exc())
         raise SystemExit(1) from None
@@ -89,7 +89,7 @@ def main() -> None:
         limit = max((end - time.monotonic() - KILL_AFTER_S) * share, 1.0)
         report.begin(name, limit)
         print(f"{name}  {PARTS[name].title} (at most {limit:.0f} s) ...", flush=True)
-        process = context.Process(target=run_part, args=(name, arguments.out, limit))
+        process = context.Process(target=run_part, args=(name, PARTS[name].target, arguments.out, limit))
         process.start()
         supervise(process, name, arguments.out, limit)
         report = Report(arguments.out)

@@ -17,28 +17,28 @@ class Part:
     share: float
     """Seconds of the default budget of 480 s."""
     target: str
-    """Function, as module:name in this package. It returns its status, or None for `done`."""
+    """Function, as module:name. It returns its status, or None for `done`."""
 
 
 PARTS = {
-    "a": Part("The machine", 15, "machine:machine"),
-    "b": Part("GPU tests of the suite", 75, "suite:gpu_tests"),
-    "c": Part("Learner steps per second", 150, "learning:learner_speed"),
-    "d": Part("Cost of the LSTM, of instructions and of final observations", 30, "learning:costs"),
-    "e": Part("Distance from the floor", 15, "floor:floor"),
-    "f": Part("Kernels, gaps, host time and synchronisations", 40, "profiling:profile"),
-    "g": Part("Agreement with float32 eager updates", 50, "accuracy:agreement"),
-    "h": Part("Transfers and staging", 25, "transfers:transfers"),
-    "i": Part("Batched acting, and a whole run without Ray", 45, "acting:acting"),
-    "j": Part("Training with Ray, NCCL", 35, "training:training"),
+    "a": Part("The machine", 15, "gpu_parts.machine:machine"),
+    "b": Part("GPU tests of the suite", 75, "gpu_parts.suite:gpu_tests"),
+    "c": Part("Learner steps per second", 150, "gpu_parts.learning:learner_speed"),
+    "d": Part("Cost of the LSTM, of instructions and of final observations", 30, "gpu_parts.learning:costs"),
+    "e": Part("Distance from the floor", 15, "gpu_parts.floor:floor"),
+    "f": Part("Kernels, gaps, host time and synchronisations", 40, "gpu_parts.profiling:profile"),
+    "g": Part("Agreement with float32 eager updates", 50, "gpu_parts.accuracy:agreement"),
+    "h": Part("Transfers and staging", 25, "gpu_parts.transfers:transfers"),
+    "i": Part("Batched acting, and a whole run without Ray", 45, "gpu_parts.acting:acting"),
+    "j": Part("Training with Ray, NCCL", 35, "gpu_parts.training:training"),
 }
 """Parts in the order in which they run."""
 
 
-def part_function(name: str) -> Callable[["Run"], str | None]:
+def part_function(target: str) -> Callable[["Run"], str | None]:
     """Import the function of a part."""
-    module, _, function = PARTS[name].target.partition(":")
-    return getattr(importlib.import_module(f"gpu_parts.{module}"), function)
+    module, _, function = target.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 class Run:
