@@ -1,6 +1,7 @@
 """An actor as a Ray process, and its typed handle."""
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from impala_mi.actors.inference import InferenceLost, Reply, Request
 from impala_mi.actors.rollout import RolloutWorker
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
-from impala_mi.host.threads import keep_freed_memory
+from impala_mi.host.threads import KEEP_FREED_MEMORY, keep_freed_memory
 from impala_mi.types import Fault, RolloutInfo, Transitions, Weights
 
 INFERENCE_TIMEOUT_S = 120.0
@@ -25,6 +26,8 @@ class WeightsLost(Exception):
 class _Actor:
     def __init__(self, config: Config, index: int) -> None:
         keep_freed_memory()
+        for name in KEEP_FREED_MEMORY:  # games, which inherit the environment, use memory as they like
+            os.environ.pop(name, None)
         self._rollout = RolloutWorker(config, make_suite(config.env), index)
         self._broken: Exception | None = None
 

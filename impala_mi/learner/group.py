@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class RankProcess:
             num_cpus=config.learner.num_cpus,
             num_gpus=1 if config.learner.num_gpus else 0,
             max_restarts=0,
-            runtime_env={"env_vars": KEEP_FREED_MEMORY},  # threads allocate before the first line of ours runs
+            runtime_env=_runtime_env(),
             scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank),
         ).remote(config, rank)
 
@@ -93,6 +94,15 @@ class RankProcess:
 def start_ranks(config: Config, placement: PlacementGroup, process: type = _Learner) -> list[RankProcess]:
     """Create the processes of all ranks."""
     return [RankProcess(config, rank, placement, process) for rank in range(config.learner.size)]
+
+
+def _runtime_env() -> dict[str, Any] | None:
+    """Environment in which a rank keeps freed memory from its start, as threads allocate before it runs our code.
+
+    None if Ray's processes inherit it from this one: a process with a runtime environment starts a second later.
+    """
+    inherited = not os.environ.get("RAY_ADDRESS") and os.environ.items() >= KEEP_FREED_MEMORY.items()
+    return None if inherited else {"env_vars": KEEP_FREED_MEMORY}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 if not os.environ.get("RAY_ADDRESS"):
     # Ray reads this at import; it is the only switch that keeps every port of a private cluster on loopback.
@@ -17,6 +17,7 @@ if not os.environ.get("RAY_ADDRESS"):
 
 import psutil
 import ray
+from ray._private.node import Node
 
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
@@ -24,9 +25,8 @@ from impala_mi.errors import UserError
 from impala_mi.host import reaper
 from impala_mi.host.signals import Interrupted
 from impala_mi.host.tempdirs import sweep
+from impala_mi.host.threads import KEEP_FREED_MEMORY
 from impala_mi.training.preflight import object_store_bytes, processors
-
-_UNUSED = ("ray/dashboard/dashboard.py", "ray/autoscaler/_private/monitor.py")
 
 
 @contextlib.contextmanager
@@ -51,16 +51,17 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
             if address:
                 ray.init(log_to_driver=True)
             else:
-                ray.init(
-                    address="local",
-                    _temp_dir=session,
-                    num_cpus=cpus,
-                    num_gpus=math.ceil(gpus),
-                    include_dashboard=False,
-                    object_store_memory=runs * object_store_bytes(config, suite),
-                    logging_level=logging.ERROR,
-                )
-                _end_unused()
+                stack.enter_context(_environment(KEEP_FREED_MEMORY))  # the learner needs it from its start
+                with _without_unused_processes():
+                    ray.init(
+                        address="local",
+                        _temp_dir=session,
+                        num_cpus=cpus,
+                        num_gpus=math.ceil(gpus),
+                        include_dashboard=False,
+                        object_store_memory=runs * object_store_bytes(config, suite),
+                        logging_level=logging.ERROR,
+                    )
         except SystemExit:  # raised by Ray's own handler of SIGTERM while Ray starts
             raise Interrupted from None
         except Exception as e:  # of any type
@@ -100,13 +101,35 @@ def _reaped(folder: str) -> Iterator[None]:
         process.wait()
 
 
-def _end_unused() -> None:
-    """End processes of a private Ray that nothing uses: a dashboard without pages, an autoscaler; 130 MB."""
-    for process in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            if any(part.endswith(_UNUSED) for part in process.cmdline()):
-                process.kill()
-                process.wait(5)
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, which processes started meanwhile inherit."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _without_unused_processes() -> Iterator[None]:
+    """Keep a private Ray from starting a dashboard without pages and an autoscaler: 130 MB and 3 CPU seconds.
+
+    Ray has no option for that. A method that another version of Ray lacks is left out, so the process starts.
+    """
+    methods = {name: getattr(Node, name) for name in ("start_api_server", "start_monitor") if hasattr(Node, name)}
+    try:
+        for name in methods:
+            setattr(Node, name, lambda *_, **__: None)
+        yield
+    finally:
+        for name, method in methods.items():
+            setattr(Node, name, method)
 
 
 def _end_ray() -> None:
