@@ -1,5 +1,6 @@
 """The public API: lazy names, trained agents in a program, training and evaluation by function call."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from impala_mi.envs.suites import make_suite
 from impala_mi.nn.agent import Agent
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.folder import create
+from tests.commands import impala
 from tests.conftest import tiny_config
 
 CARTPOLE = {
@@ -36,9 +38,9 @@ def save_run(root: Path, config: Config, *scores: float | None) -> Path:
     return folder.path
 
 
-@pytest.fixture
-def tiny_run(tmp_path: Path) -> Path:
-    return save_run(tmp_path, tiny_config("agent.head=mi_task"), None, 50.0, 20.0)
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(tmp_path_factory.mktemp("tiny"), tiny_config("agent.head=mi_task"), None, 50.0, 20.0)
 
 
 @pytest.fixture
@@ -46,9 +48,9 @@ def tiny_agent(tiny_run: Path) -> impala_mi.TrainedAgent:
     return impala_mi.load_agent(tiny_run)
 
 
-@pytest.fixture
-def cartpole_run(tmp_path: Path) -> Path:
-    return save_run(tmp_path, build("cartpole", CARTPOLE), 1.0)
+@pytest.fixture(scope="module")
+def cartpole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(tmp_path_factory.mktemp("cartpole"), build("cartpole", CARTPOLE), 1.0)
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -274,6 +276,53 @@ def test_a_batch_refuses_observations_of_another_number(tiny_agent):
             tiny_agent.initial_state(batch)
 
 
+class Levers(gymnasium.Env):
+    """Two levers of two and three positions; what was pulled is observed, and pays."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 3.0, (2,))
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.time += 1
+        return action.astype(np.float32), float(action.sum()), False, self.time == 5, {}
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Levers-v0"])
+def test_continuous_and_multi_discrete_actions_are_the_environments(tmp_path, env_id):
+    if env_id not in gymnasium.registry:
+        gymnasium.register(env_id, Levers)
+    values = {"env": {"suite": "gym", "levels": [env_id]}, "agent": {"torso": "mlp", "head": "shared"}}
+    agent = impala_mi.load_agent(save_run(tmp_path, build("gym", values), 1.0))
+    env, envs = gymnasium.make(env_id), gymnasium.make_vec(env_id, 3, vectorization_mode="sync")
+    state, batch = agent.initial_state(), agent.initial_state(3)
+    observation, _ = env.reset(seed=1)
+    observations, _ = envs.reset(seed=1)
+    for greedy in (False, True, False, True):
+        action, state = agent.step(observation, state, greedy=greedy)
+        assert env.action_space.contains(action)
+        observation, *_ = env.step(action)
+        actions, batch = agent.step(observations, batch, greedy=greedy)
+        assert envs.action_space.contains(actions)
+        observations, *_ = envs.step(actions)
+    assert state.last_action.shape == (1, *env.action_space.shape)
+
+
+@pytest.mark.parametrize("core", ["feedforward", "mlstm"])
+def test_any_recurrent_state(tmp_path, core):
+    agent = impala_mi.load_agent(save_run(tmp_path, tiny_config(f"agent.core={core}"), 1.0))
+    state = agent.initial_state(2)
+    for _ in range(3):
+        actions, state = agent.step({"image": np.zeros((2, 5, 5, 1), np.uint8), "mission": "go"}, state)
+    assert actions.shape == (2,)
+    (first, _), (second, _) = (play(agent.network, agent.suite, 2, 1, greedy=True)[:2] for _ in range(2))
+    assert first == second
+
+
 def test_an_agent_that_learns_its_context_acts_without_a_task(tmp_path):
     agent = impala_mi.load_agent(save_run(tmp_path, tiny_config(), 1.0))
     action, _ = agent.step(SEEN, agent.initial_state())
@@ -314,6 +363,21 @@ def test_evaluate_scores_every_level_the_same_way_under_a_seed(tiny_run):
     sampled, greedy = (impala_mi.evaluate(tiny_run, episodes=30, greedy=g).as_dict() for g in (False, True))
     assert sampled != greedy
     assert greedy == impala_mi.evaluate(tiny_run, episodes=30, greedy=True).as_dict()
+
+
+def test_the_commands_act_greedily(tiny_run):
+    where = {"cwd": tiny_run.parent}
+    done = impala("eval", "a", "--checkpoint", "best", "--episodes", "30", "--greedy", **where)
+    assert done.returncode == 0, done.stderr
+    (file,) = (tiny_run / "eval").glob("*-greedy.json")
+    written = json.loads(file.read_text())
+    assert written["greedy"]
+    assert written["levels"] == impala_mi.evaluate(tiny_run, episodes=30, greedy=True).as_dict()["levels"]
+    for command in (("tsne", "--episodes", "3"), ("video", "--level", "catch")):
+        done = impala(command[0], "a", *command[1:], "--greedy", **where)
+        assert done.returncode == 0, done.stderr
+    assert list((tiny_run / "tsne").glob("*-greedy.npz"))
+    assert [file.name for file in (tiny_run / "videos").iterdir()] == [f"{2:015d}-catch-greedy-1.mp4"]
 
 
 def test_what_evaluate_refuses(tiny_run):
@@ -370,7 +434,8 @@ def test_a_run_from_train_to_its_numbers(tmp_path):
     agent = impala_mi.load_agent(result.run, "last")
     assert agent.checkpoint == result.checkpoint.name
     assert len(impala_mi.evaluate(result.run, "last", episodes=2).levels) == 5
-    columns = impala_mi.read_run(result.run)
-    assert columns["env_frames"][-1] == 4000
+    run = impala_mi.read_run(result.run)
+    assert run.metrics["env_frames"][-1] == 4000
+    assert run.checkpoints[-1] == result.checkpoint.name
     with pytest.raises(impala_mi.UserError, match="exists; continue it with"):
         impala_mi.train(settings)
