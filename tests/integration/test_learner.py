@@ -1,7 +1,5 @@
-"""The learner's processes: batches under way at once, unrolls that are lost, ranks that do not answer."""
+"""The learner's processes: updates in flight and lost rollouts; tests/training has ranks that die or hang."""
 
-import os
-import signal
 import time
 
 import numpy as np
@@ -15,8 +13,9 @@ import ray
 
 from impala_mi.bench.parts import random_unrolls
 from impala_mi.envs.suites import make_suite
-from impala_mi.learner.group import LearnerDied, LearnerGroup, RolloutsLost
-from impala_mi.training.placement import place
+from impala_mi.learner.group import LearnerGroup, RolloutsLost, start_ranks
+from impala_mi.training.placement import reserve
+from impala_mi.training.ray_port import RAY
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.integration
@@ -32,7 +31,8 @@ def group(request):
     config = tiny_config("learner.batch_size=10", "actors.envs=5", *request.param)
     suite = make_suite(config.env)
     with running_ray(config, suite):
-        made = LearnerGroup(config, None, place(config)[0].learner)
+        ranks = start_ranks(config, reserve(config)[0].learner)
+        made = LearnerGroup(config, None, ranks, RAY)
         while (start := made.started(1)) is None:
             pass
         assert made.result(start).counters.version == 0
@@ -47,7 +47,9 @@ def batch(group):
 
 @pytest.mark.parametrize("group", [()], indirect=True)
 def test_two_batches_under_way_come_out_in_order(group):
-    """The next is brought, and on a GPU begun, while one is learnt from."""
+    """The next batch is staged, and on a GPU its update begun, while one is learnt from."""
+    [learner] = processes()
+    assert learner.environ()["MALLOC_MMAP_MAX_"] == "0", "freed memory is kept"
     under_way = [group.update([0, 0], batch(group)) for _ in range(2)]
     seen, lags = [], []
     for turn in range(5):
@@ -65,7 +67,7 @@ def test_two_batches_under_way_come_out_in_order(group):
     assert state["counters"]["version"] == 7, "the two under way are in it"
 
 
-@pytest.mark.parametrize("group", [(), ("learner.ranks=2",)], indirect=True, ids=["alone", "two ranks"])
+@pytest.mark.parametrize("group", [("learner.ranks=2",)], indirect=True, ids=["two ranks"])
 def test_unrolls_that_are_lost_cost_their_batch_alone(group):
     owner = ray.remote(Owner).remote()
     [lost] = ray.get(owner.put.remote(ray.get(group.data())))
@@ -80,39 +82,3 @@ def test_unrolls_that_are_lost_cost_their_batch_alone(group):
 def processes():
     below = psutil.Process().children(recursive=True)
     return [p for p in below if "ray::_Learner" in " ".join(p.cmdline())]
-
-
-class Late:
-    """Hands data on after a while, without the seconds that a worker's start takes."""
-
-    def after(self, seconds, data):
-        time.sleep(seconds)
-        return data
-
-
-@pytest.mark.parametrize("group", [("learner.timeout_s=10",)], indirect=True)
-def test_an_update_has_its_time_from_when_the_one_before_is_done(group):
-    [learner] = processes()
-    assert learner.environ()["MALLOC_MMAP_MAX_"] == "0", "what is freed is kept"
-    assert group.result(group.update([0, 0], batch(group))).counters.version == 1
-    late = ray.remote(Late).options(num_cpus=0, max_concurrency=3).remote()
-    ray.get(late.after.remote(0, None))
-    now, then, never = ([group.data(), late.after.remote(seconds, group.data())] for seconds in (6, 12, 3600))
-    under_way = [group.update([1, 1], unrolls) for unrolls in (now, then)]
-    for version in (2, 3):
-        assert group.result(under_way.pop(0)).counters.version == version
-    with pytest.raises(LearnerDied, match=r"learner.timeout_s=10"):
-        group.result(group.update([3, 3], never))
-    ray.kill(late)
-
-
-@pytest.mark.parametrize("group", [("learner.ranks=2", "learner.timeout_s=12")], indirect=True)
-def test_a_rank_that_hangs_is_a_death(group):
-    assert group.result(group.update([0, 0], batch(group))).counters.version == 1
-    stopped = processes()[1]
-    os.kill(stopped.pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(LearnerDied, match=r"learner.timeout_s=12"):
-            group.result(group.update([1, 1], batch(group)))
-    finally:
-        os.kill(stopped.pid, signal.SIGCONT)

@@ -196,6 +196,15 @@ def test_a_learner_that_may_not_be_replaced_ends_the_run_with_a_checkpoint(run):
     assert run.checkpoint().meta["updates"] > 0
 
 
+def test_a_learner_that_cannot_learn_ends_the_run_and_the_last_checkpoint_stays(run):
+    error = TrainingError("10 updates in a row were not finite")
+    run.after(10, lambda trainer: setattr(run.world, "learner_error", error))
+    with pytest.raises(TrainingError, match="10 updates in a row were not finite"):
+        run.train(1000)
+    assert len(run.events("checkpoint")) == 1  # the one before the first update
+    assert run.checkpoint().meta["updates"] == 0
+
+
 def test_a_stop_drains_the_updates_in_flight_and_saves_them(run):
     run.after(10, lambda trainer: setattr(run.stop, "name", "SIGINT"))
     run.train(1000)
