@@ -103,7 +103,7 @@ class _Recorder:
                 kept.append(step)
 
     def steps(self, points: int) -> list[tuple[int, _KeptStep]]:
-        """At most `points` steps of each level, with its index, spread evenly over the octaves."""
+        """Steps with the index of their level: at most `points` of each level, spread evenly over the octaves."""
         chosen = []
         for level in sorted({level for level, _ in self.kept}):
             turns = [
