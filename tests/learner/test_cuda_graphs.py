@@ -6,45 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impala_mi.bench.parts import random_unrolls
-from impala_mi.config import build
-from impala_mi.learner.batching import pad_to_buckets, stack, to_device
+from impala_mi.learner.batching import pad_to_buckets, to_device
 from impala_mi.learner.cuda_graphs import WARM_UP, Graphs
 from impala_mi.learner.update import Learner
 from impala_mi.nn.instruction import InstructionEncoder, instructions
-from impala_mi.types import FinalObservations, Instructions, Spaces, map_arrays
+from impala_mi.types import Instructions, Spaces, map_arrays
+from tests.learner.batches import SPACES, STEPS, a_batch, config_of
 
 CPU = torch.device("cpu")
-SPACES = Spaces((24, 28, 3), "uint8", 4, 3, instructions=True)
-STEPS, WIDTH = 6, 4
-
-
-def a_batch(config, seed, cut_off=((2, 1), (5, 3), (5, 0)), spaces=SPACES):
-    """With episode starts inside, instructions of several lengths and episodes that were cut off."""
-    rng = np.random.default_rng(seed)
-    data = random_unrolls(spaces, config, STEPS, WIDTH)
-    data.inputs.frame[:] = rng.integers(0, 255, data.inputs.frame.shape)
-    if spaces.instructions:
-        data.inputs.tokens[:] = -1
-        for column in range(WIDTH):
-            data.inputs.tokens[:, column, : rng.integers(0, 4)] = rng.integers(0, 3)
-    data.reward[:] = rng.normal(size=data.reward.shape)
-    data.inputs.first[:] = False
-    data.inputs.first[0, 2] = data.inputs.first[3, 3] = True
-    data.terminated[2, 3] = True
-    time, column = np.array(cut_off, np.int64).reshape(-1, 2).T
-    data.truncated[time, column], data.inputs.first[time + 1, column] = True, True
-    tokens = data.inputs.tokens[time, column]
-    frame = rng.integers(0, 255, (len(time), *spaces.frame_shape)).astype(np.uint8)
-    return stack([data._replace(final_observations=FinalObservations(time, column, frame, tokens))])
-
-
-def config_of(*changed):
-    return build("test", {}, [
-        f"learner.unroll_length={STEPS}", f"learner.batch_size={WIDTH}", f"actors.envs={WIDTH}",
-        "learner.optimizer=adam", "agent.core_width=16", "agent.context_width=8", "learner.precision=float32",
-        *changed,
-    ])  # fmt: skip
 
 
 def learner_of(*changed, is_even=False, spaces=SPACES):
