@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -19,12 +19,12 @@ from impala_mi.yaml_text import parse_yaml
 
 
 def _whole(value: object) -> object:
-    """Let a whole number be written as 1e9."""
+    """Integer of a whole number that is written as a float, such as 1e9."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _listed(value: object) -> object:
-    """Say how a list is written to whoever names one level."""
+    """Value of env.levels; a single name raises an error that shows how a list is written."""
     if isinstance(value, str) and value != "all":
         raise ValueError(f"write a list: [{value}], or all")
     return value
@@ -37,7 +37,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys and implicit conversions are refused."""
+    """Base of the sections of a configuration; unknown keys and implicit conversions are errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -45,7 +45,7 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    """Where results go."""
+    """Folders of results."""
 
     root: str = "runs"
     """Folder that holds the runs."""
@@ -56,11 +56,11 @@ class RunConfig(Section):
 
 
 MACHINE_KEYS = ("renderer", "dataset_path", "level_cache", "level_cache_gib", "timeout_s")
-"""Of env.dmlab: what differs from machine to machine, not what is played."""
+"""Keys of env.dmlab that may differ from machine to machine without changing the levels."""
 
 
 class DmlabConfig(Section):
-    """DeepMind Lab, for the suite `dmlab30`; docs/dmlab.md explains each."""
+    """DeepMind Lab, for the suite `dmlab30`; docs/dmlab.md explains each key."""
 
     actions: Literal["impala", "extended"] = "impala"
     """IMPALA's 9 actions, or the 15 of later work."""
@@ -71,26 +71,26 @@ class DmlabConfig(Section):
     held_out: bool = False
     """Play the held-out variants, as `impala-mi eval` does."""
     mixer_seed: Annotated[Whole, Field(ge=0, lt=2**31)] | None = None
-    """Changes the training levels' random stream; held-out levels always have IMPALA's 0x600D5EED."""
+    """Seed mixed into the random stream of training levels; held-out levels always use IMPALA's 0x600D5EED."""
     human_scores: Literal["paper", "code"] = "paper"
-    """Whose lasertag scores normalise: IMPALA's paper, with which 49.4 was computed, or its code's table."""
+    """Source of the human scores of lasertag levels: IMPALA's paper (which gives 49.4) or the table in its code."""
     level_cache: str | None = "~/.cache/impala-mi/dmlab"
     """Folder of compiled maps that processes and machines may share; null compiles every time."""
     level_cache_gib: Annotated[float, Field(gt=0)] | None = None
-    """Size at which the maps longest unused are removed; by default never."""
+    """Size of the level cache above which the least recently used maps are removed; by default unlimited."""
     timeout_s: Seconds = 600.0
-    """After so long without an answer a level counts as hung; a step that builds no map, after 60 s at most."""
+    """Seconds without an answer after which a level counts as hung; at most 60 for a step that builds no map."""
 
 
 class EnvConfig(Section):
-    """What is played."""
+    """Suite and levels."""
 
     suite: str = "doom"
     """A shipped suite, or `package.module:function` that returns a `Suite`."""
     levels: Annotated[list[str] | Literal["all"], BeforeValidator(_listed)] = "all"
-    """The levels, each a task of its own."""
+    """Names of the levels; each is a task."""
     action_repeat: Count | None = None
-    """Frames for which an action is held; by default the suite's own."""
+    """Frames for which an action is repeated; by default the suite's own."""
     dmlab: DmlabConfig = DmlabConfig()
 
     @model_validator(mode="after")
@@ -101,62 +101,58 @@ class EnvConfig(Section):
 
 
 class AgentConfig(Section):
-    """The network (paper, appendix E)."""
+    """Network of the agent (paper, appendix E)."""
 
     torso: Literal["shallow", "deep", "mlp"] = "shallow"
     """Features of a frame: two convolutions, IMPALA's residual net, or two linear layers."""
-    core: Literal["lstm", "mlstm", "highway", "feedforward"] = "lstm"
-    """What remembers, an LSTM or a multiplicative one; `highway` and `feedforward` layers do not."""
+    core: str = "lstm"
+    """Recurrent core: lstm, mlstm (multiplicative LSTM), or without memory highway or feedforward."""
     core_width: Count = 256
     """H, the width of the core's output."""
-    head: Literal["shared", "per_task", "mi_task", "mi_context"] = "mi_context"
-    """How the task enters the policy and the value (paper, section 6.1)."""
+    head: str = "mi_context"
+    """How the task enters the policy and the value (paper, section 6.1): shared, per_task, concat, mi_task or
+    mi_context, or your own `HeadSpec` as package.module:name."""
     conditioned: Literal["both", "policy", "value"] = "both"
-    """Which of the two outputs the head conditions; the other is a shared linear layer."""
+    """Outputs that the head conditions; the other one is a shared linear layer."""
     context_width: Count = 32
     """C, the width of the context z of the multiplicative heads."""
     instruction_tokens: Count = 32
-    """L: an instruction is cut after this many words."""
-
-    @property
-    def policy_needs_task(self) -> bool:
-        """Whether the agent cannot act without a task ID."""
-        return self.head in ("per_task", "mi_task") and self.conditioned != "value"
+    """L, words after which an instruction is cut."""
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""`auto` is bfloat16 for convolutional torsos where the device multiplies it faster."""
+"""Precision of computation; `auto` is bfloat16 for convolutional torsos on devices that multiply it faster."""
 
 
 class ActorsConfig(Section):
-    """The processes that play."""
+    """Actor processes."""
 
     count: Count | None = None
-    """Actor processes, 2 by default; the levels are assignment to all their environments in turn."""
+    """Actor processes, 2 by default; their environments take the levels in turn."""
     per_level: Count | None = None
-    """Instead of `count`: so many actors for each level, which play no other. For levels that differ in speed."""
+    """Actors per level, instead of `count`; each plays only that level. For levels that differ in speed."""
     envs: Count = 16
     """E, environments in each actor; they step together, and their inference is one batch."""
     balance: Literal["actors", "frames"] = "actors"
-    """`actors`: a level gets as many frames as its actors can play (IMPALA). `frames`: levels that are ahead wait,
-    so that each gets as many frames as the slowest."""
+    """Share of the levels: with `actors` a level gets as many frames as its actors can play (IMPALA); with `frames`
+    levels that are ahead wait, so that all get as many as the slowest."""
     inference: Literal["local", "central"] = "local"
-    """Where the network acts: in the actor's own process, or in those of `inference`, for many actors at once."""
+    """Place of the acting network: in each actor, or central in the workers of `inference` for many actors."""
     precision: Precision = "auto"
-    """In which the torso and the core act; V-trace knows the logits that came of it."""
+    """Inference precision of torso and core; V-trace corrects for the rounding."""
     num_cpus: Annotated[float, Field(gt=0)] = 1
     """CPUs that Ray reserves for each actor."""
     min: Count | None = None
-    """With fewer actors alive for `quorum_s` the run ends with a checkpoint; by default half of them. The others
-    may come later and go, with their nodes."""
+    """Actors below which the run ends with a checkpoint after `quorum_s`; by default half of them. The others may
+    join late and leave, with their nodes."""
     quorum_s: Seconds = 600.0
-    """How long a run goes on below `min`, or waits for them at its start."""
+    """Seconds for which a run continues below `min` actors, or waits for them at its start."""
     timeout_s: Seconds = 1800.0
-    """An actor that hands in nothing for so long is replaced: longer than a level may take to start or answer."""
+    """Seconds without a rollout after which an actor is replaced: more than a level takes to start or answer."""
     max_restarts: Annotated[Whole, Field(ge=0)] = 10
-    """Deaths of actors in an hour that a run survives, those that go with their nodes not counted."""
+    """Deaths of actors within an hour that a run survives, not counting actors lost with their nodes."""
     max_deaths_in_a_row: Count = 5
-    """An actor that dies so often without handing in anything is given up, the run goes on without it."""
+    """Deaths without a rollout between them after which an actor is given up; the run continues without it."""
 
     @model_validator(mode="after")
     def _one_number(self) -> Self:
@@ -165,78 +161,78 @@ class ActorsConfig(Section):
         return self
 
     def quorum(self, levels: int) -> int:
-        """The fewest actors with which a run goes on."""
+        """Fewest actors with which a run continues."""
         return self.min or -(-self.number(levels) // 2)
 
     def number(self, levels: int) -> int:
-        """Actor processes for so many levels."""
+        """Number of actor processes, given the number of levels."""
         return self.per_level * levels if self.per_level is not None else self.count or 2
 
 
 class InferenceConfig(Section):
-    """The processes that act for all actors, with `actors.inference=central`."""
+    """Inference workers, which act for all actors with `actors.inference=central`."""
 
     workers: Count = 1
-    """Each acts for an equal share of the actors."""
+    """Number of workers; each acts for an equal share of the actors."""
     num_gpus: Annotated[float, Field(ge=0, le=1)] = 0
-    """GPUs of each worker, parts of one too; 0 acts on the CPU."""
+    """GPUs per worker, possibly a fraction; 0 acts on the CPU."""
     num_threads: Count | None = None
-    """Threads of each worker on a CPU; by default half of the cores, 8 at most."""
+    """Threads per worker on a CPU; by default half of the cores, 8 at most."""
     wait_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
-    """The longest that a request waits for others to share its batch."""
+    """Longest wait of a request for others to share its batch, in milliseconds."""
 
 
 class LearnerConfig(Section):
-    """The V-trace learner; the defaults are IMPALA's for DMLab-30."""
+    """V-trace learner; the defaults are IMPALA's for DMLab-30."""
 
     unroll_length: Count = 100
     """T, agent steps in an unroll."""
     batch_size: Count = 32
     """B, unrolls in an update."""
     num_gpus: Annotated[Whole, Field(ge=0)] = 0
-    """GPUs of the learner, each with a rank of its own; 0 trains on the CPU."""
+    """GPUs of the learner, one rank each; 0 trains on the CPU."""
     ranks: Count | None = None
-    """Processes that learn together from equal parts of each batch: by default one for each GPU, or one."""
+    """Data-parallel processes, which learn from equal parts of each batch; by default one per GPU, or one."""
     num_cpus: Annotated[float, Field(gt=0)] = 1
     """CPUs that Ray reserves for each rank."""
     num_threads: Count | None = None
-    """Threads of each rank on a CPU; by default the ranks share half of the cores, each 8 at most."""
+    """Threads per rank on a CPU; by default the ranks share half of the cores, 8 each at most."""
     max_restarts: Annotated[Whole, Field(ge=0)] = 3
-    """Deaths of ranks in an hour that a run survives; then it ends with a checkpoint."""
+    """Deaths of ranks within an hour that a run survives; after one more it ends with a checkpoint."""
     timeout_s: Seconds = 600.0
-    """An update that takes longer counts as a death."""
+    """Seconds after which an update counts as a death of the learner."""
     precision: Precision = "auto"
-    """In which the torso computes; weights, the core, the head and the loss are float32 always."""
+    """Training precision of the torso; weights, core, head and loss are always float32."""
     cuda_graphs: bool = False
     """Record updates on one GPU once and replay them. Not yet tried on a GPU."""
 
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """`rmsprop` is TensorFlow's: epsilon inside the root, accumulator starting at 1."""
+    """Optimiser; `rmsprop` is TensorFlow's, with epsilon inside the root and an accumulator that starts at 1."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.00031866995608948655
-    """At the start."""
+    """Initial learning rate."""
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
-    """`linear` falls to 0 at `train.env_frames`."""
+    """Schedule of the learning rate; `linear` falls to 0 at `train.env_frames`."""
     rmsprop_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     rmsprop_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     epsilon: Annotated[float, Field(gt=0)] = 0.1
-    """Of either optimiser."""
+    """Epsilon of either optimiser."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    """Gradients are scaled down to this norm; none in IMPALA's DMLab runs."""
+    """Norm to which larger gradients are scaled down; none in IMPALA's DMLab runs."""
 
     discount: Annotated[float, Field(ge=0, le=1)] = 0.99
     entropy_cost: NonNegative = 0.0033391318945337044
     value_cost: NonNegative = 0.5
-    """Times half of the squared error."""
+    """Weight of half the squared error of the value."""
     loss_reduction: Literal["sum", "mean"] = "sum"
-    """Over T and B. Published learning rates and entropy costs belong to the sum."""
+    """Reduction of the loss over T and B; published learning rates and entropy costs belong to the sum."""
     reward_clipping: Literal["none", "abs_one", "soft_asymmetric"] = "soft_asymmetric"
-    """Of the rewards in the loss; scores are never clipped."""
+    """Clipping of rewards in the loss; scores are never clipped."""
     rho_clip: Annotated[float, Field(gt=0)] = 1.0
     c_clip: Annotated[float, Field(gt=0)] = 1.0
     pg_rho_clip: Annotated[float, Field(gt=0)] = 1.0
     trace_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
     max_policy_lag: Count | None = None
-    """Unrolls that are older than this many updates are discarded and counted."""
+    """Policy lag in updates above which unrolls are discarded and counted; by default unlimited."""
     max_bad_updates: Count = 10
     """Non-finite updates in a row after which the run stops."""
 
@@ -261,23 +257,23 @@ class LearnerConfig(Section):
 
 
 class TrainConfig(Section):
-    """How long, and what is written when."""
+    """Length of the run, and times of its records and checkpoints."""
 
     env_frames: Count = 10_000_000_000
-    """Frames of all levels together, action repeats counted."""
+    """Frames after which the run ends, of all levels together, action repeats counted."""
     max_time_s: Seconds | None = None
-    """Stops (as done) after this many seconds of training, if sooner."""
+    """Seconds of training after which the run ends as done, if that is sooner."""
     log_every_s: Seconds = 10.0
     checkpoint_every_s: Seconds = 600.0
     keep_checkpoints: Count = 2
-    """Newest checkpoints kept, beside the best."""
+    """Number of newest checkpoints that are kept, beside the best."""
     score_episodes: Count = 50
-    """Episodes of each level over which returns are averaged while training."""
+    """Newest episodes per level over which returns are averaged during training."""
     deterministic: bool = False
-    """Lock-step: every update waits for every actor, episodes start anew at each checkpoint, and a resumed
+    """Lock-step training: every update waits for every actor, episodes start anew at each checkpoint, and a resumed
     run equals an uninterrupted one bit for bit. Slower."""
     checkpoint_every_updates: Count | None = None
-    """Needed in the deterministic mode, where seconds would not repeat."""
+    """Updates between checkpoints; needed in the deterministic mode, where seconds would not repeat."""
 
     @model_validator(mode="after")
     def _deterministic(self) -> Self:
@@ -286,6 +282,37 @@ class TrainConfig(Section):
         if self.deterministic and self.max_time_s is not None:
             raise ValueError("deterministic=true cannot be combined with max_time_s")
         return self
+
+
+class WandbConfig(Section):
+    """Weights & Biases; the key is read from WANDB_API_KEY or `wandb login`, never from here."""
+
+    project: str = "impala-mi"
+    offline: bool = False
+    """Write to the run's folder only, for `wandb sync`; WANDB_MODE=offline does the same."""
+
+
+class MlflowConfig(Section):
+    """MLflow; credentials are read from MLFLOW_TRACKING_USERNAME, _PASSWORD or _TOKEN, never from here."""
+
+    experiment: str = "impala-mi"
+    tracking_uri: str | None = None
+    """Server or folder; by default MLFLOW_TRACKING_URI or, without that, mlflow/ in the run's folder."""
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> Self:
+        if "@" in (self.tracking_uri or "").partition("//")[2].partition("/")[0]:
+            raise ValueError("tracking_uri must not hold a user or password, which the run's folder would keep")
+        return self
+
+
+class LoggingConfig(Section):
+    """Destinations of records beside metrics.jsonl and TensorBoard."""
+
+    wandb: WandbConfig | None = None
+    mlflow: MlflowConfig | None = None
+    sinks: list[str] = []
+    """Your own, as `package.module:function`: a function that takes a `RunInfo` and returns a `Sink`."""
 
 
 class Config(Section):
@@ -299,6 +326,7 @@ class Config(Section):
     inference: InferenceConfig = InferenceConfig()
     learner: LearnerConfig = LearnerConfig()
     train: TrainConfig = TrainConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @model_validator(mode="after")
     def _batches(self) -> Self:
@@ -306,11 +334,11 @@ class Config(Section):
         if batch % envs:
             raise ValueError(
                 f"learner.batch_size={batch} must be a multiple of actors.envs={envs}: "
-                "an actor hands in one unroll of each of its environments at a time"
+                "a rollout of an actor has one unroll of each of its environments"
             )
         if batch // envs % self.learner.size:
             raise ValueError(
-                f"learner.batch_size={batch} is {batch // envs} hand-ins of actors.envs={envs} unrolls, which "
+                f"learner.batch_size={batch} is {batch // envs} rollouts of actors.envs={envs} unrolls, which "
                 f"{self.learner.size} ranks cannot share equally"
             )
         if self.train.deterministic and self.learner.size > 1:
@@ -334,12 +362,12 @@ class Config(Section):
 
     @property
     def rollouts_per_batch(self) -> int:
-        """Hand-ins of actors that make one batch of the learner."""
+        """Rollouts of actors that make one batch of the learner."""
         return self.learner.batch_size // self.actors.envs
 
     @property
     def steps_per_update(self) -> int:
-        """Agent steps that an update learns from."""
+        """Agent steps of a batch."""
         return self.learner.unroll_length * self.learner.batch_size
 
 
@@ -396,7 +424,9 @@ def build_as(model: type[C], name: str, values: Any, overrides: Sequence[str] = 
 
 def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
     for key in path[:-1]:
-        values = values.setdefault(key, {})
+        if values.get(key) is None:  # an optional section that is off
+            values[key] = {}
+        values = values[key]
         if not isinstance(values, dict):
             raise UserError(f"override {override!r}: {key!r} is a value, not a section")
     values[path[-1]] = value
@@ -430,8 +460,9 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
     """Every dotted key."""
     for field, info in model.model_fields.items():
         yield prefix + field
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from keys(info.annotation, f"{prefix}{field}.")
+        for kind in get_args(info.annotation) or [info.annotation]:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from keys(kind, f"{prefix}{field}.")
 
 
 def get(config: Config, key: str) -> object:

@@ -59,8 +59,6 @@ def test_overrides(override, value):
         (["actors.count=0"], "actors.count=0.*greater than or equal to 1"),
         (["learner.discount=1.5"], "learner.discount=1.5.*less than or equal to 1"),
         (["learner.learning_rate=.nan"], "learner.learning_rate=nan"),
-        (["agent.head=mi"], "agent.head='mi'.*'shared', 'per_task', 'mi_task' or 'mi_context'"),
-        (["agent.core=mltsm"], "agent.core='mltsm'.*'lstm', 'mlstm', 'highway' or 'feedforward'"),
         (["learner.batch_size=31"], "learner.batch_size=31 must be a multiple of actors.envs=16"),
         (["env.levels=basic"], r"env.levels='basic'.*write a list: \[basic\]"),
         (["actors.count=2", "actors.per_level=1"], "x?actors: count=2 and per_level=1: set one of them to null"),
@@ -69,7 +67,7 @@ def test_overrides(override, value):
         (["learner.num_gpus=-1"], "learner.num_gpus=-1"),
         (["learner.num_gpus=2", "learner.ranks=4"], "ranks=4 and num_gpus=2: each GPU has one rank"),
         (["learner.ranks=3"], "batch_size=32 must be a multiple of the 3 ranks"),
-        (["learner.ranks=4"], "2 hand-ins of actors.envs=16 unrolls, which 4 ranks cannot share equally"),
+        (["learner.ranks=4"], "2 rollouts of actors.envs=16 unrolls, which 4 ranks cannot share equally"),
         (
             ["learner.ranks=2", "train.deterministic=true", "train.checkpoint_every_updates=5"],
             "learner of one rank",
