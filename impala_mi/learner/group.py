@@ -110,7 +110,7 @@ class Update:
     """An update, or a start, that all ranks are working on."""
 
     since: float
-    """When it was asked for, in seconds of the port's clock."""
+    """Time at which it was asked for, in seconds of the port's clock."""
     ranks: "list[ray.ObjectRef[UpdateResult]]"
     """Answer of each rank."""
     weights: "ray.ObjectRef[Weights]"
@@ -229,7 +229,7 @@ class LearnerGroup:
         return self._port.now() - self._turn_at(update) > self._config.learner.timeout_s
 
     def _turn_at(self, update: Update) -> float:
-        """When an update's turn came: an update waits for the one in flight before it."""
+        """Time of an update's turn: an update waits for the one in flight before it."""
         return max(update.since, self._answered_at)
 
     def state(self) -> "ray.ObjectRef[dict[str, Any]]":

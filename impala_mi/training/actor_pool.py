@@ -74,7 +74,7 @@ class Budget:
 
 
 class Phase(Enum):
-    """What an actor is doing."""
+    """Activity of an actor."""
 
     STARTING = "its process was created and has not answered yet"
     IDLE = "alive, with nothing to do"
@@ -118,7 +118,7 @@ class ActorState:
     """Deaths in a row that were put down to a lost node before the process first answered."""
     phase: Phase = Phase.BACKING_OFF
     since: float = 0.0
-    """When the phase began, in seconds of the port's clock."""
+    """Time at which the phase began, in seconds of the port's clock."""
     process: ActorProcess | None = None
     node: str | None = None
     """Identifier of the node on which the process lives."""
@@ -254,6 +254,7 @@ class ActorPool:
             self._handle_error(actor, e)
             return None
         if actor.phase is Phase.PLAYING:
+            assert actor.data is not None
             rollout = RolloutRef(result, actor.data)
             actor.enter(Phase.IDLE, self._port.now())
             actor.deaths = 0

@@ -12,6 +12,7 @@ from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import meta_agent
+from impala_mi.runs.sinks import check_sinks
 from impala_mi.types import leaves, transitions_buffer
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -43,6 +44,7 @@ def check(config: Config, runs: int = 1) -> Suite:
     """
     suite = make_suite(config.env)
     suite.check()
+    check_sinks(config.logging)
     actors, levels = config.actors, len(suite.levels)
     environments = actors.number(levels) * actors.envs
     if environments < levels:

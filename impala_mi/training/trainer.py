@@ -15,6 +15,7 @@ from typing import Any, Literal
 from impala_mi.training.ray_cluster import running_ray  # before Ray is imported
 
 # isort: split
+import ray
 from ray.util.placement_group import PlacementGroup
 
 from impala_mi.actors.inference_group import InferenceGroup
@@ -35,7 +36,7 @@ from impala_mi.training.learner_supervisor import LearnerSupervisor, MakeRanks
 from impala_mi.training.placement import Places, reserve
 from impala_mi.training.preflight import check
 from impala_mi.training.ray_port import RAY
-from impala_mi.training.recorder import Records, Report
+from impala_mi.training.recorder import Recorder, Report
 from impala_mi.types import Weights
 
 MAX_IN_FLIGHT = 2
@@ -116,23 +117,23 @@ class Trainer:
     ) -> None:
         self.config, self.suite, self.stop = config, suite, stop
         self._folder, self._between, self._port = folder, between, port
-        self.records = Records(config, suite, folder, resumed, report)
+        self.recorder = Recorder(config, suite, folder, resumed, report, port.now)
         [own] = reserve(config) if places is None else [places]
         state = None if resumed is None else resumed.learner
         self._learner = LearnerSupervisor(
             config, state, own.learner, make_ranks, port, self._record_learner_event, self._publish,
-            self.records.save, self._while_learner_starts,
+            self.recorder.save, self._while_learner_starts,
         )  # fmt: skip
         # The number of the start distinguishes the seeds of a resumed run from earlier ones; in the deterministic
         # mode only the number of updates does, so that a resumed run repeats what an uninterrupted run does.
         updates = 0 if resumed is None else int(resumed.meta["updates"])
-        seed_epoch = (updates, 0 if config.train.deterministic else self.records.starts)
+        seed_epoch = (updates, 0 if config.train.deterministic else self.recorder.starts)
         self._pool = ActorPool(
-            config, suite, seed_epoch, self.records.event, lambda: stop.name is not None, own.inference,
+            config, suite, seed_epoch, self.recorder.event, lambda: stop.name is not None, own.inference,
             make_actor, make_inference, port,
         )  # fmt: skip
         self._source: BatchSource = RolloutQueue(
-            config.rollouts_per_batch, config.learner.max_policy_lag, self._count_discarded
+            config.rollouts_per_batch, config.learner.max_policy_lag, self.recorder.discard
         )
         per_level = config.actors.per_level
         balanced = config.actors.balance == "frames" and per_level is not None
@@ -149,8 +150,8 @@ class Trainer:
         """Train to the end or until stopped, and leave a checkpoint."""
         self._learner.start()
         self._pool.reset_quorum_clock()
-        self.records.event("started", env_frames=self.counters.env_frames, updates=self.counters.updates)
-        self.records.start(self.counters.env_frames)
+        self.recorder.event("started", env_frames=self.counters.env_frames, updates=self.counters.updates)
+        self.recorder.start(self.counters.env_frames)
         if self.counters.updates == 0:
             self._checkpoint()  # so that the run can be resumed whatever happens first
         try:
@@ -163,8 +164,8 @@ class Trainer:
             self._poll_faults(since_s=0, timeout=1)
         self._log()
         status: Literal["done", "interrupted"] = "done" if self.stop.name is None else "interrupted"
-        self.records.event(status, env_frames=self.counters.env_frames, signal=self.stop.name)
-        return Result(status, self.counters, path, self.records.score())
+        self.recorder.event(status, env_frames=self.counters.env_frames, signal=self.stop.name)
+        return Result(status, self.counters, path, self.recorder.score())
 
     def _loop(self) -> None:
         train = self.config.train
@@ -173,15 +174,14 @@ class Trainer:
             step()
             self._learner.refresh_rescue_copy()
             self._between(self)
-            now = self._port.now()
-            if now - self.records.logged_at >= train.log_every_s:
+            if self.recorder.due_to_log():
                 self._log()
-            if not train.deterministic and now - self.records.saved_at >= train.checkpoint_every_s:
+            if not train.deterministic and self.recorder.due_to_checkpoint():
                 self._checkpoint()
 
     def _finished(self) -> bool:
         limit = self.config.train.max_time_s
-        late = limit is not None and self.records.time_s() >= limit
+        late = limit is not None and self.recorder.time_s() >= limit
         return late or self.counters.env_frames >= self.config.train.env_frames
 
     def _last_in_flight(self) -> bool:
@@ -245,25 +245,22 @@ class Trainer:
         self._pool.play(actor, self._learner.weights, self.counters.version)
 
     def _add_rollout(self, rollout: RolloutRef) -> None:
-        self.records.take(rollout.info, scored=self._source.add(rollout))
-
-    def _count_discarded(self, rollouts: int) -> None:
-        self.records.discarded += rollouts
+        self.recorder.on_rollout(rollout.info, scored=self._source.add(rollout))
 
     def _poll_faults(self, since_s: float = POLL_S, timeout: float = 0) -> None:
         """Record faults of rollouts that have been in flight for `since_s` seconds."""
         for actor, faults in self._pool.poll_faults(since_s, timeout):
-            self.records.take_faults(actor, faults)
+            self.recorder.on_faults(actor, faults)
 
     # -- learner -----------------------------------------------------------------------------
 
-    def _publish(self, weights: "Weights", version: int) -> None:
+    def _publish(self, weights: "ray.ObjectRef[Weights]", version: int) -> None:
         self._pool.publish(weights, version)
 
     def _record_learner_event(self, kind: str, /, **details: Any) -> None:
         if kind == "learner_restarted":
-            self.records.rewind(details["env_frames"])
-        self.records.event(kind, **details)
+            self.recorder.rewind(details["env_frames"])
+        self.recorder.event(kind, **details)
 
     def _while_learner_starts(self) -> None:
         """Supervise the actors while the learner is replaced; raises `TrainingError` if the run is to stop."""
@@ -298,10 +295,8 @@ class Trainer:
         """Record the oldest update in flight, if it finishes within `wait_s` seconds."""
         if (update := self._learner.consume(wait_s)) is None:
             return
-        self.records.means.add(update.metrics)
-        for info, lag in zip(update.infos, update.lags, strict=True):
-            self.records.learnt(self._pool.assignment[info.actor])
-            self.records.take_lag(lag, self._pool.assignment[info.actor])
+        levels = [self._pool.assignment[info.actor] for info in update.infos]
+        self.recorder.on_update(update.metrics, zip(levels, update.lags, strict=True))
 
     def state(self) -> dict[str, Any]:
         """Learner state after the updates in flight; a learner that died is replaced first."""
@@ -330,32 +325,33 @@ class Trainer:
             counters = asdict(replace(own, version=own.version + 1, schedule_ahead=ahead))
             state = state | {"agent": donor["agent"], "optimizer": donor["optimizer"], "counters": counters}
             self._source.restart(own.version + 1)
-            self.records.scores.forget()
+            self.recorder.forget_episodes()
         # The commit point: a learner that dies from here on is replaced, and saved, as the new member.
-        self.config, self.records.member = config, member
+        self.config = config
+        self.recorder.set_member(member)
         self._learner.load_member(config, state)
         held = self.state()
         if digest(held) != digest(state) or any(h != config.learner for h in self._learner.hyperparameters()):
             raise TrainingError("the learner does not hold the weights and hyperparameters that it was given")
         self._learner.confirm()
         self._folder.write_config(config)
-        self.records.save(held)
+        self.recorder.save(held)
         return True
 
     # -- records -----------------------------------------------------------------------------
 
     def _log(self) -> None:
         self._poll_faults()
-        self.records.log(self.counters, self._pool.metrics() | {"learner/restarts": self._learner.restarts})
+        self.recorder.log(self.counters, self._pool.metrics() | {"learner/restarts": self._learner.restarts})
 
     def _checkpoint(self) -> Path:
         """Save the learner's state, or the last known one if the run is to stop and the learner does not answer."""
         drained, known = self._drain(), self._learner.last_known
         state = self.state() if drained or known is None else known
-        return self.records.save(state, self._learner.preview if drained else lambda: None)
+        return self.recorder.save(state, self._learner.preview if drained else lambda: None)
 
     def close(self) -> None:
         """End every process; actors close their games first."""
         self._pool.close()
         self._learner.kill()
-        self.records.close()
+        self.recorder.close()
