@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, checkpoints, metrics, a mirror, and how they are read back."""
+"""A run on disk: its folder, checkpoints, metrics, sinks of records, a mirror, and reading them back."""

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder each, written aside and renamed, never unpickled."""
+"""Checkpoints: one folder each, written under another name and renamed, and never unpickled."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ STATE, META, BEST = "state.pt", "meta.json", "best.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved."""
+    """Content of a checkpoint."""
 
     path: Path
     agent: dict[str, torch.Tensor]
     learner: dict[str, Any]
     run: dict[str, Any]
-    """Statistics of the driver."""
+    """Statistics that the driver keeps."""
     meta: dict[str, Any]
 
 
@@ -36,13 +36,13 @@ def save(
 ) -> Path:
     """Write checkpoints/STEP (the env frames), mark it best if its score is, and drop older ones.
 
-    `learner` and `run` hold plain containers of tensors, numbers and strings. `meta` is JSON with `env_frames`
-    and `score` (None where there is none). The newest `keep` and the best are kept.
+    `learner` and `run` hold plain containers of tensors, numbers and strings. `meta` is JSON with `env_frames` and
+    `score` (None if it is unknown). The newest `keep` checkpoints and the best are kept. Raises `OSError`.
     """
     name = f"{meta['env_frames']:015d}"
     final, aside = folder / name, folder / f".{name}.{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(".*"):  # left by a process that died while writing
+    for old in folder.glob(".*"):  # a process died while it wrote them
         shutil.rmtree(old, ignore_errors=True)
     aside.mkdir()
     try:
@@ -55,7 +55,7 @@ def save(
     except (OSError, RuntimeError) as e:  # PyTorch reports a full disk as RuntimeError
         shutil.rmtree(aside, ignore_errors=True)
         raise OSError(f"the checkpoint {final} could not be written: {str(e).splitlines()[0]}") from None
-    if final.exists():  # move it out of the way in one step, so that a whole one is there at all but one instant
+    if final.exists():  # renamed first, so that a whole checkpoint exists at all but one instant
         os.rename(final, folder / f".{name}.old")
     os.rename(aside, final)
     shutil.rmtree(folder / f".{name}.old", ignore_errors=True)
@@ -72,21 +72,21 @@ def save(
 
 
 def digest(learner: dict[str, Any]) -> str:
-    """Of the weights and the optimiser in a learner's state, equal where all their numbers are."""
-    found = hashlib.sha256()
+    """Digest of the weights and the optimiser in a learner's state; equal if all their numbers are equal."""
+    result = hashlib.sha256()
     optimizer = learner["optimizer"]
     slots = {f"{name}.{i}": part for name, parts in optimizer["slots"].items() for i, part in enumerate(parts)}
     for name, tensor in sorted((dict(learner["agent"]) | slots).items()):
-        found.update(f"{name}{list(tensor.shape)}".encode())
-        found.update(tensor.contiguous().numpy().tobytes())
-    found.update(str(optimizer["steps"]).encode())
-    return found.hexdigest()
+        result.update(f"{name}{list(tensor.shape)}".encode())
+        result.update(tensor.contiguous().numpy().tobytes())
+    result.update(str(optimizer["steps"]).encode())
+    return result.hexdigest()
 
 
 def forget_after(folder: Path, checkpoint: Checkpoint) -> list[str]:
-    """Set aside what is newer than a checkpoint that a run goes on from; returns the names.
+    """Set aside the checkpoints newer than the one that a run continues from; returns their names.
 
-    They are renamed, not removed, so nothing is lost, and no longer count as the run's last.
+    They are renamed, not removed, and no longer count as the run's last.
     """
     newer = [p for p in steps(folder) if p.name > checkpoint.path.name]
     for path in newer:
@@ -101,7 +101,7 @@ def _sync(file: IO[Any]) -> None:
 
 
 def steps(folder: Path) -> list[Path]:
-    """Folders of the checkpoints, oldest first."""
+    """List the folders of the checkpoints, oldest first."""
     return sorted(p for p in folder.glob("[0-9]*") if p.is_dir())
 
 
@@ -114,22 +114,22 @@ def _best(folder: Path) -> dict[str, Any] | None:
 
 
 def has_best(folder: Path) -> bool:
-    """Whether a run's checkpoints include a best one: there is none until a score is known."""
+    """Whether there is a best checkpoint; there is none until a score is known."""
     return _best(folder) is not None
 
 
 def load(folder: Path, which: str = "last") -> Checkpoint:
-    """Read the `last` or the `best` checkpoint, or the one named; raises `UserError`.
+    """Read the `last` or the `best` checkpoint, or the one with this name; raises `UserError`.
 
-    A `last` that cannot be read gives way to the one before it, with a warning; if none can be read, the error
-    names the newest.
+    If the last one cannot be read, the one before it is read, with a warning; if none can be read, the error names
+    the newest.
     """
-    found = steps(folder)
-    if not found:
+    paths = steps(folder)
+    if not paths:
         raise UserError(f"no checkpoint in {str(folder)!r}: the run ended before its first; start another")
     if which == "last":
         errors = []
-        for path in reversed(found):
+        for path in reversed(paths):
             try:
                 checkpoint = _read(path)
             except UserError as e:
@@ -145,8 +145,8 @@ def load(folder: Path, which: str = "last") -> Checkpoint:
             raise UserError(f"no best checkpoint in {str(folder)!r}: no score was known; use --checkpoint last")
         return _read(folder / best["checkpoint"])
     path = folder / which
-    if path not in found:  # or a path could lead to another run's
-        raise UserError(f"no checkpoint {which!r}; there are last, best, {', '.join(p.name for p in found)}")
+    if path not in paths:  # otherwise a path could lead to another run's
+        raise UserError(f"no checkpoint {which!r}; there are last, best, {', '.join(p.name for p in paths)}")
     return _read(path)
 
 
@@ -169,7 +169,7 @@ def _read(path: Path) -> Checkpoint:
 
 
 def check_fits(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
-    """Raise `UserError` naming the first difference where the weights are of another architecture."""
+    """Raise `UserError` with the first difference if the weights belong to another architecture."""
     for problem in _differences(checkpoint.agent, module.state_dict()):
         raise UserError(
             f"the checkpoint {str(checkpoint.path)!r} is of another architecture: {problem}; "
@@ -177,12 +177,12 @@ def check_fits(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
         )
 
 
-def _differences(saved: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    for name, tensor in wanted.items():
+def _differences(saved: Mapping[str, torch.Tensor], required: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    for name, tensor in required.items():
         if name not in saved:
             yield f"{name} is missing"
         elif saved[name].shape != tensor.shape:
             yield f"{name} is {list(saved[name].shape)}, the configuration needs {list(tensor.shape)}"
     for name in saved:
-        if name not in wanted:
+        if name not in required:
             yield f"{name} is in excess"

@@ -159,20 +159,20 @@ def is_population(folder: Path) -> bool:
 
 def versions() -> dict[str, str | None]:
     """Versions of Python, of `PACKAGES` and of the project's git checkout; None for those that are absent."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    result: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            result[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    found["git"] = revision()
-    return found
+            result[package] = None
+    result["git"] = revision()
+    return result
 
 
 def revision() -> str | None:
     """Git revision of the project, or None if it does not run from a checkout."""
-    here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    package = Path(__file__).resolve().parent
+    git = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         tracked = subprocess.run(
             [*git[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10

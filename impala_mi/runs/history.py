@@ -1,10 +1,10 @@
-"""What a run's folder tells of it, however it ended: settings, records, events, evaluations, pictures."""
+"""Reading a run's folder in any state: settings, records, events, evaluations and checkpoints."""
 
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,49 +16,50 @@ from impala_mi.errors import UserError
 from impala_mi.yaml_text import parse_yaml
 
 CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
-MOST = 1000
-"""Records that are read of a log, evenly spread, however long it is."""
-SMALL = 8 * 2**20
-"""Bytes of a log that is read whole."""
-_TAIL = 2**20
+MAX_RECORDS = 1000
+"""Records that `read` takes from a log, evenly spread over it."""
+MAX_WHOLE_BYTES = 8 * 2**20
+"""Size up to which `read` reads a whole log."""
+_TAIL_BYTES = 2**20
+"""Bytes at the end of a longer log in which the last records are looked for."""
 _KIND = re.compile(rb'"event": "([^"]+)"')
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class History:
-    """One run."""
+    """Sample of a run's records, and what else its folder holds."""
 
     path: str
     name: str
     settings: dict[str, Any]
-    """By dotted key; empty where they cannot be read."""
+    """Configuration by dotted key; empty if it cannot be read."""
     records: list[Record]
-    """Of metrics.jsonl: all, or so many evenly spread over the file."""
+    """Records of metrics.jsonl: all, or about `MAX_RECORDS` evenly spread over the file."""
     events: Counter[str]
-    """How often each kind."""
+    """Number of events of each kind."""
     newest: list[Record]
-    """The last events."""
+    """Last events, in order."""
     evaluations: list[Record]
-    """Of eval/, the latest checkpoint's first."""
+    """Results in eval/, those of the latest checkpoint first."""
     written_at: float | None = None
-    """When the last record was, in seconds since 1970; None where that is not known."""
+    """Time of the last record in seconds since 1970, or None if it is unknown."""
 
     @property
     def last(self) -> Record:
-        """The last record, {} where there is none."""
+        """Last record, or {} if there is none."""
         return self.records[-1] if self.records else {}
 
     @property
     def status(self) -> str:
-        """done, interrupted, failed, or unfinished: it runs, or was killed."""
+        """Status: done, interrupted, failed, unfinished (the run continues or was killed), or empty."""
         ends = ("done", "interrupted", "failed", "started")
         kind = next((e["event"] for e in reversed(self.newest) if e["event"] in ends), None)
         return kind if kind in ends[:3] else "unfinished" if self.records or self.events else "empty"
 
     @property
     def levels(self) -> list[str]:
-        """In the order of the suite."""
+        """Names of the levels, in the order of the suite."""
         start, end = "level/", "/episodes"  # names may hold slashes
         return [k[len(start) : -len(end)] for k in self.last if k.startswith(start) and k.endswith(end)]
 
@@ -69,42 +70,68 @@ class History:
 
 
 def read(path: str) -> History:
-    """A run's folder, or a copy of one in any file system that fsspec knows (`s3://bucket/runs/a`).
+    """Read a sample of a run, in time that does not grow with its length.
 
-    Lines and files that are damaged or half-written are passed over. Raises `UserError` where there is no folder,
-    or nothing of a run in it.
+    Damaged and half-written lines and files are skipped. `path` is the run's folder, or a copy of it in any file
+    system that fsspec knows (`s3://bucket/runs/a`). Raises `UserError` if there is no such folder or it is no run.
     """
-    there, root = _locate(path)
+    files, root = _locate(path)
 
     def opened(name: str) -> BinaryIO | None:
-        return _opened(there, f"{root}/{name}")
+        return _opened(files, f"{root}/{name}")
 
+    evaluations = sorted(files.glob(f"{root}/eval/*.json"), reverse=True)
     events, newest = _events(opened(EVENTS))
     return History(
-        path, Path(root).name, _settings(opened(CONFIG)), _records(opened(METRICS)), events, newest,
-        _evaluations(map(opened, _names(there, root))), _written_at(there, f"{root}/{METRICS}"),
+        path, Path(root).name, dict(flat(_config(opened(CONFIG)))), _records(opened(METRICS)), events, newest,
+        _evaluations(_opened(files, file) for file in evaluations), _written_at(files, f"{root}/{METRICS}"),
     )  # fmt: skip
 
 
-def read_run(run: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Metrics of a run as columns: `pandas.DataFrame(read_run("runs/a"))` is a table of them.
+@dataclass(frozen=True)
+class Run:
+    """All metrics and events of a run."""
+
+    metrics: dict[str, np.ndarray]
+    """Columns [N] over the N records of metrics.jsonl in order, so that `pandas.DataFrame(run.metrics)` is a table:
+    int64 if every record has a whole number, else float64 with NaN where a record lacks the metric."""
+    events: list[Record]
+    """Events in order, each with `time`, `event` (its kind) and details."""
+    config: dict[str, Any]
+    """Configuration as nested mappings; empty if it cannot be read."""
+    checkpoints: list[str]
+    """Names of the checkpoints, oldest first, for `load_agent(run, checkpoint)`."""
+
+
+def read_run(run: str | os.PathLike[str]) -> Run:
+    """Read a whole run.
+
+    Damaged and half-written lines are skipped.
 
     Args:
         run: a run's folder, or a copy of one in any file system that fsspec knows (`s3://bucket/runs/a`).
 
-    Returns:
-        An array [N] for each metric of metrics.jsonl, over its N records in order: int64 if every record has a
-        whole number, else float64 with NaN where a record lacks the metric. Damaged lines are skipped.
-
     Raises:
-        UserError: there is no such folder, or nothing of a run in it.
+        UserError: there is no such folder, or it is no run.
     """
     files, root = _locate(os.fspath(run))
-    file = _opened(files, f"{root}/{METRICS}")
-    if file is None:
-        return {}
-    with file:
-        records = [record for record in _parsed(file.read().splitlines()) if "env_frames" in record]
+
+    def lines(name: str, key: str) -> list[Record]:
+        if (file := _opened(files, f"{root}/{name}")) is None:
+            return []
+        with file:
+            return [record for record in _parsed(file.read().splitlines()) if key in record]
+
+    checkpoints = [Path(path).parent.name for path in files.glob(f"{root}/checkpoints/*/meta.json")]
+    return Run(
+        _columns(lines(METRICS, "env_frames")),
+        lines(EVENTS, "event"),
+        _config(_opened(files, f"{root}/{CONFIG}")),
+        sorted(name for name in checkpoints if name.isdigit()),
+    )
+
+
+def _columns(records: list[Record]) -> dict[str, np.ndarray]:
     names = {k: None for record in records for k, value in record.items() if isinstance(value, int | float)}
     columns = {}
     for name in names:
@@ -141,9 +168,9 @@ def _opened(files: fsspec.AbstractFileSystem, path: str) -> BinaryIO | None:
         return None
 
 
-def _written_at(there: fsspec.AbstractFileSystem, file: str) -> float | None:
+def _written_at(files: fsspec.AbstractFileSystem, path: str) -> float | None:
     try:
-        return float(there.modified(file).timestamp())
+        return float(files.modified(path).timestamp())
     except Exception:  # not every file system knows
         return None
 
@@ -152,7 +179,7 @@ def _parsed(lines: list[bytes]) -> Iterator[Record]:
     for line in lines:
         try:
             value = json.loads(line)
-        except ValueError:  # its writing was cut off
+        except ValueError:  # the line is incomplete or damaged
             continue
         if isinstance(value, dict):
             yield value
@@ -164,28 +191,28 @@ def _records(file: BinaryIO | None) -> list[Record]:
     with file:
         size = file.seek(0, 2)
         file.seek(0)
-        if size <= SMALL:
+        if size <= MAX_WHOLE_BYTES:
             lines = file.read().splitlines()
-            while lines and not next(_parsed(lines[-1:]), None):  # its writing was cut off
+            while lines and not next(_parsed(lines[-1:]), None):  # the line is incomplete
                 lines.pop()
-            if len(lines) > MOST:
-                spread = sorted({round(i * (len(lines) - 1) / (MOST - 1)) for i in range(MOST)})
+            if len(lines) > MAX_RECORDS:
+                spread = sorted({round(i * (len(lines) - 1) / (MAX_RECORDS - 1)) for i in range(MAX_RECORDS)})
                 lines = [lines[i] for i in spread]
         else:
             lines = [file.readline()]
-            for i in range(1, MOST):
-                file.seek(size * i // MOST)
-                file.readline()  # the rest of one
+            for i in range(1, MAX_RECORDS):
+                file.seek(size * i // MAX_RECORDS)
+                file.readline()  # rest of a line
                 lines.append(file.readline())
-            file.seek(max(0, size - _TAIL))
+            file.seek(max(0, size - _TAIL_BYTES))
             lines += file.read().splitlines()[-2:]
-    found: list[Record] = []
+    records: list[Record] = []
     for line in _parsed(lines):
         record = {k: v for k, v in line.items() if isinstance(v, int | float)}
         frames = record.get("env_frames")
-        if frames is not None and (size <= SMALL or not found or frames > found[-1]["env_frames"]):
-            found.append(record)
-    return found
+        if frames is not None and (size <= MAX_WHOLE_BYTES or not records or frames > records[-1]["env_frames"]):
+            records.append(record)
+    return records
 
 
 def _events(file: BinaryIO | None) -> tuple[Counter[str], list[Record]]:
@@ -194,16 +221,16 @@ def _events(file: BinaryIO | None) -> tuple[Counter[str], list[Record]]:
         return kinds, []
     with file:
         for line in file:
-            if found := _KIND.search(line):
-                kinds[found[1].decode(errors="replace")] += 1
+            if kind := _KIND.search(line):
+                kinds[kind[1].decode(errors="replace")] += 1
                 last.append(line)
                 if len(last) > 200:
                     del last[:100]
     return kinds, [record for record in _parsed(last[-100:]) if "event" in record]
 
 
-def _settings(file: BinaryIO | None) -> dict[str, Any]:
-    """As they are written: they may be of another version."""
+def _config(file: BinaryIO | None) -> dict[str, Any]:
+    """Configuration as it is written, perhaps by another version; {} if it cannot be read."""
     if file is None:
         return {}
     with file:
@@ -211,26 +238,22 @@ def _settings(file: BinaryIO | None) -> dict[str, Any]:
             values = parse_yaml(file.read().decode(), "config.yaml")
         except (UserError, UnicodeDecodeError):
             return {}
-    return dict(_flat(values, "")) if isinstance(values, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
-def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of nested mappings by dotted key."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + str(key), value
-
-
-def _names(there: fsspec.AbstractFileSystem, root: str) -> list[str]:
-    """Of the evaluations, the newest first."""
-    return [f"eval/{name.rpartition('/')[2]}" for name in sorted(there.glob(f"{root}/eval/*.json"), reverse=True)]
+            yield f"{prefix}{key}", value
 
 
 def _evaluations(files: Iterable[BinaryIO | None]) -> list[Record]:
-    found: list[Record] = []
+    results: list[Record] = []
     for file in files:
         if file is not None:
             with file:
-                found += _parsed([file.read().replace(b"\n", b" ")])
-    return found
+                results += _parsed([file.read().replace(b"\n", b" ")])
+    return results

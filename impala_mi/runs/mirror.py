@@ -1,4 +1,4 @@
-"""A run's folder, copied to where it outlives the machine: any file system that fsspec knows."""
+"""Mirror: a copy of a run's folder that outlives the machine, in any file system that fsspec knows."""
 
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,26 +9,27 @@ import fsspec
 from impala_mi.errors import UserError
 
 LAST = "meta.json"
-"""Of a checkpoint's files: with it the others are there."""
+"""File of a checkpoint that is copied last: a copy that has it is whole."""
 CHECKPOINTS = "checkpoints"
 CLOSE_S = 600.0
+"""Seconds that the end of a run waits for the last copy."""
 
 
 class Mirror:
-    """Copies a run's folder in the background, and fetches it again.
+    """Mirror that copies a run's folder in the background and fetches it again.
 
     Args:
-        url: of the folder that holds the copies, `s3://bucket/runs` for example.
-        folder: of the run; its copy has its name.
+        url: URL of the folder that holds the copies, for example `s3://bucket/runs`.
+        folder: folder of the run; its copy has the same name.
 
-    Raises `UserError` where fsspec does not know the URL's kind or lacks a package for it.
+    Raises `UserError` if fsspec does not know the kind of the URL or lacks a package for it.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
         try:
             if "://" not in url:
                 raise ValueError("write it as s3://bucket/folder, gs://bucket/folder, file:///folder, ...")
-            self._there, root = fsspec.core.url_to_fs(url)
+            self._remote, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as e:
             raise UserError(f"run.mirror={url!r}: {e}") from None
         self._url, self._folder, self._root = url, folder, f"{root.rstrip('/')}/{folder.name}"
@@ -38,7 +39,7 @@ class Mirror:
         self._copying: Future[None] | None = None
 
     def newest(self) -> str | None:
-        """Name of the newest checkpoint of the copy that is whole. Raises `UserError`."""
+        """Name of the newest whole checkpoint of the copy, or None; raises `UserError`."""
         try:
             names = self._names()
         except Exception as e:  # file systems raise anything
@@ -46,7 +47,7 @@ class Mirror:
         return max((PurePosixPath(name).parent.name for name in names if _is_checkpoint(name)), default=None)
 
     def pull(self) -> None:
-        """Fetch the folder, which must not be there: whole or not at all. Raises `UserError`."""
+        """Fetch the folder, which must not exist, whole or not at all; raises `UserError`."""
         aside = self._folder.with_name(f".{self._folder.name}.pull")
         shutil.rmtree(aside, ignore_errors=True)
         try:
@@ -57,14 +58,14 @@ class Mirror:
                 if parent.parent.name == CHECKPOINTS and parent not in whole:
                     continue  # its copy was interrupted
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                self._there.get_file(f"{self._root}/{name}", str(aside / name))
+                self._remote.get_file(f"{self._root}/{name}", str(aside / name))
             aside.rename(self._folder)
         except Exception as e:
             shutil.rmtree(aside, ignore_errors=True)
             raise self._unreadable(e) from None
 
     def push(self) -> Exception | None:
-        """Begin to copy what changed, unless that is under way; returns why the copy before failed, if it did."""
+        """Start copying changed files unless a copy is in progress; returns the error of the last copy, if any."""
         if self._copying is not None and not self._copying.done():
             return None
         failed = self._copying.exception() if self._copying is not None else None
@@ -72,7 +73,7 @@ class Mirror:
         return failed if isinstance(failed, Exception) else None
 
     def close(self) -> Exception | None:
-        """Copy what changed and wait for it; returns why it failed, if it did."""
+        """Copy changed files and wait for it; returns the error, if any."""
         last = self._thread.submit(self._copy)
         self._thread.shutdown(wait=False)
         try:
@@ -82,49 +83,49 @@ class Mirror:
         return failed if isinstance(failed, Exception) else None
 
     def _copy(self) -> None:
-        here = self._files()
-        for name in sorted(here, key=lambda name: (name.endswith(LAST), name)):
-            if self._copied.get(name) != here[name]:
+        files = self._files()
+        for name in sorted(files, key=lambda name: (name.endswith(LAST), name)):
+            if self._copied.get(name) != files[name]:
                 try:
-                    self._there.makedirs(f"{self._root}/{PurePosixPath(name).parent}", exist_ok=True)
-                    self._there.put_file(str(self._folder / name), f"{self._root}/{name}")
+                    self._remote.makedirs(f"{self._root}/{PurePosixPath(name).parent}", exist_ok=True)
+                    self._remote.put_file(str(self._folder / name), f"{self._root}/{name}")
                 except FileNotFoundError:
                     if (self._folder / name).exists():
                         raise
-                    continue  # a checkpoint that was dropped meanwhile
-                self._copied[name] = here[name]
-        # Those of an earlier process too: a checkpoint that was set aside must not be taken for the newest.
-        gone = self._copied.keys() - here.keys()
+                    continue  # a checkpoint that was removed meanwhile
+                self._copied[name] = files[name]
+        # Copies of an earlier process too: a checkpoint that was set aside must not count as the newest.
+        removed = self._copied.keys() - files.keys()
         if not self._listed:
-            gone |= {name for name in self._names() if name not in here}
-        for name in gone:
-            self._there.rm_file(f"{self._root}/{name}")
+            removed |= {name for name in self._names() if name not in files}
+        for name in removed:
+            self._remote.rm_file(f"{self._root}/{name}")
             self._copied.pop(name, None)
         self._listed = True
 
     def _names(self) -> list[str]:
-        """Files of the copy, relative to it."""
-        if not self._there.exists(self._root):
+        """Paths of the files of the copy, relative to it."""
+        if not self._remote.exists(self._root):
             return []
-        self._there.invalidate_cache()
-        prefix = len(self._there._strip_protocol(self._root)) + 1
-        return sorted(path[prefix:] for path in self._there.find(self._root))
+        self._remote.invalidate_cache()
+        prefix = len(self._remote._strip_protocol(self._root)) + 1
+        return sorted(path[prefix:] for path in self._remote.find(self._root))
 
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(f"run.mirror={self._url!r}: cannot be read: {type(error).__name__}: {error}")
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        """Size and time of change of each, without those that are being written."""
-        found = {}
+        """Size and modification time of each file, without files that are being written."""
+        files = {}
         for path in self._folder.rglob("*"):
             name = path.relative_to(self._folder)
             if not any(part.startswith(".") for part in name.parts) and path.is_file():
                 stat = path.stat()
-                found[name.as_posix()] = (stat.st_size, stat.st_mtime_ns)
-        return found
+                files[name.as_posix()] = (stat.st_size, stat.st_mtime_ns)
+        return files
 
 
 def _is_checkpoint(name: str) -> bool:
-    """Whether a file tells of a checkpoint that is whole."""
+    """Whether a file of the copy shows that its checkpoint is whole."""
     path = PurePosixPath(name)
     return path.name == LAST and path.parent.parent.name == CHECKPOINTS and path.parent.name.isdigit()

@@ -3,14 +3,13 @@
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
+from impala_mi.runs.history import flat
 from impala_mi.runs.sinks import Record, RunInfo, Sink
 
 MAX_PARAMS, MAX_METRICS = 100, 500
@@ -40,7 +39,7 @@ class MlflowSink(Sink):
         tags = {} if info.group is None else {"group": info.group}
         run_id = str(self._client.create_run(number, run_name=info.name, tags=tags).info.run_id)
         settings = info.config.model_dump(mode="json", exclude={"run", "logging"})
-        params = [Param(key, str(value)) for key, value in _flat(settings, "")]
+        params = [Param(key, str(value)) for key, value in flat(settings)]
         for i in range(0, len(params), MAX_PARAMS):
             self._client.log_batch(run_id, params=params[i : i + MAX_PARAMS])
         return run_id
@@ -60,11 +59,3 @@ class MlflowSink(Sink):
 def _name(key: str) -> str:
     """Name of a metric with the characters that MLflow allows."""
     return re.sub(r"[^\w\-. /:]", "_", key)
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -8,7 +8,7 @@ import pytest
 
 from impala_mi.errors import UserError
 from impala_mi.runs import history
-from impala_mi.runs.history import MOST, read, read_run
+from impala_mi.runs.history import MAX_RECORDS, read, read_run
 
 
 def record(i, **more):
@@ -35,14 +35,22 @@ def test_a_run(folder):
 
 def test_columns_hold_every_record_of_a_run(folder):
     with (folder / "metrics.jsonl").open("a") as file:
-        for i in range(11, 2 * MOST):
+        for i in range(11, 2 * MAX_RECORDS):
             file.write(json.dumps(record(i, new=0.5)) + "\n")
         file.write('{"env_frames": 1, "time_')  # its writing was cut off
-    columns = read_run(folder)
+    (folder / "checkpoints").mkdir()
+    for name in ("000000000000300", "000000000000020", "abandoned-000000000000900-1"):
+        (folder / "checkpoints" / name).mkdir()
+        (folder / "checkpoints" / name / "meta.json").touch()
+    run = read_run(folder)
+    columns = run.metrics
+    assert run.checkpoints == ["000000000000020", "000000000000300"]
+    assert [event["event"] for event in run.events] == ["started", "done"]
+    assert run.config == {"seed": 3, "agent": {"head": "shared"}, "env": {"levels": ["a", "b"]}}
     assert set(columns) == {"env_frames", "time_s", "level/b/episodes", "level/a/episodes", "fps", "new"}
-    assert all(column.shape == (2 * MOST - 1,) for column in columns.values())
+    assert all(column.shape == (2 * MAX_RECORDS - 1,) for column in columns.values())
     assert columns["env_frames"].dtype == np.int64
-    assert columns["env_frames"].tolist() == [100 * i for i in range(1, 2 * MOST)]
+    assert columns["env_frames"].tolist() == [100 * i for i in range(1, 2 * MAX_RECORDS)]
     assert columns["fps"][:10].tolist() == [5.0] * 10
     assert np.isnan(columns["fps"][10:]).all()
     assert np.isnan(columns["new"][:10]).all()
@@ -51,7 +59,8 @@ def test_columns_hold_every_record_of_a_run(folder):
 
 def test_columns_of_a_run_without_records(folder, tmp_path):
     (folder / "metrics.jsonl").unlink()
-    assert read_run(str(folder)) == {}
+    run = read_run(str(folder))
+    assert (run.metrics, run.checkpoints) == ({}, [])
     with pytest.raises(UserError, match="no such folder"):
         read_run(tmp_path / "none")
 
@@ -110,30 +119,30 @@ def test_what_was_not_written_to_its_end_is_passed_over(folder):
     assert (len(run.records), run.status, run.settings, run.evaluations) == (10, "done", {}, [{"levels": []}])
 
 
-@pytest.mark.parametrize("small", [0, history.SMALL])
+@pytest.mark.parametrize("small", [0, history.MAX_WHOLE_BYTES])
 def test_long_logs_are_read_in_samples_that_hold_both_ends(folder, monkeypatch, small):
-    monkeypatch.setattr(history, "SMALL", small)
+    monkeypatch.setattr(history, "MAX_WHOLE_BYTES", small)
     n = 20_000
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record(i)) + "\n" for i in range(1, n + 1)))
     frames = [r["env_frames"] for r in read(str(folder)).records]
     assert frames == sorted(set(frames))
     assert (frames[0], frames[-1]) == (100, 100 * n)
-    assert MOST * 0.95 <= len(frames) <= MOST + 2
-    assert max(b - a for a, b in itertools.pairwise(frames)) < 100 * n * 3 / MOST
+    assert MAX_RECORDS * 0.95 <= len(frames) <= MAX_RECORDS + 2
+    assert max(b - a for a, b in itertools.pairwise(frames)) < 100 * n * 3 / MAX_RECORDS
 
 
 def test_of_a_large_log_no_more_is_parsed(folder, monkeypatch):
-    monkeypatch.setattr(history, "SMALL", 0)
+    monkeypatch.setattr(history, "MAX_WHOLE_BYTES", 0)
     n, parsed, loads = 20_000, [], json.loads
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record(i)) + "\n" for i in range(1, n + 1)))
     monkeypatch.setattr(json, "loads", lambda text: parsed.append(text) or loads(text))
     read(str(folder))
-    assert len(parsed) < MOST + 10
+    assert len(parsed) < MAX_RECORDS + 10
 
 
-@pytest.mark.parametrize("small", [0, history.SMALL])
+@pytest.mark.parametrize("small", [0, history.MAX_WHOLE_BYTES])
 def test_the_last_record_is_the_last_that_is_whole(folder, monkeypatch, small):
-    monkeypatch.setattr(history, "SMALL", small)
+    monkeypatch.setattr(history, "MAX_WHOLE_BYTES", small)
     with open(folder / "metrics.jsonl", "a") as f:
         f.writelines(json.dumps(record(i)) + "\n" for i in range(11, 5001))
         f.write('{"env_frames": 5001')

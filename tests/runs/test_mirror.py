@@ -88,7 +88,7 @@ def test_a_fetch_that_fails_leaves_nothing(tmp_path, monkeypatch):
     write(run, RUN)
     Mirror("memory://fetch", run).close()
     other = Mirror("memory://fetch", tmp_path / "run")
-    monkeypatch.setattr(other._there, "get_file", lambda *_: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr(other._remote, "get_file", lambda *_: (_ for _ in ()).throw(OSError("no network")))
     with pytest.raises(UserError, match=r"run.mirror='memory://fetch': cannot be read: OSError: no network"):
         other.pull()
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
@@ -98,8 +98,8 @@ def test_only_what_changed_is_copied_and_a_checkpoints_meta_last(tmp_path, monke
     run = tmp_path / "run"
     write(run, RUN)
     mirror = Mirror("memory://only", run)
-    put, names = mirror._there.put_file, []
-    monkeypatch.setattr(mirror._there, "put_file", lambda a, b: (names.append(b), put(a, b)))
+    put, names = mirror._remote.put_file, []
+    monkeypatch.setattr(mirror._remote, "put_file", lambda a, b: (names.append(b), put(a, b)))
     mirror.push()
     mirror._copying.result()
     assert [n.rpartition("/")[2] for n in names][-1] == "meta.json"
@@ -113,11 +113,11 @@ def test_a_failure_is_told_once_and_the_next_copy_makes_up_for_it(tmp_path, monk
     run = tmp_path / "run"
     write(run, RUN)
     mirror = Mirror("memory://fails", run)
-    put = mirror._there.put_file
-    monkeypatch.setattr(mirror._there, "put_file", lambda *_: (_ for _ in ()).throw(OSError("no network")))
+    put = mirror._remote.put_file
+    monkeypatch.setattr(mirror._remote, "put_file", lambda *_: (_ for _ in ()).throw(OSError("no network")))
     assert mirror.push() is None
     mirror._copying.exception()
-    monkeypatch.setattr(mirror._there, "put_file", put)
+    monkeypatch.setattr(mirror._remote, "put_file", put)
     assert str(mirror.push()) == "no network"
     assert mirror.close() is None
     fetch("memory://fails", tmp_path / "b" / "run")
