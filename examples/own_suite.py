@@ -20,7 +20,10 @@ TIME_LIMIT = 20
 
 
 class Corridor(Game):
-    """Walk to the end that the level is named for: +1 there, -1 at the other end."""
+    """Walk to the end that the level is named for: +1 there, -1 at the other end.
+
+    A game that holds processes or files also has a method `close`.
+    """
 
     def __init__(self, level: str) -> None:
         self.goal = {"to_the_left": 0, "to_the_right": LENGTH - 1}[level]
@@ -37,9 +40,6 @@ class Corridor(Game):
         if self.cell in (0, LENGTH - 1):
             return Outcome(self.observation(), 1.0 if self.cell == self.goal else -1.0, terminated=True)
         return Outcome(self.observation(), 0.0, truncated=self.time == TIME_LIMIT)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def observation(self) -> Observation:
         """One-hot cell; the levels look alike, so only the task tells which end is wanted."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from impala_mi.envs.base import Game, GameFault, Level, Observation, Outcome, Suite
     from impala_mi.envs.conformance import check_game
     from impala_mi.errors import TrainingError, UserError
-    from impala_mi.runs.history import read_run
+    from impala_mi.runs.history import Run, read_run
     from impala_mi.training.trainer import Result
     from impala_mi.types import Box, Discrete, MultiDiscrete, Spaces
 
@@ -41,6 +41,7 @@ __all__ = [
     "Observation",
     "Outcome",
     "Result",
+    "Run",
     "Spaces",
     "Suite",
     "TrainedAgent",
@@ -61,7 +62,7 @@ _MODULES = {
     "envs.base": ("Game", "GameFault", "Level", "Observation", "Outcome", "Suite"),
     "envs.conformance": ("check_game",),
     "errors": ("TrainingError", "UserError"),
-    "runs.history": ("read_run",),
+    "runs.history": ("Run", "read_run"),
     "training.trainer": ("Result",),
     "types": ("Box", "Discrete", "MultiDiscrete", "Spaces"),
 }
