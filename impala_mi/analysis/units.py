@@ -112,7 +112,8 @@ def _hold_unit(number: int) -> Callable[..., Tensor]:
 def _hold_row(number: int) -> Callable[..., Tensor]:
     def hook(output: ContextOutput, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
         h, _, context = inputs
-        weight = output.layer.generate(context).weight[..., number, :]
+        layer: Any = output.layer
+        weight = layer.generate(context).weight[..., number, :]
         logits = logits.clone()
         logits[..., number] -= (weight * h).sum(-1)
         return logits
