@@ -12,7 +12,7 @@ from impala_mi.analysis.recording import head_vectors, note_instructions
 from impala_mi.envs.base import Suite
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Action, Agent
-from impala_mi.types import AgentInput, Episode
+from impala_mi.types import AgentInput, Discrete, Episode
 
 NEAREST = 5
 """Neighbours in the map among which a new step is placed."""
@@ -99,11 +99,15 @@ def film_episodes(
     """Play complete episodes of one level, and call `on_film` as soon as each ends.
 
     Raises:
-        UserError: the level's observations are no pictures.
+        UserError: the level's observations are no pictures, or its actions are not discrete.
     """
     name = suite.levels[level].name
     if len(suite.spaces.frame_shape) != 3:
         raise UserError(f"level {name!r} shows {suite.spaces.frame_shape[0]} numbers and no pictures: no video")
+    if not isinstance(suite.spaces.action_space, Discrete):
+        raise UserError(
+            f"level {name!r} has actions {suite.spaces.action_space}: videos show discrete actions only"
+        )
     noted, words = note_instructions(suite, agent.config.instruction_tokens)
     steps: list[FilmStep] = []
     cores: list[np.ndarray] = []

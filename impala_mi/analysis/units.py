@@ -24,7 +24,7 @@ from impala_mi.envs.scores import has_references, normalised
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Agent
 from impala_mi.nn.heads import ContextOutput
-from impala_mi.types import Episode
+from impala_mi.types import Discrete, Episode
 
 Ablated = Literal["context", "rows"]
 """Units of the context, or rows of the policy's generated weights (one per action)."""
@@ -123,7 +123,7 @@ def _hold_row(number: int) -> Callable[..., Tensor]:
 
 def count(agent: Agent, ablated: Ablated) -> int:
     """Number of directions that can be ablated."""
-    return agent.config.context_width if ablated == "context" else agent.spaces.num_actions
+    return agent.config.context_width if ablated == "context" else agent.spaces.action_space.num_params
 
 
 def episodes_played(levels: int, ablations: int, episodes: int) -> int:
@@ -156,7 +156,8 @@ def ablate(
                 remaining = scores(1)
             drops.append([float(w.mean() - f.mean()) for w, f in zip(whole, remaining, strict=True)])
             ps.append([welch_p(w, f) for w, f in zip(whole, remaining, strict=True)])
-    names = [suite.actions[n] if ablated == "rows" else str(n) for n in numbers]
+    named = ablated == "rows" and isinstance(suite.spaces.action_space, Discrete)
+    names = [suite.actions[n] if named else str(n) for n in numbers]
     return Ablations(names, np.array(drops).T, np.array(ps).T, ranked)
 
 
