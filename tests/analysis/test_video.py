@@ -1,5 +1,7 @@
 """Films and video files."""
 
+from dataclasses import replace
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from impala_mi.envs.suites import make_suite
 from impala_mi.envs.tiny import WORDS
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Agent
-from impala_mi.types import Episode
+from impala_mi.types import Box, Episode
 from tests.conftest import tiny_config
 
 
@@ -113,3 +115,10 @@ def test_numbers_are_no_pictures():
     agent = Agent(tiny_config().agent, suite.spaces).eval()
     with pytest.raises(UserError, match="shows 4 numbers and no pictures"):
         shoot(agent, suite, 0, 1, 1, None)
+
+
+def test_videos_show_discrete_actions_only(suite):
+    continuous = replace(suite, spaces=replace(suite.spaces, action=Box((0.0,), (1.0,))))
+    agent = Agent(tiny_config().agent, continuous.spaces).eval()
+    with pytest.raises(UserError, match="videos show discrete ones only"):
+        shoot(agent, continuous, 0, 1, 1, None)
