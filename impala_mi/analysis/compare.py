@@ -13,7 +13,8 @@ from impala_mi.runs.history import History, Record
 POINTS = 200
 """Largest number of points of a curve."""
 _IGNORED = (
-    "seed", "run.", "train.max_time_s", "train.log_every_s", "train.checkpoint_every_s", "train.keep_checkpoints",
+    "seed", "run.", "logging.",
+    "train.max_time_s", "train.log_every_s", "train.checkpoint_every_s", "train.keep_checkpoints",
     *(f"env.dmlab.{key}" for key in MACHINE_KEYS),
 )  # fmt: skip
 """Settings in which runs of one group may differ: none changes what is learnt from a frame."""

@@ -1,13 +1,11 @@
 """Registry of suites."""
 
-import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Suite
 from impala_mi.errors import UserError
+from impala_mi.hooks import load_hook
 
 SUITES = {
     "dmlab30": "impala_mi.envs.dmlab30:dmlab30",
@@ -22,19 +20,12 @@ SUITES = {
 def make_suite(config: EnvConfig) -> Suite:
     """Make the suite that the configuration names; raises `UserError` if that fails."""
     target = SUITES.get(config.suite, config.suite)
-    module, colon, function = target.partition(":")
-    if not colon:
+    if ":" not in target:
         raise UserError(
             f"env.suite={config.suite!r}: no such suite; there are {', '.join(SUITES)}, or name your own "
             "function as package.module:function"
         )
-    make: Callable[[EnvConfig], Suite]
-    if config.suite not in SUITES and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # for a user's module beside the configuration
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except Exception as e:  # a user's module may raise anything
-        raise UserError(f"env.suite={config.suite!r}: cannot be imported: {type(e).__name__}: {e}") from None
+    make: Callable[[EnvConfig], Suite] = load_hook(target, "env.suite")
     try:
         suite = make(config)
     except UserError:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import wandb
+from PIL import Image
 
 from impala_mi.runs.sinks import Record, RunInfo, Sink
 from impala_mi.runs.tensorboard_sink import contact_sheet
@@ -28,7 +29,9 @@ class WandbSink(Sink):
             mode="offline" if section.offline else None,
             dir=str(info.folder),
             config=info.config.model_dump(mode="json", exclude={"run", "logging"}),
-            settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
+            settings=wandb.Settings(
+                console="off", silent=True, disable_git=True, save_code=False, reinit="create_new"
+            ),
         )
         self._run.define_metric("env_frames")
         self._run.define_metric("*", step_metric="env_frames")
@@ -42,7 +45,9 @@ class WandbSink(Sink):
     def preview(self, level: str, preview: RolloutPreview) -> None:
         """See `Sink`."""
         if preview.frames is not None:
-            self._run.log({f"samples/{level}": wandb.Image(contact_sheet(preview.frames))}, step=self._updates)
+            sheet = contact_sheet(preview.frames)
+            picture = Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet)
+            self._run.log({f"samples/{level}": wandb.Image(picture)}, step=self._updates)
 
     def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
         """See `Sink`."""
@@ -51,3 +56,5 @@ class WandbSink(Sink):
     def close(self) -> None:
         """See `Sink`."""
         self._run.finish()
+        if wandb.run is None:  # the program has no run of its own; W&B's process must end before Ray's are killed
+            wandb.teardown()
