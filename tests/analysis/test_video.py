@@ -120,5 +120,5 @@ def test_numbers_are_no_pictures():
 def test_videos_show_discrete_actions_only(suite):
     continuous = replace(suite, spaces=replace(suite.spaces, action=Box((0.0,), (1.0,))))
     agent = Agent(tiny_config().agent, continuous.spaces).eval()
-    with pytest.raises(UserError, match="videos show discrete ones only"):
+    with pytest.raises(UserError, match="videos show discrete actions only"):
         shoot(agent, continuous, 0, 1, 1, None)
