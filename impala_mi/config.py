@@ -4,7 +4,6 @@ A configuration is a YAML file and dotted overrides (`learner.batch_size=64`). A
 names the nearest valid one; a value of the wrong type or range names the key, the value and what is accepted.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from impala_mi.errors import UserError
+from impala_mi.errors import UserError, explain
 from impala_mi.yaml_text import parse_yaml
 
 
@@ -419,7 +418,7 @@ def build_as(model: type[C], name: str, values: Any, overrides: Sequence[str] = 
     try:
         return model.model_validate(values)
     except ValidationError as e:
-        raise UserError("; ".join(islice(_explain(name, e, list(keys(model))), 3))) from None
+        raise UserError("; ".join(islice(explain(name, e, list(keys(model))), 3))) from None
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
@@ -430,30 +429,6 @@ def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> 
         if not isinstance(values, dict):
             raise UserError(f"override {override!r}: {key!r} is a value, not a section")
     values[path[-1]] = value
-
-
-def _explain(name: str, error: ValidationError, valid: Sequence[str]) -> Iterator[str]:
-    for e in error.errors():
-        path = [str(p) for p in e["loc"] if not str(p).startswith(("list[", "literal[", "constrained", "function"))]
-        key = ".".join(path)
-        if e["type"] == "extra_forbidden" and key == "pbt":
-            yield f"{name}: the section pbt is of a population, which is trained by: impala-mi pbt"
-        elif e["type"] == "missing" and key == "pbt":
-            yield f"{name}: a population needs the section pbt (docs/pbt.md); a run is trained by: impala-mi train"
-        elif e["type"] == "extra_forbidden" and key.startswith("pbt.space."):
-            yield f"{name}: unknown key {key!r}; overrides give the whole space: 'pbt.space={{KEY: {{...}}}}'"
-        elif e["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
-                path[-1], [k.rpartition(".")[2] for k in valid], n=1
-            )
-            near = [k for k in valid if close and (k == close[0] or k.endswith("." + close[0]))]
-            yield f"{name}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        elif not key:
-            yield f"{name}: {e['msg'].removeprefix('Value error, ')}"
-        elif isinstance(e["input"], dict):
-            yield f"{name}: {key}: {e['msg'].removeprefix('Value error, ')}"
-        else:
-            yield f"{name}: {key}={e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
 
 
 def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
