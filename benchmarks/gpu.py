@@ -36,19 +36,19 @@ def run_part(name: str, target: str, out: Path, limit_s: float) -> None:
     """Run one part, the function `target`, in this process; its traceback goes into the report."""
     os.setsid()  # what the part starts ends with it
     report = Report(out)
-    began = time.monotonic()
+    start = time.monotonic()
     try:
-        run = Run(report, name, began + limit_s)
+        run = Run(report, name, start + limit_s)
         status = part_function(target)(run) or "done"
     except BaseException:
-        report.finish(name, "failed", time.monotonic() - began, traceback.format_exc())
+        report.finish(name, "failed", time.monotonic() - start, traceback.format_exc())
         raise SystemExit(1) from None
-    report.finish(name, status, time.monotonic() - began)
+    report.finish(name, status, time.monotonic() - start)
 
 
 def supervise(process: BaseProcess, name: str, out: Path, limit_s: float) -> None:
     """Wait for a part, end it when its time is over, and record an end of which it could not tell."""
-    began = time.monotonic()
+    start = time.monotonic()
     try:
         process.join(limit_s + KILL_AFTER_S)
         late = process.is_alive()
@@ -60,7 +60,7 @@ def supervise(process: BaseProcess, name: str, out: Path, limit_s: float) -> Non
     report = Report(out)
     if report.status(name) == "running":
         why = f"stopped after {limit_s:.0f} s" if late else f"the process ended with exit code {process.exitcode}"
-        report.finish(name, "out of time" if late else "failed", time.monotonic() - began, why)
+        report.finish(name, "out of time" if late else "failed", time.monotonic() - start, why)
 
 
 def main() -> None:

@@ -58,11 +58,11 @@ def _act_seconds(run: Run, torso: str, precision: str, batch: int) -> float:
     for _ in range(3):
         inference([Request((0, 0), inputs, begins=False)])
     synchronize(run.device)
-    began, calls = time.perf_counter(), 0
-    while calls < 2 or (not run.small and time.perf_counter() - began < 0.3):
+    start, calls = time.perf_counter(), 0
+    while calls < 2 or (not run.small and time.perf_counter() - start < 0.3):
         inference([Request((0, 0), inputs, begins=False)])
         calls += 1
-    return (time.perf_counter() - began) / calls
+    return (time.perf_counter() - start) / calls
 
 
 def play(config: Config, actor: int, groups: Sequence[Connection], results: Connection) -> None:
@@ -104,21 +104,21 @@ class _Actors:
     def __init__(self, config: Config, count: int, batcher: Batcher, waiting: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._rollouts: queue.Queue[Any] = queue.Queue(waiting)
-        self._ours: list[Connection] = []
+        self._ends: list[Connection] = []
         self._processes = []
         for actor in range(count):
             pairs = [context.Pipe() for _ in range(3)]  # two groups of environments, and the rollouts
-            theirs = [pair[1] for pair in pairs]
-            process = context.Process(target=play, args=(config, actor, theirs[:2], theirs[2]), daemon=True)
+            actor_ends = [pair[1] for pair in pairs]
+            process = context.Process(target=play, args=(config, actor, actor_ends[:2], actor_ends[2]), daemon=True)
             process.start()
             self._processes.append(process)
-            for connection in theirs:
+            for connection in actor_ends:
                 connection.close()
-            ours = [pair[0] for pair in pairs]
-            self._ours += ours
-            for connection in ours[:2]:
+            ends = [pair[0] for pair in pairs]
+            self._ends += ends
+            for connection in ends[:2]:
                 threading.Thread(target=self._answer, args=(connection, batcher), daemon=True).start()
-            threading.Thread(target=self._collect, args=(ours[2],), daemon=True).start()
+            threading.Thread(target=self._collect, args=(ends[2],), daemon=True).start()
 
     def _answer(self, connection: Connection, batcher: Batcher) -> None:
         try:
@@ -203,11 +203,11 @@ def _learn(run: Run, learner: Learner, inference: Inference, actors: _Actors, bu
     for clock in (waiting, staging, publishing, busy):
         clock.seconds = 0.0
     infos.clear()
-    began, updates = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds or not updates:
+    start, updates = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or not updates:
         update()
         updates += 1
-    wall = time.perf_counter() - began
+    wall = time.perf_counter() - start
     lag = learner.counters.version - float(np.mean([info.version for info in infos[-config.rollouts_per_batch :]]))
     stepping, asking = (sum(info.seconds[key] for info in infos) for key in ("step", "act"))
     shares = {

@@ -22,14 +22,14 @@ def seconds_of(work: Callable[[], object], device: torch.device, at_least_s: flo
     for _ in range(3):
         work()
     synchronize(device)
-    began, calls = time.perf_counter(), 0
-    while calls < 3 or time.perf_counter() - began < at_least_s:
+    start, calls = time.perf_counter(), 0
+    while calls < 3 or time.perf_counter() - start < at_least_s:
         work()
         calls += 1
         if calls % 8 == 0:
             synchronize(device)
     synchronize(device)
-    return (time.perf_counter() - began) / calls
+    return (time.perf_counter() - start) / calls
 
 
 def copy_rate(device: torch.device) -> float:

@@ -62,10 +62,10 @@ def _profile(run: Run, label: dict[str, Any]) -> None:
     with profiler(activities=activities) as session:
         pending = []
         for _ in range(UPDATES):
-            began = time.perf_counter()
+            start = time.perf_counter()
             with record_function(MARK):
                 pending.append(learner.begin(batch))
-            host += time.perf_counter() - began
+            host += time.perf_counter() - start
         synchronize(run.device)
     for update in pending:
         learner.finish(update)
@@ -83,10 +83,11 @@ def _profile(run: Run, label: dict[str, Any]) -> None:
         times = [(e.name, e.time_range.start, e.time_range.start + e.self_cpu_time_total) for e in on_host]
         times = [t for t in times if t[0] != MARK]
     busy, gaps, longest = _gaps([t[1:] for t in times])
+    synchronisations = max(len(waits), len(places)) if run.device.type == "cuda" else None
     run.row(
         "updates", **label, **{"ms/update": 1e3 * seconds, "host ms, profiled": 1e3 * host / UPDATES},
         **{"kernels": len(times) // UPDATES, "busy ms": busy / UPDATES / 1e3, "gaps ms": gaps / UPDATES / 1e3},
-        **{"longest gap us": longest, "synchronisations": max(len(waits), len(places))},
+        **{"longest gap us": longest, "synchronisations": synchronisations},
     )  # fmt: skip
     for place in places:
         run.row("synchronisations", **label, where=place)

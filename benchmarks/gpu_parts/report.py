@@ -92,13 +92,13 @@ class Report:
     def targets(self) -> list[Row]:
         """Targets beside the measured values."""
         out = []
-        for what, target, part, table, chosen, column, test in TARGETS:
+        for name, target, part, table, chosen, column, test in TARGETS:
             values = [r[column] for r in self.rows(part, table) if chosen(r) and r.get(column) is not None]
             value = max(values) if values else None  # the best speed, the worst error
             met = "not measured" if value is None else "yes" if test(value) else "no"
             if value is not None and self.data.get("gpu") is None:
                 met = "no GPU"
-            out.append({"target": what, "goal": target, "measured": value, "met": met})
+            out.append({"target": name, "goal": target, "measured": value, "met": met})
         return out
 
     def part_text(self, name: str) -> str:

@@ -77,32 +77,32 @@ def _staging(run: Run, batch: int) -> None:
     steps, size = config.steps_per_update, sum(r.inputs.frame.nbytes for r in rollouts)
     least = 3 if run.small else 10
 
-    def rate(count: int, began: float) -> float:
+    def rate(count: int, start: float) -> float:
         synchronize(run.device)
-        return count * steps / (time.perf_counter() - began)
+        return count * steps / (time.perf_counter() - start)
 
     staged = [stager.stage(rollouts).take() for _ in range(3)][-1]
     for _ in range(least):
         learner.update(staged)
     synchronize(run.device)
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(least):
         staged = stager.stage(rollouts).take()
-    alone = rate(least, began)
-    began, pending = time.perf_counter(), learner.begin(staged)
+    alone = rate(least, start)
+    start, pending = time.perf_counter(), learner.begin(staged)
     for _ in range(least):
         following = learner.begin(staged)
         learner.finish(pending)
         pending = following
     learner.finish(pending)
-    updating = rate(least + 1, began)
-    began, pending = time.perf_counter(), learner.begin(stager.stage(rollouts).take())
+    updating = rate(least + 1, start)
+    start, pending = time.perf_counter(), learner.begin(stager.stage(rollouts).take())
     for _ in range(least):
         following = learner.begin(stager.stage(rollouts).take())
         learner.finish(pending)
         pending = following
     learner.finish(pending)
-    both = rate(least + 1, began)
-    for what, value in {"staging alone": alone, "updates alone": updating, "both in a pipeline": both}.items():
-        row = {"steps/s": value} | ({} if what == "updates alone" else {"GB/s": value / steps * size / 1e9})
-        run.row("staging of NumPy unrolls", what=what, B=batch, **row)
+    both = rate(least + 1, start)
+    for name, value in {"staging alone": alone, "updates alone": updating, "both in a pipeline": both}.items():
+        row = {"steps/s": value} | ({} if name == "updates alone" else {"GB/s": value / steps * size / 1e9})
+        run.row("staging of NumPy unrolls", what=name, B=batch, **row)

@@ -111,9 +111,9 @@ def update_seconds(run: Run, learner: Learner, batch: Transitions, at_least_s: f
     for _ in range(2 if run.small else WARM_UP + 3):
         learner.update(batch)
     synchronize(run.device)
-    began, updates, host = time.perf_counter(), 1, 0.0
+    start, updates, host = time.perf_counter(), 1, 0.0
     pending = learner.begin(batch)
-    while updates < (3 if run.small else 6) or (not run.small and time.perf_counter() - began < at_least_s):
+    while updates < (3 if run.small else 6) or (not run.small and time.perf_counter() - start < at_least_s):
         before = time.perf_counter()
         following = learner.begin(batch)
         host += time.perf_counter() - before
@@ -122,7 +122,7 @@ def update_seconds(run: Run, learner: Learner, batch: Transitions, at_least_s: f
         updates += 1
     learner.finish(pending)
     synchronize(run.device)
-    return (time.perf_counter() - began) / updates, host / (updates - 1)
+    return (time.perf_counter() - start) / updates, host / (updates - 1)
 
 
 @contextlib.contextmanager
