@@ -198,6 +198,10 @@ class FinalObservations(NamedTuple):
     """[F, L], or `Instructions` of [1, F]."""
 
 
+NO_FINALS = FinalObservations(None, None, None, None)
+"""Placeholder in batches whose final observations are handled apart."""
+
+
 class Transitions(NamedTuple):
     """Unrolls as the learner reads them; the module's docstring gives the alignment."""
 

@@ -1,5 +1,6 @@
 """Central inference: one network acts for the environments of many actors, in batches of their requests."""
 
+import operator
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ class Inference:
             act = self._agent.act(inputs, zip_arrays(before, torch.cat), self._generator)
             version = self._version
             for request, part in zip(requests, rows, strict=True):
-                self._states[request.group] = map_arrays(act.state, lambda tensor, part=part: tensor[part])
+                self._states[request.group] = map_arrays(act.state, operator.itemgetter(part))
         actions, logits = (x.cpu().numpy() for x in (act.action, act.logits))
         return [
             Reply(actions[part], logits[part], version, map_arrays(state, _to_numpy) if r.begins else None)

@@ -95,7 +95,7 @@ def _action_space(env_id: str, space: Any) -> ActionSpace:
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded():
         return Box(tuple(map(float, space.low)), tuple(map(float, space.high)))
     raise UserError(
-        f"env.levels: {env_id!r} has actions {space}; only Discrete(n) and MultiDiscrete([n, ...]) that start at 0, "
+        f"env.levels: {env_id!r} has actions {space}; only Discrete(n) and MultiDiscrete([n, ...]) that start at 0 "
         "and bounded Box spaces of one axis are supported"
     )
 

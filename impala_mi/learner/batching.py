@@ -7,6 +7,7 @@ import torch
 
 from impala_mi.nn.instruction import distinct_rows, instructions
 from impala_mi.types import (
+    NO_FINALS,
     NO_TOKEN,
     FinalObservations,
     Instructions,
@@ -34,7 +35,7 @@ def stack(rollouts: Sequence[Transitions], join: Join = concatenate) -> Transiti
         r.final_observations._replace(column=r.final_observations.column + offset)
         for r, offset in zip(rollouts, offsets, strict=False)
     ]
-    parts = [r._replace(state=(), final_observations=()) for r in rollouts]
+    parts = [r._replace(state=(), final_observations=NO_FINALS) for r in rollouts]
     return zip_arrays(parts, lambda arrays: join(arrays, 1))._replace(
         state=zip_arrays([r.state for r in rollouts], lambda arrays: join(arrays, 0)),
         final_observations=zip_arrays(finals, lambda arrays: join(arrays, 0)),

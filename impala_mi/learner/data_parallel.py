@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from impala_mi.types import FinalObservations, Transitions, map_arrays
+from impala_mi.types import NO_FINALS, FinalObservations, Transitions, map_arrays
 
 R = TypeVar("R")
 
@@ -28,7 +28,7 @@ def split(batch: Transitions, parts: int) -> list[Transitions]:
 def _columns(batch: Transitions, begin: int, end: int) -> Transitions:
     finals = batch.final_observations
     inside = (finals.column >= begin) & (finals.column < end)
-    parts = map_arrays(batch._replace(state=(), final_observations=()), lambda tensor: tensor[:, begin:end])
+    parts = map_arrays(batch._replace(state=(), final_observations=NO_FINALS), lambda tensor: tensor[:, begin:end])
     return parts._replace(
         state=map_arrays(batch.state, lambda tensor: tensor[begin:end]),
         final_observations=FinalObservations(

@@ -5,7 +5,7 @@ import torch
 
 from impala_mi.learner.batching import stack, to_device
 from impala_mi.nn.agent import Agent
-from impala_mi.types import RolloutPreview, Transitions, map_arrays
+from impala_mi.types import NO_FINALS, RolloutPreview, Transitions, map_arrays
 
 FRAMES = 16
 """Frames of a preview at most."""
@@ -14,7 +14,8 @@ FRAMES = 16
 def one_column(rollout: Transitions, column: int) -> Transitions:
     """Copy of one environment's unroll, without final observations; it does not keep the rollout alive."""
     columns = slice(column, column + 1)
-    parts = map_arrays(rollout._replace(state=(), final_observations=()), lambda array: array[:, columns].copy())
+    steps = rollout._replace(state=(), final_observations=NO_FINALS)
+    parts = map_arrays(steps, lambda array: array[:, columns].copy())
     return parts._replace(
         state=map_arrays(rollout.state, lambda array: array[columns].copy()),
         final_observations=map_arrays(rollout.final_observations, lambda array: array[:0].copy()),

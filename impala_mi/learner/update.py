@@ -190,21 +190,21 @@ class Learner:
     def _compute(self, batch: Transitions, rate: Rate) -> tuple[UpdateStats, dict[str, float]]:
         """Compute and apply an update; returns its scalars and the host's time by stage."""
         config = self.config.learner
-        found = self._gradient(batch) if self._shards is None else self._sharded_gradient(batch)
-        gradient, start = found.gradient, time.perf_counter()
+        result = self._gradient(batch) if self._shards is None else self._sharded_gradient(batch)
+        gradient, start = result.gradient, time.perf_counter()
         norm = torch.linalg.vector_norm(gradient)
         if config.max_grad_norm is not None:
             gradient *= (config.max_grad_norm / (norm + 1e-6)).clamp(max=1)
-        names, values = found.scalars
+        names, values = result.scalars
         finite = values[names.index("loss/total")].isfinite() & norm.isfinite()
         if self.device.type != "cpu":
             self.optimizer.step(gradient, rate, finite)
         elif finite:  # reading it costs nothing on a CPU, and a branch is cheaper than a mask
             self.optimizer.step(gradient, rate)
-        self.agent.normaliser.update(found.returns, batch.inputs.level[:-1], self.agent.head.value)
+        self.agent.normaliser.update(result.returns, batch.inputs.level[:-1], self.agent.head.value)
         seconds = {
-            "time/forward_s": found.forward_s,
-            "time/backward_s": found.backward_s,
+            "time/forward_s": result.forward_s,
+            "time/backward_s": result.backward_s,
             "time/optimizer_s": time.perf_counter() - start,
         }
         return UpdateStats((*names, "learner/grad_norm"), torch.cat([values, norm.unsqueeze(0)])), seconds

@@ -97,4 +97,3 @@ def loss_inputs(
         config, batch, policy, behaviour, values, normalised_values, next_values, core, targets, log_rhos, log_pi,
         normaliser,
     )  # fmt: skip
-

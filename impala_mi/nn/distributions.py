@@ -162,7 +162,8 @@ class SquashedGaussian:
 def _quadrature(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Nodes and weights of the expectation over a standard Gaussian; made once, for CUDA graphs."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_POINTS)
-    return tuple(torch.as_tensor(a, dtype=dtype, device=device) for a in (nodes, weights / weights.sum()))
+    x, w = (torch.as_tensor(a, dtype=dtype, device=device) for a in (nodes, weights / weights.sum()))
+    return x, w
 
 
 def _log_tanh_slope(u: Tensor) -> Tensor:
@@ -191,6 +192,8 @@ class ActionEncoder(nn.Module):
     """
 
     one_hot: Tensor
+    _start: Tensor
+    _rows: Tensor
 
     def __init__(self, space: ActionSpace) -> None:
         super().__init__()
@@ -200,7 +203,9 @@ class ActionEncoder(nn.Module):
         self.width = space.shape[0] if isinstance(space, Box) else sum(sizes)
         # One table of all choices, each with a last row of zeros, which no_action (-1) picks.
         rows = np.cumsum([0, *(n + 1 for n in sizes)])[:-1]
-        table = torch.block_diag(*(torch.eye(n + 1, n) for n in sizes)) if sizes else torch.zeros(0, 0)
+        # By NumPy, as `torch.eye` on the meta device loads PyTorch's compiler (2 CPU seconds).
+        eyes = [torch.from_numpy(np.eye(n + 1, n, dtype=np.float32)) for n in sizes]
+        table = torch.block_diag(*eyes) if sizes else torch.zeros(0, 0)
         self.register_buffer("one_hot", table, persistent=False)
         self.register_buffer("_start", torch.from_numpy(rows), persistent=False)
         self.register_buffer("_rows", torch.tensor([n + 1 for n in sizes]), persistent=False)
@@ -211,5 +216,4 @@ class ActionEncoder(nn.Module):
             return torch.tanh(action)
         if not self._multi:
             return self.one_hot[action]
-        rows: Tensor = self._start + action % self._rows
-        return self.one_hot[rows].sum(-2)
+        return self.one_hot[self._start + action % self._rows].sum(-2)

@@ -7,7 +7,7 @@ context z that the output layers may read. `agent.head` names an entry, or a `He
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from impala_mi.config import AgentConfig
 from impala_mi.hooks import pick
-from impala_mi.nn.multiplicative import Additive, Multiplicative
+from impala_mi.nn.multiplicative import Additive, Generated, Multiplicative
 
 
 class HeadOutput(NamedTuple):
@@ -73,7 +73,7 @@ class PerTaskOutput(nn.Module):
 class ContextOutput(nn.Module):
     """Layer of two streams applied to the core's output and the context: y = W'(z) h + b'(z)."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer = layer
 
@@ -211,5 +211,6 @@ class Head(nn.Module):
         vectors = {"context": self.context(h, level)}
         for name, output in (("policy", self.policy), ("value", self.value)):
             if isinstance(output, ContextOutput):
-                vectors[name] = output.layer.generate(vectors["context"]).weight.flatten(1)
+                generated: Generated = output.layer.generate(vectors["context"])
+                vectors[name] = generated.weight.flatten(1)
         return vectors

@@ -37,7 +37,7 @@ def config_of(changed):
 
 
 def unrolls_of(config, update):
-    """Four hand-ins of two columns each, with episode starts, levels that not every rank has, and cut-offs."""
+    """Four rollouts of two columns each, with episode starts, levels that not every rank has, and cut-offs."""
     rng = np.random.default_rng(update)
     out = []
     for i in range(4):
