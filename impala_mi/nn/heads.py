@@ -89,7 +89,8 @@ class TaskContext(nn.Module):
     def __init__(self, num_levels: int, width: int) -> None:
         super().__init__()
         self.mlp = context_mlp(num_levels, width, norm2=1.0)
-        self.register_buffer("one_hot", torch.eye(num_levels), persistent=False)
+        one_hot = torch.eye(num_levels, device="cpu")  # on the meta device it loads a compiler
+        self.register_buffer("one_hot", one_hot, persistent=False)
 
     def forward(self, h: Tensor, level: Tensor | None) -> Tensor:
         """[N, C]; the K contexts are computed once. Raises ValueError without levels."""
