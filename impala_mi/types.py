@@ -96,6 +96,13 @@ class Box:
     dtype: ClassVar[str] = "float32"
     no_action: ClassVar[float] = 0.0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError unless all ranges are finite and not empty, as 32-bit numbers."""
+        with np.errstate(all="ignore"):
+            ranges = np.float32(self.high) - np.float32(self.low)
+        if not (np.isfinite(ranges) & (ranges > 0)).all():
+            raise ValueError(f"bounds {self.low} to {self.high} are not finite ranges")
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape [D] of an action."""

@@ -1,5 +1,6 @@
 """Suite `gym`: any list of Gymnasium environments with common spaces, each a level."""
 
+import contextlib
 import importlib.util
 from typing import Any, NamedTuple
 
@@ -92,8 +93,9 @@ def _action_space(env_id: str, space: Any) -> ActionSpace:
         return Discrete(int(space.n))
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not np.any(space.start):
         return MultiDiscrete(tuple(int(n) for n in space.nvec))
-    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded():
-        return Box(tuple(map(float, space.low)), tuple(map(float, space.high)))
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        with contextlib.suppress(ValueError):
+            return Box(tuple(map(float, space.low)), tuple(map(float, space.high)))
     raise UserError(
         f"env.levels: {env_id!r} has actions {space}; only Discrete(n) and MultiDiscrete([n, ...]) that start at 0 "
         "and bounded Box spaces of one axis are supported"

@@ -201,7 +201,7 @@ class Learner:
             self.optimizer.step(gradient, rate, finite)
         elif finite:  # reading it costs nothing on a CPU, and a branch is cheaper than a mask
             self.optimizer.step(gradient, rate)
-        self.agent.normaliser.update(result.returns, batch.inputs.level[:-1], self.agent.head.value)
+        self.agent.normaliser.update(result.returns, batch.inputs.level[:-1], self.agent.head.value, finite)
         seconds = {
             "time/forward_s": result.forward_s,
             "time/backward_s": result.backward_s,

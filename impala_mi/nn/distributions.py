@@ -162,7 +162,8 @@ class SquashedGaussian:
 def _quadrature(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Nodes and weights of the expectation over a standard Gaussian; made once, for CUDA graphs."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_POINTS)
-    x, w = (torch.as_tensor(a, dtype=dtype, device=device) for a in (nodes, weights / weights.sum()))
+    with torch.inference_mode(False):  # they are kept, and gradients may need them later
+        x, w = (torch.as_tensor(a, dtype=dtype, device=device) for a in (nodes, weights / weights.sum()))
     return x, w
 
 

@@ -26,11 +26,12 @@ class ValueNormaliser(Protocol):
         """Advantages [...] of returns, scaled for the policy gradient."""
         ...
 
-    def update(self, returns: Tensor, level: Tensor | None, value_output: nn.Module) -> None:
-        """Learn from the value targets [T, B] of a batch, after its gradient is known.
+    def update(self, returns: Tensor, level: Tensor | None, value_output: nn.Module, finite: Tensor) -> None:
+        """Learn from the value targets [T, B] of this rank's batch, after its gradient was applied.
 
         `value_output` is the head's output layer, whose weights may be changed so that denormalised values stay
-        the same.
+        the same. If the scalar `finite` is false the update was skipped and everything must stay unchanged. With
+        several ranks a normaliser sums its statistics over them itself, so that all ranks stay equal.
         """
         ...
 
@@ -50,5 +51,5 @@ class Identity(nn.Module):
         """The advantages themselves."""
         return advantages
 
-    def update(self, returns: Tensor, level: Tensor | None, value_output: nn.Module) -> None:
+    def update(self, returns: Tensor, level: Tensor | None, value_output: nn.Module, finite: Tensor) -> None:
         """Nothing to learn."""

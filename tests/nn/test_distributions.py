@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from impala_mi.nn.distributions import LOG_STD_RANGE, ActionEncoder, distribution
+from impala_mi.nn.distributions import LOG_STD_RANGE, ActionEncoder, _quadrature, distribution
 from impala_mi.types import Box, Discrete, MultiDiscrete
 
 SPACES = [Discrete(4), MultiDiscrete((3, 2, 4)), Box((-1.0, 0.0), (1.0, 5.0))]
@@ -122,3 +122,20 @@ def test_past_actions_as_features():
     box = ActionEncoder(Box((-1.0,), (1.0,)))
     assert box(torch.tensor([[0.0], [20.0]])).tolist() == [[0.0], [1.0]]
     assert all(not ActionEncoder(space).state_dict() for space in SPACES)  # old checkpoints fit
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [((0.0,), (0.0,)), ((1.0,), (0.0,)), ((-3.4e38,), (3.4e38,)), ((0.0,), (math.inf,))]
+)
+def test_a_box_has_finite_ranges(low, high):
+    with pytest.raises(ValueError, match="are not finite ranges"):
+        Box(low, high)
+
+
+def test_an_entropy_in_inference_mode_does_not_spoil_later_gradients():
+    space, params = Box((0.0,), (1.0,)), torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    _quadrature.cache_clear()
+    with torch.inference_mode():
+        distribution(space, params).entropy()
+    distribution(space, params).entropy().sum().backward()
+    assert params.grad.isfinite().all()
