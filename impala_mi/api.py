@@ -85,10 +85,11 @@ def load_agent(
         checkpoint: best, last, or the name of a checkpoint. If there is no best one, because no score was known
             during training, `best` loads the last with a warning.
         seed: seed of sampled actions.
-        overrides: `KEY=VALUE` settings that differ from machine to machine, such as env.dmlab.dataset_path.
+        overrides: `KEY=VALUE` settings of env.dmlab that differ from machine to machine, such as
+            env.dmlab.dataset_path, and env.dmlab.human_scores. Any other key is refused.
 
     Raises:
-        UserError: there is no such run or checkpoint, or its suite cannot be imported.
+        UserError: there is no such run or checkpoint, its suite cannot be imported, or another key is set.
     """
     from impala_mi.analysis.acting import read_agent
     from impala_mi.runs import checkpoint as checkpoints

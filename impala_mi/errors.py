@@ -58,3 +58,11 @@ def explain(name: str, error: "ValidationError", valid: Sequence[str]) -> Iterat
             yield f"{name}: {key}: {e['msg'].removeprefix('Value error, ')}"
         else:
             yield f"{name}: {key}={e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+
+
+def allow_only(overrides: Sequence[str], keys: Sequence[str], hint: str = "") -> None:
+    """Raise `UserError` for an override of anything but these keys of env.dmlab."""
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key not in [f"env.dmlab.{name}" for name in keys]:
+            raise UserError(f"override {override!r}: only env.dmlab.({'|'.join(keys)}) can be set here{hint}")

@@ -351,6 +351,13 @@ def test_without_a_score_the_last_checkpoint_is_loaded_with_a_warning(tmp_path):
         impala_mi.load_agent(empty)
 
 
+@pytest.mark.parametrize("override", ["agent.core_width=64", "env.suite=doom", "env.dmlab.held_out=true"])
+@pytest.mark.parametrize("function", [impala_mi.load_agent, impala_mi.evaluate])
+def test_only_the_keys_of_a_machine_can_be_overridden(tiny_run, function, override):
+    with pytest.raises(impala_mi.UserError, match=rf"{override}.: only env\.dmlab\.\(renderer\|.*human_sc"):
+        function(tiny_run, overrides=[override])
+
+
 # -- evaluating, training --------------------------------------------------------------------------
 
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from impala_mi.config import Config, build
+from impala_mi.config import MACHINE_KEYS, Config, build
 from impala_mi.envs.base import Observation, Suite
 from impala_mi.envs.suites import make_suite
-from impala_mi.errors import UserError
+from impala_mi.errors import UserError, allow_only
 from impala_mi.nn.agent import Agent
 from impala_mi.nn.heads import policy_needs_task
 from impala_mi.runs import checkpoint as checkpoints
@@ -233,12 +233,14 @@ def read_agent(run: str, checkpoint: str, overrides: Sequence[str] = (), seed: i
     Args:
         run: folder of the run.
         checkpoint: best, last, or the name of a checkpoint.
-        overrides: `KEY=VALUE` settings that differ from machine to machine, such as env.dmlab.dataset_path.
+        overrides: `KEY=VALUE` settings of env.dmlab that differ from machine to machine (`MACHINE_KEYS`), and
+            env.dmlab.human_scores, the scores that normalise.
         seed: seed of sampled actions.
 
     Raises:
-        UserError: there is no such run or checkpoint, or its suite cannot be imported.
+        UserError: there is no such run or checkpoint, its suite cannot be imported, or another key is set.
     """
+    allow_only(overrides, (*MACHINE_KEYS, "human_scores"))
     folder = open_run(run)
     config = build(run, folder.config.model_dump(), overrides)
     suite = make_suite(config.env)

@@ -4,9 +4,9 @@ import click
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from impala_mi.cli.console import make_console, make_table
-from impala_mi.cli.options import OVERRIDES, allow_only
+from impala_mi.cli.options import OVERRIDES
 from impala_mi.config import MACHINE_KEYS
-from impala_mi.errors import TrainingError, UserError
+from impala_mi.errors import TrainingError, UserError, allow_only
 
 
 @click.command()

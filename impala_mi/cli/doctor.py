@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from impala_mi.cli.console import make_console
-from impala_mi.cli.options import OVERRIDES, allow_only
+from impala_mi.cli.options import OVERRIDES
 from impala_mi.config import MACHINE_KEYS
 
 SUITE_PACKAGES = {"doom": ("vizdoom", "cv2"), "babyai": ("minigrid",), "atari": ("ale_py",)}
@@ -81,7 +81,7 @@ def _check_lab(overrides: tuple[str, ...], row: Row) -> None:
     from impala_mi.envs.base import GameFault
     from impala_mi.envs.dmlab30 import dataset_problem
     from impala_mi.envs.suites import make_suite
-    from impala_mi.errors import UserError
+    from impala_mi.errors import UserError, allow_only
 
     allow_only(overrides, MACHINE_KEYS)
     drawn, compiled = "rooms_watermaze", "explore_goal_locations_small"

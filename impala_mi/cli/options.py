@@ -1,11 +1,9 @@
 """Options and arguments that several commands share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-
-from impala_mi.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,11 +71,3 @@ def agent_options(
             "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of the episodes."
         ),
     )
-
-
-def allow_only(overrides: Sequence[str], keys: Sequence[str], hint: str = "") -> None:
-    """Raise `UserError` for an override of anything but these keys of env.dmlab."""
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key not in [f"env.dmlab.{name}" for name in keys]:
-            raise UserError(f"override {override!r}: only env.dmlab.({'|'.join(keys)}) can be set here{hint}")

@@ -9,18 +9,14 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from impala_mi.analysis.acting import TrainedAgent, read_agent
 from impala_mi.analysis.play import OnEpisode
-from impala_mi.cli.options import allow_only
-from impala_mi.config import MACHINE_KEYS
 
 
 def load_trained(run: str, checkpoint: str, overrides: Sequence[str] = ()) -> TrainedAgent:
     """Load the agent of a run whose levels this machine can play; raises `UserError`.
 
-    Limits PyTorch to one thread, because games have processes of their own. Overrides may change what differs
-    between machines, and the scores that normalise.
+    Limits PyTorch to one thread, because games have processes of their own. For overrides see `read_agent`.
     """
     torch.set_num_threads(1)
-    allow_only(overrides, (*MACHINE_KEYS, "human_scores"))
     agent = read_agent(run, checkpoint, overrides)
     agent.suite.check()
     return agent
