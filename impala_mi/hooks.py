@@ -12,7 +12,7 @@ V = TypeVar("V")
 
 
 def load_hook(target: str, key: str) -> Any:
-    """Object that `package.module:name` names.
+    """User's own object that `package.module:name` names.
 
     Args:
         target: the hook; its module may also lie in the current folder.
@@ -20,14 +20,27 @@ def load_hook(target: str, key: str) -> Any:
 
     Raises `UserError` if the module cannot be imported or has no such name.
     """
-    module, _, name = target.partition(":")
+    add_current_folder()
+    return import_object(target, f"{key}={target!r}")
+
+
+def add_current_folder() -> None:
+    """Make modules of the current folder importable, behind all others."""
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)
+
+
+def import_object(target: str, setting: str) -> Any:
+    """Object that `package.module:name` names.
+
+    Raises `UserError` that begins with the setting (`key=value`) if it cannot be imported.
+    """
+    module, _, name = target.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as e:  # a user's module can raise anything
-        raise UserError(f"{key}={target!r}: cannot be imported: {type(e).__name__}: {e}") from None
+        raise UserError(f"{setting}: cannot be imported: {type(e).__name__}: {e}") from None
 
 
 def pick(registry: Mapping[str, V], name: str, key: str, kind: type[V]) -> V:

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.errors import MissingPackageError, UserError
+from impala_mi.hooks import add_current_folder
 from impala_mi.types import ActionSpace, Box, Discrete, MultiDiscrete, Spaces
 
 KNOWN = {"CartPole-v1": (22.0, 0.02), "Pendulum-v1": (-1231.0, 0.01)}
@@ -108,6 +109,8 @@ def gym(config: EnvConfig) -> Suite:
         raise UserError("env.suite=gym needs env.levels, a list of Gymnasium ids such as [CartPole-v1]")
     if len(set(config.levels)) < len(config.levels):
         raise UserError(f"env.levels={config.levels}: an id is given twice")
+    if any(":" in env_id for env_id in config.levels):  # module:id names a module of the user
+        add_current_folder()
     inspected = {env_id: _inspect(env_id) for env_id in config.levels}
     first, (common, _) = next(iter(inspected.items()))
     for env_id, (own, _) in inspected.items():

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Suite
 from impala_mi.errors import UserError
-from impala_mi.hooks import load_hook
+from impala_mi.hooks import import_object, load_hook
 
 SUITES = {
     "dmlab30": "impala_mi.envs.dmlab30:dmlab30",
@@ -19,13 +19,16 @@ SUITES = {
 
 def make_suite(config: EnvConfig) -> Suite:
     """Make the suite that the configuration names; raises `UserError` if that fails."""
-    target = SUITES.get(config.suite, config.suite)
-    if ":" not in target:
+    make: Callable[[EnvConfig], Suite]
+    if config.suite in SUITES:
+        make = import_object(SUITES[config.suite], f"env.suite={config.suite!r}")
+    elif ":" in config.suite:
+        make = load_hook(config.suite, "env.suite")
+    else:
         raise UserError(
             f"env.suite={config.suite!r}: no such suite; there are {', '.join(SUITES)}, or name your own "
             "function as package.module:function"
         )
-    make: Callable[[EnvConfig], Suite] = load_hook(target, "env.suite")
     try:
         suite = make(config)
     except UserError:

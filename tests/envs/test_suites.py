@@ -202,6 +202,28 @@ def test_a_missing_atari_names_its_extra():
         gym("ale_py:ALE/Pong-v5")
 
 
+def test_a_shipped_suite_that_cannot_be_imported_is_named_as_the_user_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "impala_mi.envs.tiny", None)
+    with pytest.raises(UserError, match=r"^env\.suite='tiny': cannot be imported: ModuleNotFoundError"):
+        make_suite(EnvConfig(suite="tiny"))
+
+
+@pytest.mark.parametrize(
+    ("suite", "is_added"),
+    [
+        ({"suite": "tiny"}, False),
+        ({"suite": "gym", "levels": ["CartPole-v1"]}, False),
+        ({"suite": "gym", "levels": ["tests.gym_envs:Match-v0"]}, True),
+        ({"suite": "tests.games:counting"}, True),
+    ],
+)
+def test_the_current_folder_is_searched_for_modules_of_the_user_alone(tmp_path, monkeypatch, suite, is_added):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    make_suite(EnvConfig(**suite))
+    assert (str(tmp_path) in sys.path) == is_added
+
+
 @pytest.mark.parametrize(("suite", "package"), [("doom", "vizdoom"), ("doom", "cv2"), ("babyai", "minigrid")])
 def test_a_missing_package_names_its_extra(suite, package):
     code = (
