@@ -236,6 +236,37 @@ def test_a_gymnasium_loop_of_one_and_of_many_environments(cartpole_run):
     assert ends >= 2
 
 
+class Grid(gymnasium.Env):
+    """Two actions in a world that is observed as an array of real numbers."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2, 3, 1, 1))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3, 1, 1), {}
+
+
+def test_vectors_of_any_shape_are_flattened_as_in_training(tmp_path):
+    gymnasium.register("Grid-v0", Grid)
+    values = {"env": {"suite": "gym", "levels": ["Grid-v0"]}, "agent": {"torso": "mlp", "head": "shared"}}
+    agent = impala_mi.load_agent(save_run(tmp_path, build("gym", values), 1.0))
+    game = agent.suite.make_game("Grid-v0")
+    trained, observed = game.reset(0).frame, Grid().reset()[0]
+    assert (trained.shape, observed.shape) == ((6,), (2, 3, 1, 1))
+
+    def hidden(observation, state):
+        return agent.step(observation, state, greedy=True)[1].recurrent.hidden
+
+    expected = hidden(trained, agent.initial_state())
+    for shape in ((2, 3, 1, 1), (2, 3), (1, 6)):
+        assert hidden(observed.reshape(shape), agent.initial_state()).equal(expected)
+    batch = np.stack([observed, observed[::-1], observed])
+    assert hidden(batch, agent.initial_state(3)).equal(hidden(batch.reshape(3, 6), agent.initial_state(3)))
+    for refused, state in ((observed[:1], None), (batch.T, 3), (batch[:2], 3)):
+        with pytest.raises(impala_mi.UserError, match=r"observation: a frame of shape"):
+            agent.step(refused, agent.initial_state(state))
+
+
 FRAME = np.zeros((5, 5, 1), np.uint8)
 SEEN = {"image": FRAME, "mission": ""}
 

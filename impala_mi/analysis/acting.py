@@ -99,7 +99,8 @@ class TrainedAgent:
         Args:
             observation: a frame, or a mapping of a frame (see `FRAME_KEYS`) and an instruction (see
                 `INSTRUCTION_KEYS`), or an `Observation`. Frames are [*frame_shape] with the suite's dtype, uint8
-                images or vectors; a batch has frames [N, *frame_shape] and N instructions.
+                images or vectors; a batch has frames [N, *frame_shape] and N instructions. A vector may have
+                any shape of as many numbers, because the suite `gym` flattens observations that are not images.
             state: `initial_state()` at an episode's start, then the state that the previous step returned.
             reward: unscaled reward of the previous action, summed over the action repeat; [N] in a batch. The
                 network reads it: without it an agent acts as if it had earned nothing. Ignored where an episode
@@ -147,7 +148,10 @@ class TrainedAgent:
         shape = (n, *spaces.frame_shape) if state.batched else spaces.frame_shape
         same_dtype = array.dtype == np.uint8 if spaces.frame_dtype == "uint8" else array.dtype.kind in "fiub"
         grey = len(spaces.frame_shape) == 3 and shape[-1] == 1 and array.shape == shape[:-1]
-        if not same_dtype or not (array.shape == shape or grey):
+        vector = len(spaces.frame_shape) == 1 and spaces.frame_dtype != "uint8"
+        rows = array.shape[:1] == (n,) or not state.batched
+        flat = vector and rows and array.size == n * spaces.frame_shape[0]
+        if not same_dtype or not (array.shape == shape or grey or flat):
             raise UserError(
                 f"observation: a frame of shape {array.shape} and dtype {array.dtype}; "
                 f"{f'this state is of {n} environments and the agent' if state.batched else 'the agent'} "
