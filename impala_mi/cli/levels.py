@@ -1,9 +1,14 @@
 """Command `impala-mi levels`."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from impala_mi.cli.console import make_console, make_table
 from impala_mi.cli.options import OVERRIDES
+
+if TYPE_CHECKING:
+    from impala_mi.types import ActionSpace
 
 
 @click.command()
@@ -36,7 +41,7 @@ def command(suite: str, overrides: tuple[str, ...], measure_random: int | None) 
         headings.append(f"random, {measure_random} episodes")
     spaces = made.spaces
     console.print(
-        f"{made.name}: frames {list(spaces.frame_shape)} {spaces.frame_dtype}, {spaces.num_actions} actions "
+        f"{made.name}: frames {list(spaces.frame_shape)} {spaces.frame_dtype}, {describe(spaces.action_space)} "
         f"({', '.join(made.actions)}), action repeat {made.action_repeat}, "
         f"instructions {'yes' if spaces.instructions else 'no'}"
     )
@@ -50,3 +55,16 @@ def command(suite: str, overrides: tuple[str, ...], measure_random: int | None) 
     console.print(table)
     if made.scores_note:
         console.print(made.scores_note)
+
+
+def describe(space: "ActionSpace") -> str:
+    """Size of an action space in words, such as "9 actions"."""
+    from impala_mi.types import Discrete, MultiDiscrete
+
+    if isinstance(space, Discrete):
+        return f"{space.n} actions"
+    if isinstance(space, MultiDiscrete):
+        *sizes, last = map(str, space.sizes)
+        return f"choices of {', '.join(sizes)} and {last} actions" if sizes else f"a choice of {last} actions"
+    (count,) = space.shape
+    return f"{count} real number{'s' * (count > 1)}"
