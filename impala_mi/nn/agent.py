@@ -88,9 +88,13 @@ class Agent(nn.Module):
         return distribution(self.spaces.action_space, logits)
 
     def act_in(self, dtype: torch.dtype) -> "Agent":
-        """Convert the weights of torso and core to `dtype`; for acting only. Returns the agent."""
+        """Convert the weights of the torso to `dtype`, and those of a core with `low_precision`.
+
+        For acting only. Returns the agent.
+        """
         self.torso.to(dtype)
-        self.core.to(dtype)
+        if getattr(self.core, "low_precision", False):
+            self.core.to(dtype)
         return self
 
     def forward(self, inputs: AgentInput, state: RecurrentState) -> AgentOutput:

@@ -33,7 +33,12 @@ class CoreOutput(NamedTuple):
 
 
 class Core(Protocol):
-    """Contract of a core."""
+    """Contract of a core.
+
+    Acting in bfloat16 converts the weights of a core only if its class sets `low_precision = True`. Such a core
+    casts its inputs to the dtype of its weights, and returns outputs and a state with the dtypes that it has in
+    float32. A core without the attribute acts in float32.
+    """
 
     def __call__(self, x: Tensor, first: Tensor, state: RecurrentState) -> CoreOutput:
         """Run T steps; the state of column b is reset before every t with first[t, b]."""
@@ -76,6 +81,8 @@ class LSTMCore(nn.Module):
     `fixed_work`, `first` lies on the device of the weights and every step is computed alike and masked, so that a
     CUDA graph can record the update.
     """
+
+    low_precision = True
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -165,6 +172,8 @@ def _cell(gates: Float[Tensor, "B G"], cell: Float[Tensor, "B H"]) -> LSTMState:
 
 class FeedForwardCore(nn.Module):
     """Core without memory: a linear layer with a ReLU in place of the LSTM."""
+
+    low_precision = True
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()

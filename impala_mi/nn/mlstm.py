@@ -27,6 +27,8 @@ class MultiplicativeLSTMCore(nn.Module):
     Initialisation: W_mx and W_mh keep the second moments of x and h; the gates start as in `single_bias_lstm`.
     """
 
+    low_precision = True
+
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         self.width = width

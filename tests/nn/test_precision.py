@@ -5,6 +5,7 @@ import torch
 
 from impala_mi.config import AgentConfig
 from impala_mi.nn.agent import CORES, Agent
+from impala_mi.nn.core import CoreOutput
 from impala_mi.nn.precision import choose_dtype, native_bfloat16
 from impala_mi.nn.torsos import first_conv, make_torso
 from impala_mi.types import AgentInput
@@ -50,6 +51,47 @@ def test_acting_in_bfloat16_is_near_and_its_state_stays_float32(core):
             assert {a.dtype for a in (near.logits, near.value, near.core, *other)} == {torch.float32}
             torch.testing.assert_close(near.logits, exact.logits, atol=0.02, rtol=0.02)
     assert not torch.equal(near.logits, exact.logits)
+
+
+class GRUCore(torch.nn.Module):
+    """A user's core, which knows nothing of low precision."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.gru = torch.nn.GRU(inputs, width)
+
+    def initial_state(self, batch, like):
+        return (like.new_zeros(batch, self.gru.hidden_size),)
+
+    def forward(self, x, first, state):
+        (hidden,), outputs, before = state, [], []
+        for t in range(len(x)):
+            before.append(hidden)
+            output, last = self.gru(x[t : t + 1], hidden.masked_fill(first[t, :, None], 0).unsqueeze(0))
+            hidden = last.squeeze(0)
+            outputs.append(output)
+        return CoreOutput(torch.cat(outputs), (hidden,), lambda t, b: (torch.stack(before)[t, b],))
+
+
+def test_a_users_core_stays_float32_when_the_torso_acts_in_bfloat16():
+    agent = Agent(AgentConfig(core=f"{__name__}:GRUCore", core_width=64), SMALL).eval()
+    rough = copy.deepcopy(agent).act_in(torch.bfloat16)
+    assert {p.dtype for p in rough.torso.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in rough.core.parameters()} == {torch.float32}
+    state, generator = rough.initial_state(5), torch.Generator()
+    for t in range(3):
+        step = AgentInput(*(a[t].numpy() for a in inputs(SMALL, 3, 5)))
+        exact, near = (a.act(step, state, generator, greedy=True) for a in (agent, rough))
+        state = near.state
+        assert {a.dtype for a in (near.logits, near.core, *state)} == {torch.float32}
+        torch.testing.assert_close(near.logits, exact.logits, atol=0.02, rtol=0.02)
+    assert not torch.equal(near.logits, exact.logits)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_shipped_cores_act_in_low_precision(core):
+    agent = Agent(AgentConfig(core=core, core_width=64), SMALL).act_in(torch.bfloat16)
+    assert {p.dtype for p in agent.core.parameters()} == {torch.bfloat16}
 
 
 def test_autocast_reaches_the_torso_alone():
