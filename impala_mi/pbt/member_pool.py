@@ -32,6 +32,7 @@ STOP_S = 120.0
 PAUSE_S = 5.0
 """Pause before the first restart of a member, in seconds; doubles with deaths in a row."""
 LONGEST_PAUSE_S = 3600.0
+"""Longest pause before a restart of a member, in seconds."""
 
 MakeMember = Callable[[PopulationConfig, RunFolder, MemberInit, Places], MemberProcess]
 
@@ -108,7 +109,7 @@ class MemberPool:
         before = member.turn.checkpoint_at_start
         self._kill(member)
         member.deaths = member.deaths + 1 if member.newest_checkpoint == before else 1
-        member.not_before = self._port.now() + PAUSE_S * backoff(member.deaths + 1, LONGEST_PAUSE_S)
+        member.not_before = self._port.now() + PAUSE_S * backoff(member.deaths + 1, LONGEST_PAUSE_S / PAUSE_S)
         self._journal.write("died", member=member.key, error=reason, in_a_row=member.deaths)
         self._settle(member)
         if member.deaths >= self._config.pbt.max_deaths_in_a_row and member.phase is MemberPhase.WAITING:

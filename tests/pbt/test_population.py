@@ -11,6 +11,7 @@ import torch
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
 from impala_mi.host.signals import StopSignal
+from impala_mi.pbt import member_pool
 from impala_mi.pbt.exploit import make_rule
 from impala_mi.pbt.journal import disagreements, read
 from impala_mi.pbt.member_pool import STOP_S
@@ -289,6 +290,16 @@ def test_a_member_that_dies_restarts_after_a_pause_that_doubles_and_is_given_up(
     [line] = case.lines("given_up")
     assert line["reason"] == "out of memory"
     assert [s["member"] for s in case.lines("ended")[0]["standings"]] == ["0-01"]
+
+
+def test_the_pause_before_a_restart_has_an_upper_limit(case, monkeypatch):
+    monkeypatch.setattr(member_pool, "LONGEST_PAUSE_S", 7.0)
+    case = case()
+    for time in (1.0, 7.0):
+        case.at(time, lambda: case.simulation.members["0-00"].die())
+    case.run()
+    third = [time for time, key in case.simulation.starts if key == "0-00"][2]
+    assert 7 <= third - 7.0 < 8
 
 
 def test_a_checkpoint_between_deaths_begins_the_count_anew(case):
