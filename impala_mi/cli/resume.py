@@ -72,9 +72,7 @@ def resume(folder: "RunFolder", new: configuration.Config, checkpoint: str, over
 
 def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) -> "Checkpoint":
     """Load the checkpoint to continue from; raises as `resume`."""
-    import torch
-
-    from impala_mi.nn.agent import Agent
+    from impala_mi.nn.agent import meta_agent
     from impala_mi.runs import checkpoint as checkpoints
     from impala_mi.runs import folder as run_folder
     from impala_mi.training import preflight
@@ -86,9 +84,7 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
             raise UserError(f"{key} cannot change when a run is resumed: it is {before!r}, not {after!r}")
     suite = preflight.check(new)
     saved = checkpoints.load(folder.checkpoints, checkpoint)
-    with torch.device("meta"):
-        agent = Agent(new.agent, suite.spaces)
-    checkpoints.check_fits(saved, agent)
+    checkpoints.check_fits(saved, meta_agent(new.agent, suite.spaces))
     if new.learner.optimizer != old.learner.optimizer:
         raise UserError(
             f"learner.optimizer cannot change when a run is resumed: the checkpoint holds the state of "
