@@ -24,6 +24,7 @@ from impala_mi.config import Config, LoggingConfig
 from impala_mi.errors import UserError
 from impala_mi.hooks import load_hook
 from impala_mi.host.files import write_atomically
+from impala_mi.runs.folder import is_population
 from impala_mi.types import RolloutPreview
 
 Record = Mapping[str, float]
@@ -48,7 +49,8 @@ class RunInfo:
     def group(self) -> str | None:
         """Name of the population that the run is a member of, or None."""
         members = self.folder.absolute().parent
-        return members.parent.name if members.name == "members" else None
+        is_member = members.name == "members" and is_population(members.parent)
+        return members.parent.name if is_member else None
 
     @property
     def name(self) -> str:

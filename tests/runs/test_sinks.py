@@ -17,6 +17,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from impala_mi.config import Config, LoggingConfig, build, load, parse_yaml, to_yaml
 from impala_mi.errors import UserError
 from impala_mi.runs import sinks
+from impala_mi.runs.folder import JOURNAL
 from impala_mi.runs.sinks import BackgroundSink, RunInfo, Sink, Sinks, check_sinks, local_sinks, make_sinks
 from impala_mi.types import RolloutPreview
 
@@ -225,6 +226,8 @@ def test_mlflow_without_a_server_continues_one_run(tmp_path, no_network):
 
 def test_members_of_a_population_are_a_group(tmp_path, no_network):
     uri = f"file://{tmp_path / 'store'}"
+    (tmp_path / "population").mkdir()
+    (tmp_path / "population" / JOURNAL).touch()
     for member in ("0.0", "0.1"):
         folder = tmp_path / "population" / "members" / member
         drive(info_of(folder, "logging.wandb.offline=true", f"logging.mlflow.tracking_uri={uri}"), 1)
@@ -235,6 +238,11 @@ def test_members_of_a_population_are_a_group(tmp_path, no_network):
     runs = client.search_runs([client.get_experiment_by_name("impala-mi").experiment_id])
     assert {run.info.run_name for run in runs} == {"population-0.0", "population-0.1"}
     assert {run.data.tags["group"] for run in runs} == {"population"}
+
+
+def test_a_run_in_a_folder_named_members_is_no_member_of_a_population(tmp_path):
+    info = RunInfo(tmp_path / "members" / "run", Config())
+    assert (info.group, info.name) == (None, "run")
 
 
 @pytest.mark.parametrize(
