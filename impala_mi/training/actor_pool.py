@@ -86,7 +86,7 @@ class Phase(Enum):
 
 TRANSITIONS = {
     Phase.STARTING: {Phase.IDLE, Phase.UNREACHABLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
-    Phase.IDLE: {Phase.PLAYING},
+    Phase.IDLE: {Phase.PLAYING, Phase.BACKING_OFF, Phase.GIVEN_UP},
     Phase.PLAYING: {Phase.IDLE, Phase.UNREACHABLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
     Phase.UNREACHABLE: {Phase.IDLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
     Phase.BACKING_OFF: {Phase.STARTING},
@@ -337,11 +337,19 @@ class ActorPool:
                 self._polls[actor.process.take_faults()] = actor
 
     def restart_episodes(self, seed_epoch: tuple[int, int]) -> None:
-        """Start new episodes everywhere, with the seeds of another epoch."""
+        """Start new episodes everywhere, with the seeds of another epoch.
+
+        An actor that cannot be reached is replaced. Raises `TrainingError` if the run cannot go on.
+        """
         self._seed_epoch = seed_epoch
         for actor in self.actors:
             actor.starts = 1
-        self._port.get([a.process.start((*seed_epoch, 0)) for a in self.actors if a.process is not None])
+        started = [(a, a.process.start((*seed_epoch, 0))) for a in self.actors if a.process is not None]
+        for actor, ref in started:
+            try:
+                self._port.get(ref)
+            except ray.exceptions.RayError as e:
+                self._handle_death(actor, e)
 
     def close(self) -> None:
         """End every process; actors close their games first."""

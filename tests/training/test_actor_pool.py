@@ -325,6 +325,20 @@ def test_new_episodes_everywhere_begin_with_other_seeds(world):
     assert world.actors[-1].seed_epochs == [(10, 0, 1)]
 
 
+@pytest.mark.parametrize("fail", ["die", "become_unavailable"])
+def test_an_idle_actor_that_cannot_start_new_episodes_is_replaced(world, fail):
+    run = Run(world)
+    while run.phases != [Phase.IDLE] * 3:
+        [run.pool.consume(ref) for ref in run.pool.wait([], 0.5)]
+    getattr(world.actors[1], fail)()
+    run.pool.restart_episodes((10, 0))
+    assert run.phases == [Phase.IDLE, Phase.STARTING, Phase.IDLE]
+    assert [details["actor"] for details in run.kinds("actor_died")] == [1]
+    assert [world.living(i).seed_epochs[-1] for i in range(3)] == [(10, 0, 0), (10, 0, 1), (10, 0, 0)]
+    run.go(5)
+    assert run.phases == [Phase.PLAYING] * 3
+
+
 def test_games_are_closed_before_processes_are_killed(world):
     run = Run(world).go(5)
     world.actors[0].fails = RuntimeError("it broke")
