@@ -33,12 +33,9 @@ def command(config: str, overrides: tuple[str, ...], resume_mode: str, print_con
         return 0
     from impala_mi.cli.run_training import run_training
     from impala_mi.runs.folder import new_run
-    from impala_mi.runs.mirror import Mirror
     from impala_mi.training import preflight
 
     preflight.check(loaded)
-    if loaded.run.mirror is not None:
-        Mirror(loaded.run.mirror, Path("."))  # raises if its URL is not valid
     if resume_mode == "auto" and (folder := _submitted_before(loaded)) is not None:
         return _continue(folder, loaded, overrides)
     run = loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

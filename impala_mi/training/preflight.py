@@ -12,6 +12,7 @@ from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import meta_agent
+from impala_mi.runs.mirror import Mirror
 from impala_mi.runs.sinks import check_sinks
 from impala_mi.types import leaves, transitions_buffer
 
@@ -45,6 +46,8 @@ def check(config: Config, runs: int = 1) -> Suite:
     suite = make_suite(config.env)
     suite.check()
     check_sinks(config.logging)
+    if config.run.mirror is not None:
+        Mirror(config.run.mirror, Path(config.run.root))  # raises if the URL is invalid
     actors, levels = config.actors, len(suite.levels)
     environments = actors.number(levels) * actors.envs
     if environments < levels:
@@ -96,8 +99,9 @@ def _check_gpus(config: Config, runs: int) -> None:
 def object_store_bytes(config: Config, suite: Suite) -> int:
     """Size of the object store: every rollout that can exist at once, weights of several versions, and slack."""
     agent, learner = meta_agent(config.agent, suite.spaces), config.learner
+    envs = config.actors.envs
     buffer = transitions_buffer(
-        suite.spaces, learner.unroll_length, config.actors.envs, config.agent.instruction_tokens
+        suite.spaces, learner.unroll_length, envs, config.agent.instruction_tokens, agent.initial_state(envs)
     )
     rollout = sum(array.nbytes for array in leaves(buffer))
     waiting = 3 * config.rollouts_per_batch + 2 * config.actors.number(len(suite.levels))
