@@ -28,14 +28,19 @@ from impala_mi.host.tempdirs import sweep
 from impala_mi.host.threads import KEEP_FREED_MEMORY
 from impala_mi.training.preflight import object_store_bytes, processors
 
+END_S = 2.0
+"""Seconds that processes of Ray have to end before they are killed."""
+
 
 @contextlib.contextmanager
 def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
     """Run Ray inside the `with` block: a private one on loopback, or the cluster that RAY_ADDRESS names.
 
     A private Ray has the resources of `runs` runs at a time, and ends with all its processes. Raises `UserError` if
-    Ray does not start.
+    Ray does not start, or runs in this process already.
     """
+    if ray.is_initialized():
+        raise UserError("Ray is already running in this process; call ray.shutdown() first")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Threads of the learner that wait for each other sleep, so that the actors can use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -46,13 +51,13 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
         folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
         session = stack.enter_context(folder)
         stack.enter_context(_reaped(session))
-        stack.callback(_end_ray)
+        stack.callback(_end_ray, session)
         try:
             if address:
                 ray.init(log_to_driver=True)
             else:
                 stack.enter_context(_environment(KEEP_FREED_MEMORY))  # the learner needs it from its start
-                with _without_unused_processes():
+                with _without_unused_processes(), _environment({reaper.MARK: session}):
                     ray.init(
                         address="local",
                         _temp_dir=session,
@@ -82,21 +87,18 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
 @contextlib.contextmanager
 def _reaped(folder: str) -> Iterator[None]:
     """Start a process that ends the remaining processes of Ray when this one ends, even if it is killed."""
-    os.environ[reaper.MARK] = folder
     read_end, write_end = os.pipe()  # the reaper sees its end when this process is gone
     process = subprocess.Popen(
         [sys.executable, "-I", reaper.__file__, folder],
         stdin=read_end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={k: v for k, v in os.environ.items() if k != reaper.MARK},
         start_new_session=True,
     )
     os.close(read_end)
     try:
         yield
     finally:
-        del os.environ[reaper.MARK]
         os.close(write_end)
         process.wait()
 
@@ -132,11 +134,17 @@ def _without_unused_processes() -> Iterator[None]:
             setattr(Node, name, method)
 
 
-def _end_ray() -> None:
-    """Shut Ray down, and kill the processes that it forgets if its start was interrupted."""
-    started = psutil.Process().children(recursive=True)
+def _end_ray(session: str) -> None:
+    """Shut Ray down, and kill the processes of its session that it forgets if its start was interrupted.
+
+    Other processes of this program, such as a TensorBoard, are left alone.
+    """
+    started = []
+    for pid in reaper.marked_processes(session):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started.append(psutil.Process(pid))
     ray.shutdown()
-    for process in psutil.wait_procs(started, timeout=2)[1]:
+    for process in psutil.wait_procs(started, timeout=END_S)[1]:
         with contextlib.suppress(psutil.Error):
             process.kill()
     sweep()  # temporary folders that killed actors left on this machine
