@@ -395,7 +395,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_as(model: type[C], path: str, overrides: Sequence[str] = ()) -> C:
-    """`load`, of a kind of configuration."""
+    """`load` for a subclass of `Config`."""
     name, text = find(path)
     values = parse_yaml(text, path)
     return build_as(model, name, {} if values is None else values, overrides)
@@ -407,7 +407,7 @@ def build(name: str, values: Any, overrides: Sequence[str] = ()) -> Config:
 
 
 def build_as(model: type[C], name: str, values: Any, overrides: Sequence[str] = ()) -> C:
-    """`build`, of a kind of configuration."""
+    """`build` for a subclass of `Config`."""
     if not isinstance(values, dict):
         raise UserError(f"{name}: a configuration is a mapping of sections, not {type(values).__name__}")
     for override in overrides:

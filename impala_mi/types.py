@@ -99,7 +99,7 @@ class Box:
     def __post_init__(self) -> None:
         """Raise ValueError unless all ranges are finite and not empty, as 32-bit numbers."""
         with np.errstate(all="ignore"):
-            ranges = np.float32(self.high) - np.float32(self.low)
+            ranges = np.asarray(self.high, np.float32) - np.asarray(self.low, np.float32)
         if not (np.isfinite(ranges) & (ranges > 0)).all():
             raise ValueError(f"bounds {self.low} to {self.high} are not finite ranges")
 
@@ -253,7 +253,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class EnvStats:
-    """Statistics of an environment since they were last read."""
+    """Reset times, faults and counters of an environment since they were last read; returns are in `Episode`."""
 
     level: int
     reset_s: list[float] = field(default_factory=list)

@@ -43,7 +43,7 @@ def assign_levels(config: ActorsConfig, num_levels: int) -> list[list[int]]:
 
 
 class RolloutWorker:
-    """E environments played by one agent.
+    """E environments played by one agent, in the calling process; `worker` wraps it for Ray.
 
     Args:
         config: the run's configuration.

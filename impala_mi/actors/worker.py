@@ -28,13 +28,13 @@ class _Actor:
         keep_freed_memory()
         for name in KEEP_FREED_MEMORY:  # games, which inherit the environment, use memory as they like
             os.environ.pop(name, None)
-        self._rollout = RolloutWorker(config, make_suite(config.env), index)
+        self._worker = RolloutWorker(config, make_suite(config.env), index)
         self._broken: Exception | None = None
 
     def unroll(
         self, weights: list[ray.ObjectRef[Weights]], version: int, worker: Any
     ) -> tuple[RolloutInfo, Transitions]:
-        """Play one unroll in each environment with weights no older than `version`.
+        """Play a rollout with weights no older than `version`.
 
         Args:
             weights: a list of one reference, so that Ray fetches the weights only when this actor asks for them.
@@ -45,27 +45,27 @@ class _Actor:
             raise self._broken
         torch.set_num_threads(1)  # processes are the parallelism
         if worker is not None:
-            unroll = self._rollout.collect(functools.partial(_ask, worker))
+            rollout = self._worker.collect(functools.partial(_ask, worker))
         else:
-            if version != self._rollout.version:
+            if version != self._worker.version:
                 try:
                     newest = ray.get(weights[0])
                 except ray.exceptions.ObjectLostError as e:
                     raise WeightsLost(str(e).strip().splitlines()[0]) from None
-                self._rollout.load(newest, version)
-            unroll = self._rollout.collect()
-        return unroll.info, unroll.data
+                self._worker.load(newest, version)
+            rollout = self._worker.collect()
+        return rollout.info, rollout.data
 
     def start(self, seed_epoch: Sequence[int]) -> None:
         """Start new episodes everywhere; the next `unroll` raises the error of a start that failed."""
         try:
-            self._rollout.start(seed_epoch)
+            self._worker.start(seed_epoch)
         except Exception as e:
             self._broken = e
 
     def close(self) -> None:
         """Free the environments."""
-        self._rollout.close()
+        self._worker.close()
 
     @ray.method(concurrency_group="control")
     def placed(self) -> str:
@@ -75,12 +75,12 @@ class _Actor:
     @ray.method(concurrency_group="control")
     def take_faults(self) -> list[tuple[int, Fault]]:
         """Faults that no rollout has delivered yet."""
-        return self._rollout.take_faults()
+        return self._worker.take_faults()
 
     @ray.method(concurrency_group="control")
     def interrupt(self) -> None:
         """Make environments that are being stepped fail soon."""
-        self._rollout.interrupt()
+        self._worker.interrupt()
 
 
 def _ask(worker: Any, request: Request) -> Reply:

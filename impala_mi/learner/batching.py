@@ -17,7 +17,7 @@ from impala_mi.types import (
 )
 
 _MIN_FINALS = 8
-"""Final observations in a padded batch that has any."""
+"""Smallest padded number of final observations, for a batch with at least one."""
 
 Join = Callable[[Sequence[np.ndarray], int], torch.Tensor]
 """Function that joins arrays along a dimension to a tensor in host memory."""
@@ -69,7 +69,7 @@ def to_device(batch: Transitions, device: torch.device, padded: bool = False) ->
 def pad_to_buckets(batch: Transitions) -> Transitions:
     """Batch in host memory whose instructions and final observations are padded to powers of two.
 
-    Such batches have few different shapes. Padding belongs to step T, which no transition has. The padded arrays
+    Such batches have few different shapes. Padded final observations have time T, so they match no transition. The padded arrays
     are new ones: their copy to a GPU is not from page-locked memory.
     """
     inputs, finals = batch.inputs, batch.final_observations

@@ -58,7 +58,7 @@ class ShardPool:
 def make_shard_pool(width: int, threads: int) -> ShardPool | None:
     """Pool for batches of `width` columns, or None if sharding would not help.
 
-    It has as many shards as have the same number of threads and at least `MIN_SHARD` columns.
+    The number of shards is the largest that divides `threads` and leaves each at least `MIN_SHARD` columns.
     """
     limit = min(threads, width // MIN_SHARD)
     parts = next((n for n in range(limit, 1, -1) if threads % n == 0), 1)

@@ -44,7 +44,7 @@ class UpdateResult:
 
 @dataclass(frozen=True)
 class StagedBatch:
-    """Batch whose copy to the device has started."""
+    """`DeviceBatch` that waits for its update, with the versions of the weights that acted."""
 
     batch: DeviceBatch
     versions: list[int]

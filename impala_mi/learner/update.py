@@ -1,4 +1,7 @@
-"""One update: a batch of unrolls to gradients, new weights and metrics."""
+"""One update: a batch of unrolls to gradients, new weights and metrics.
+
+`next_values` and `final_values` compute the bootstrap values, those of truncated episodes included.
+"""
 
 import math
 import time
@@ -68,7 +71,7 @@ def next_values(agent: Agent, out: AgentOutput, batch: Transitions) -> Float[Ten
     That is the next row or, where an episode was truncated, its final observation.
     """
     finals, values = batch.final_observations, out.value.detach()
-    following = torch.cat([values[1:], values[:1]])  # the last row takes the values of padding
+    following = torch.cat([values[1:], values[:1]])  # row T takes the values of padding and is dropped
     if len(finals.time):
         # An index in host memory would make the host wait for a GPU.
         t, b = (index.to(values.device, non_blocking=True) for index in (finals.time, finals.column))

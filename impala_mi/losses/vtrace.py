@@ -46,7 +46,7 @@ def vtrace(
         rewards: r_t.
         values: V(x_t).
         next_values: V(x'_{t+1}); the last row is the bootstrap value. Ignored where gamma_t is 0.
-        ends: whether the episode terminated or was truncated at t, so that row t + 1 must not affect row t.
+        ends: whether the episode ended at t, terminated or truncated; nothing of row t + 1 flows back to row t.
         rho_clip: bound of rho in v_s; it determines the fixed point.
         c_clip: bound of c; it determines the speed of contraction.
         pg_rho_clip: bound of rho in the advantages.

@@ -36,7 +36,7 @@ class HeadSpec:
     """Makes the context from the configuration and the number of levels, if the head has one. It maps the core's
     output [N, H] and level [N] or None to z [N, C]."""
     needs_task: bool = False
-    """Whether the conditioned outputs cannot be computed without task IDs."""
+    """Whether the conditioned outputs need the task ID."""
     generates_weights: bool = False
     """Whether the context generates weights: the output layer is a `ContextOutput` whose W' depends on z."""
 

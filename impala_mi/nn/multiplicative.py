@@ -86,7 +86,7 @@ class LowRank(nn.Module):
 class Diagonal(nn.Module):
     """Gating (paper, section 2): y = (z^T W + v) * x + z^T U + b, W' a diagonal matrix; the output is as wide as x.
 
-    Of an embedding x and an LSTM's last output z it is the multiplicative input embedding (section 8).
+    With x an embedding and z the LSTM's last output it is the multiplicative input embedding (section 8).
     """
 
     def __init__(self, n: int, m: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class ValueNormaliser(Protocol):
-    """Contract of a value normaliser; levels are None if the agent is not told the task."""
+    """Interface of a value normaliser, such as PopArt; levels are None if the agent is not told the task."""
 
     def denormalise(self, value: Tensor, level: Tensor | None) -> Tensor:
         """Values [...] in the units of returns, of the head's values [...] and levels [...]."""

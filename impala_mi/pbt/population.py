@@ -127,9 +127,10 @@ class Population:
         """Train until all members are done or given up, or until the stop signal."""
         while self._stop.name is None and not all(member.phase.final for member in self._members):
             self._schedule()
+            self._advance_copies()  # before the poll: a run that has ended may have loaded its copy
             self._pool.poll(self._fitness)
             for population in self._populations:
-                self._exploit(population)
+                self._decide_all(population)
             if self._port.now() - self._recorded_at >= self._config.train.log_every_s:
                 self._record()
             self._pool.wait()
@@ -183,16 +184,18 @@ class Population:
             for m in members
         ]
 
-    def _exploit(self, population: int) -> None:
-        """Let members of a population decide, and advance the decisions that are being carried out."""
-        rankings = self._rankings(population)
-        self._fitness |= {ranking.member: ranking.fitness for ranking in rankings}
-        for member, turn in self._pool.running():
-            if member.population != population:
-                continue
+    def _advance_copies(self) -> None:
+        """Advance the decisions that are being carried out."""
+        for member, turn in list(self._pool.running()):
             if member.exploit is not None:
                 self._advance(member, turn, member.exploit)
-            elif member.phase is MemberPhase.TRAINING:
+
+    def _decide_all(self, population: int) -> None:
+        """Let the members of a population decide that are ready to."""
+        rankings = self._rankings(population)
+        self._fitness |= {ranking.member: ranking.fitness for ranking in rankings}
+        for member, _ in self._pool.running():
+            if member.population == population and member.phase is MemberPhase.TRAINING:
                 self._decide(member, rankings)
 
     def _decide(self, member: MemberState, rankings: Sequence[Ranking]) -> None:

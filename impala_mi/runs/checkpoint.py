@@ -1,4 +1,7 @@
-"""Checkpoints: one folder each, written under another name and renamed, and never unpickled."""
+"""Checkpoints: written and read, never unpickled; the best is the one with the highest score.
+
+Each is a folder, written under another name and renamed.
+"""
 
 import hashlib
 import json

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Mapping
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import
 
@@ -10,10 +11,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 from impala_mi.runs.history import flat
-from impala_mi.runs.sinks import Record, RunInfo, Sink
+from impala_mi.runs.sinks import TERMINAL, Record, RunInfo, Sink
 
 MAX_PARAMS, MAX_METRICS = 100, 500
 """Parameters and metrics in one call: within MLflow's limits."""
+STATUS = dict(zip(TERMINAL, ("FINISHED", "KILLED", "FAILED"), strict=True))
+"""MLflow's status of a run after each terminal event."""
 
 
 class MlflowSink(Sink):
@@ -32,6 +35,7 @@ class MlflowSink(Sink):
         self._client = MlflowClient(tracking_uri=uri)
         self._run_id = info.saved_id("mlflow", lambda: self._create(section.experiment, info))
         self._client.update_run(self._run_id, status="RUNNING")
+        self._end = "failed"
 
     def _create(self, experiment: str, info: RunInfo) -> str:
         known = self._client.get_experiment_by_name(experiment)
@@ -51,9 +55,14 @@ class MlflowSink(Sink):
         for i in range(0, len(metrics), MAX_METRICS):
             self._client.log_batch(self._run_id, metrics=metrics[i : i + MAX_METRICS])
 
+    def event(self, kind: str, details: Mapping[str, object]) -> None:
+        """Remember how the run ends."""
+        if kind in TERMINAL:
+            self._end = kind
+
     def close(self) -> None:
-        """See `Sink`."""
-        self._client.set_terminated(self._run_id)
+        """End the MLflow run with the status of its last terminal event."""
+        self._client.set_terminated(self._run_id, status=STATUS[self._end])
 
 
 def _name(key: str) -> str:

@@ -13,12 +13,12 @@ import os
 import queue
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from impala_mi.config import Config, LoggingConfig
 from impala_mi.errors import UserError
@@ -31,7 +31,9 @@ Record = Mapping[str, float]
 MAX_WAITING = 1000
 """Calls that may wait for a slow sink before it counts as failed."""
 CLOSE_S = 30.0
-"""Seconds that the end of a run waits for a sink to write what is left."""
+"""Seconds that the end of a run waits for all sinks of services and of the user to write what is left."""
+TERMINAL = ("done", "interrupted", "failed")
+"""Events that end a run; one that ends without any has failed."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class BackgroundSink(Sink):
     def __init__(self, make: Callable[[], Sink], name: str) -> None:
         self._make, self._calls = make, queue.Queue[Callable[[Sink], None] | None](MAX_WAITING)
         self._error: Exception | None = None
+        self._deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
         self._thread.start()
 
@@ -171,10 +174,17 @@ class BackgroundSink(Sink):
         """See `Sink`."""
         self._put(lambda sink: sink.hparams(values, metric))
 
+    def end(self) -> None:
+        """Have the sink write what is left and close, within `CLOSE_S` seconds; raises its error."""
+        if self._deadline is None:
+            self._put(None)
+            self._deadline = time.monotonic() + CLOSE_S
+
     def close(self) -> None:
-        """Wait up to `CLOSE_S` seconds for what is left; raises the sink's error."""
-        self._put(None)
-        self._thread.join(CLOSE_S)
+        """Wait until `CLOSE_S` seconds after `end` for what is left; raises the sink's error."""
+        self.end()
+        assert self._deadline is not None
+        self._thread.join(max(0.0, self._deadline - time.monotonic()))
         if self._thread.is_alive():
             raise TimeoutError(f"it has not finished within {CLOSE_S:g} s")
         if self._error is not None:
@@ -186,19 +196,24 @@ class Sinks(Sink):
 
     Args:
         required: sinks whose errors are raised.
-        optional: sinks by name; one that raises is reported and dropped.
+        optional: sinks by name that run in the background; one that raises is reported and dropped.
         on_failure: called with the name and the reason of a sink that is dropped.
     """
 
     def __init__(
         self,
         required: Sequence[Sink],
-        optional: Mapping[str, Sink] | None = None,
+        optional: Mapping[str, BackgroundSink] | None = None,
         on_failure: Callable[[str, str], None] = lambda name, reason: None,
     ) -> None:
         self._required, self._optional, self._on_failure = required, dict(optional or {}), on_failure
 
     def _each(self, call: Callable[[Sink], None]) -> None:
+        self._each_optional(call)
+        for sink in self._required:
+            call(sink)
+
+    def _each_optional(self, call: Callable[[BackgroundSink], None]) -> None:
         for name, sink in list(self._optional.items()):
             try:
                 call(sink)
@@ -206,8 +221,6 @@ class Sinks(Sink):
                 if self._optional.pop(name, None) is None:
                     continue  # dropped by the event of another failure
                 self._on_failure(name, _without_credentials(f"{type(e).__name__}: {e}"))
-        for sink in self._required:
-            call(sink)
 
     def write(self, record: Record) -> None:
         """Write the finite values of a record."""
@@ -226,9 +239,18 @@ class Sinks(Sink):
         """See `Sink`."""
         self._each(lambda sink: sink.hparams(values, metric))
 
+    def close_required(self) -> None:
+        """Close the required sinks, and let the others write what is left meanwhile."""
+        self._each_optional(lambda sink: sink.end())
+        required, self._required = self._required, []
+        with contextlib.ExitStack() as stack:  # one that raises does not keep the others open
+            for sink in required:
+                stack.callback(sink.close)
+
     def close(self) -> None:
-        """Close all."""
-        self._each(lambda sink: sink.close())
+        """Close all; optional sinks share one deadline, `CLOSE_S` seconds after the first was told to end."""
+        self.close_required()
+        self._each_optional(lambda sink: sink.close())
 
 
 def _without_credentials(text: str) -> str:
@@ -274,5 +296,5 @@ def make_sinks(info: RunInfo, on_failure: Callable[[str, str], None]) -> Sinks:
     logging = info.config.logging
     makers = {name: make for name, make in SERVICES.items() if getattr(logging, name) is not None}
     makers |= {hook: load_hook(hook, "logging.sinks") for hook in logging.sinks}
-    optional: dict[str, Any] = {name: BackgroundSink(partial(make, info), name) for name, make in makers.items()}
+    optional = {name: BackgroundSink(partial(make, info), name) for name, make in makers.items()}
     return Sinks(local_sinks(info), optional, on_failure)

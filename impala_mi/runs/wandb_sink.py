@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import wandb
 from PIL import Image
 
-from impala_mi.runs.sinks import Record, RunInfo, Sink
+from impala_mi.runs.sinks import TERMINAL, Record, RunInfo, Sink
 from impala_mi.runs.tensorboard_sink import contact_sheet
 from impala_mi.types import RolloutPreview
 
@@ -35,7 +35,7 @@ class WandbSink(Sink):
         )
         self._run.define_metric("env_frames")
         self._run.define_metric("*", step_metric="env_frames")
-        self._updates = 0
+        self._updates, self._end = 0, "failed"
 
     def write(self, record: Record) -> None:
         """See `Sink`."""
@@ -49,12 +49,17 @@ class WandbSink(Sink):
             picture = Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet)
             self._run.log({f"samples/{level}": wandb.Image(picture)}, step=self._updates)
 
+    def event(self, kind: str, details: Mapping[str, object]) -> None:
+        """Remember how the run ends."""
+        if kind in TERMINAL:
+            self._end = kind
+
     def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
         """See `Sink`."""
         self._run.config.update({"hparams": dict(values)}, allow_val_change=True)
 
     def close(self) -> None:
-        """See `Sink`."""
-        self._run.finish()
+        """End the W&B run; one that was interrupted or has failed gets exit code 1."""
+        self._run.finish(exit_code=0 if self._end == "done" else 1)
         if wandb.run is None:  # the program has no run of its own; W&B's process must end before Ray's are killed
             wandb.teardown()

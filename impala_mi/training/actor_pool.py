@@ -162,7 +162,8 @@ class ActorPool:
     Args:
         config: the run's configuration.
         suite: suite of levels.
-        seed_epoch: distinguishes the seeds of this start of the run from those of other starts.
+        seed_epoch: the run's updates and starts so far, which give this start other seeds; the pool appends the
+            starts of each actor.
         event: called with everything that happens to an actor.
         stopping: whether the run is ending, so that deaths do not matter.
         placement: resources of the inference workers if inference is central, else None.

@@ -40,7 +40,9 @@ class LevelBalance:
         """
         if not idle:
             return []
-        if returned := alive - self._alive:  # the others need not wait until it has made up for an hour
+        if (
+            returned := alive - self._alive
+        ):  # it may lag by CATCH_UP at most: otherwise all others would wait for it
             least = min((self._learnt[k] for k in self._alive & alive), default=0) - CATCH_UP * self._per_level
             self._learnt.update({k: max(0, least - self._learnt[k]) for k in returned})
         self._alive = alive

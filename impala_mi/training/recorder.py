@@ -60,9 +60,9 @@ class Recorder:
             self._time_before, self._discarded = run["time_s"], run["discarded"]
             self._starts = run["starts"] + 1
         resumed_at = None if resumed is None else int(resumed.meta["env_frames"])
+        self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
         info = RunInfo(folder.path, config, suite.level_names, resumed_at)
         self._sinks = make_sinks(info, lambda name, error: self.event("sink_failed", sink=name, error=error))
-        self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
         self._fps = 0.0
         self._began_at = now()
         psutil.cpu_percent()  # counts from the last call
@@ -262,11 +262,14 @@ class Recorder:
         self._sinks.event(kind, details)
 
     def close(self) -> None:
-        """Write what is left."""
-        with contextlib.suppress(OSError):  # a full disk must not hide an earlier error
-            self._sinks.close()
-            if self._mirror is not None:
-                self._report_mirror(self._mirror.close())
+        """Write what is left: files of the folder first, then their copies; slow services are waited for last."""
+        for close in (self._sinks.close_required, self._close_mirror, self._sinks.close):
+            with contextlib.suppress(OSError):  # a full disk must not hide an earlier error
+                close()
+
+    def _close_mirror(self) -> None:
+        if self._mirror is not None:
+            self._report_mirror(self._mirror.close())
 
     def _report_mirror(self, error: Exception | None) -> None:
         if error is not None:  # training goes on, and the next copy tries again

@@ -76,7 +76,7 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
         except (TrainingError, OSError) as e:
             message = str(e) if isinstance(e, TrainingError) else f"cannot write to {folder.path}: {e}"
             with contextlib.suppress(OSError):
-                folder.event("failed", error=message)
+                trainer.recorder.event("failed", error=message)
             raise TrainingError(f"{message}; the last checkpoint is kept: impala-mi resume {folder.path}") from None
         finally:
             trainer.close()
@@ -118,26 +118,29 @@ class Trainer:
         self.config, self.suite, self.stop = config, suite, stop
         self._folder, self._between, self._port = folder, between, port
         self.recorder = Recorder(config, suite, folder, resumed, report, port.now)
-        [own] = reserve(config) if places is None else [places]
-        state = None if resumed is None else resumed.learner
-        self._learner = LearnerSupervisor(
-            config, state, own.learner, make_ranks, port, self._record_learner_event, self._publish,
-            self.recorder.save, self._while_learner_starts,
-        )  # fmt: skip
-        # The number of the start distinguishes the seeds of a resumed run from earlier ones; in the deterministic
-        # mode only the number of updates does, so that a resumed run repeats what an uninterrupted run does.
-        updates = 0 if resumed is None else int(resumed.meta["updates"])
-        seed_epoch = (updates, 0 if config.train.deterministic else self.recorder.starts)
-        self._pool = ActorPool(
-            config, suite, seed_epoch, self.recorder.event, lambda: stop.name is not None, own.inference,
-            make_actor, make_inference, port,
-        )  # fmt: skip
-        self._source: BatchSource = RolloutQueue(
-            config.rollouts_per_batch, config.learner.max_policy_lag, self.recorder.discard
-        )
-        per_level = config.actors.per_level
-        balanced = config.actors.balance == "frames" and per_level is not None
-        self._balance = LevelBalance(self._pool.assignment, per_level or 1) if balanced else None
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self.recorder.close)
+            [own] = reserve(config) if places is None else [places]
+            state = None if resumed is None else resumed.learner
+            self._learner = LearnerSupervisor(
+                config, state, own.learner, make_ranks, port, self._record_learner_event, self._publish,
+                self.recorder.save, self._while_learner_starts,
+            )  # fmt: skip
+            # The number of the start distinguishes the seeds of a resumed run from earlier ones; in the deterministic
+            # mode only the number of updates does, so that a resumed run repeats what an uninterrupted run does.
+            updates = 0 if resumed is None else int(resumed.meta["updates"])
+            seed_epoch = (updates, 0 if config.train.deterministic else self.recorder.starts)
+            self._pool = ActorPool(
+                config, suite, seed_epoch, self.recorder.event, lambda: stop.name is not None, own.inference,
+                make_actor, make_inference, port,
+            )  # fmt: skip
+            self._source: BatchSource = RolloutQueue(
+                config.rollouts_per_batch, config.learner.max_policy_lag, self.recorder.discard
+            )
+            per_level = config.actors.per_level
+            balanced = config.actors.balance == "frames" and per_level is not None
+            self._balance = LevelBalance(self._pool.assignment, per_level or 1) if balanced else None
+            on_error.pop_all()
 
     @property
     def counters(self) -> Counters:
