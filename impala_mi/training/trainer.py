@@ -126,8 +126,8 @@ class Trainer:
                 config, state, own.learner, make_ranks, port, self._record_learner_event, self._publish,
                 self.recorder.save, self._while_learner_starts,
             )  # fmt: skip
-            # The number of the start distinguishes the seeds of a resumed run from earlier ones; in the deterministic
-            # mode only the number of updates does, so that a resumed run repeats what an uninterrupted run does.
+            # The number of the start distinguishes the seeds of a resumed run from earlier ones; in the
+            # deterministic mode only the number of updates does, so a resumed run repeats an uninterrupted one.
             updates = 0 if resumed is None else int(resumed.meta["updates"])
             seed_epoch = (updates, 0 if config.train.deterministic else self.recorder.starts)
             self._pool = ActorPool(

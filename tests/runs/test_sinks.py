@@ -130,8 +130,8 @@ def no_network(monkeypatch):
     wandb.teardown()
 
 
-def drive(info, *updates):
-    """Write records, a preview and an event to all sinks of a run."""
+def drive(info, *updates, end="done"):
+    """Write records, a preview and events to all sinks of a run."""
     failures = []
     sink = make_sinks(info, lambda name, reason: failures.append((name, reason)))
     sink.hparams({"seed": 3}, "score/capped_mean")
@@ -139,6 +139,8 @@ def drive(info, *updates):
         sink.write({"env_frames": 100.0 * n, "updates": n, "level/ALE/Pong-v5/score": 2.0 * n, "bad": float("inf")})
     sink.preview("ALE/Pong-v5", RolloutPreview(0, FRAMES, {}))
     sink.event("checkpoint", {"path": "x"})
+    if end is not None:
+        sink.event(end, {})
     sink.close()
     assert failures == []
 
@@ -159,10 +161,10 @@ def chunks(data):
 
 
 def wandb_content(folder):
-    """Run and history of every file that W&B left in a run's folder."""
+    """Run, history and exit code of every file that W&B left in a run's folder."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    runs, history = [], []
+    runs, history, exits = [], [], []
     for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         for chunk in chunks(file.read_bytes()):
             record = Record.FromString(chunk)
@@ -171,7 +173,9 @@ def wandb_content(folder):
             if record.HasField("history"):
                 values = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
                 history.append({key: json.loads(value) for key, value in values.items()})
-    return runs, history
+            if record.HasField("exit"):
+                exits.append(record.exit.exit_code)
+    return runs, history, exits
 
 
 def mlflow_client(uri):
@@ -185,6 +189,7 @@ def assert_no_secret(folder):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_environment", [False, True])
 def test_wandb_offline_continues_under_one_id(tmp_path, no_network, monkeypatch, by_environment):
     folder = tmp_path / "run"
@@ -193,9 +198,11 @@ def test_wandb_offline_continues_under_one_id(tmp_path, no_network, monkeypatch,
         monkeypatch.setenv("WANDB_MODE", "offline")
     else:
         overrides.append("logging.wandb.offline=true")
-    drive(info_of(folder, *overrides), 1, 2)
+    end = "interrupted" if by_environment else None  # without a terminal event the run has failed
+    drive(info_of(folder, *overrides), 1, 2, end=end)
     drive(info_of(folder, *overrides, resumed_at=200), 3)
-    runs, history = wandb_content(folder)
+    runs, history, exits = wandb_content(folder)
+    assert exits == [1, 0]
     first, *others = runs
     assert (first.project, first.display_name, first.run_group) == ("p", "run", "")
     assert re.fullmatch(r"run-[0-9a-f]{8}", first.run_id)
@@ -210,11 +217,16 @@ def test_wandb_offline_continues_under_one_id(tmp_path, no_network, monkeypatch,
     assert_no_secret(folder)
 
 
+@pytest.mark.slow
 def test_mlflow_without_a_server_continues_one_run(tmp_path, no_network):
     folder = tmp_path / "run"
+    for end, status in (("interrupted", "KILLED"), ("failed", "FAILED"), (None, "FAILED")):
+        drive(info_of(folder, "logging.mlflow.experiment=e"), end=end)
+        client = mlflow_client((folder / "mlflow").as_uri())
+        [run] = client.search_runs([client.get_experiment_by_name("e").experiment_id])
+        assert run.info.status == status
     drive(info_of(folder, "logging.mlflow.experiment=e"), 1, 2)
     drive(info_of(folder, "logging.mlflow.experiment=e", resumed_at=200), 3)
-    client = mlflow_client((folder / "mlflow").as_uri())
     [run] = client.search_runs([client.get_experiment_by_name("e").experiment_id])
     assert (run.info.run_name, run.info.status, run.data.params["seed"]) == ("run", "FINISHED", "3")
     assert run.data.params["learner.batch_size"] == "32"
@@ -231,7 +243,7 @@ def test_members_of_a_population_are_a_group(tmp_path, no_network):
     for member in ("0.0", "0.1"):
         folder = tmp_path / "population" / "members" / member
         drive(info_of(folder, "logging.wandb.offline=true", f"logging.mlflow.tracking_uri={uri}"), 1)
-        runs, _ = wandb_content(folder)
+        runs, *_ = wandb_content(folder)
         assert (runs[0].run_group, runs[0].display_name) == ("population", f"population-{member}")
         assert runs[0].run_id.startswith(f"population-{member}-")
     client = mlflow_client(uri)
@@ -371,4 +383,26 @@ def test_a_sink_that_hangs_delays_neither_records_nor_the_end(monkeypatch):
     assert failures == [("many", "TimeoutError: 3 calls wait for it")]
     Sinks([], {"few": few}, lambda *failure: failures.append(failure)).close()
     assert failures[1:] == [("few", "TimeoutError: it has not finished within 0.1 s")]
+    go.set()
+
+
+def test_all_sinks_that_hang_share_one_deadline_and_required_ones_are_closed_first(monkeypatch):
+    monkeypatch.setattr(sinks, "CLOSE_S", 0.2)
+    go, closed, failures = threading.Event(), [], []
+
+    class Hangs(Sink):
+        def close(self):
+            go.wait(20)
+
+    class Required(Sink):
+        def close(self):
+            closed.append(len(failures))
+
+    optional = {str(n): BackgroundSink(Hangs, str(n)) for n in range(5)}
+    sink = Sinks([Required()], optional, lambda name, reason: failures.append(name))
+    began = time.monotonic()
+    sink.close()
+    assert time.monotonic() - began < 0.8
+    assert (closed, failures) == ([0], list(optional))
+    sink.event("sink_failed", {})  # goes nowhere
     go.set()

@@ -1,6 +1,8 @@
 """The trainer's loop on fake processes and a fake clock, with the recorder that runs have."""
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +12,7 @@ from impala_mi.host.signals import StopSignal
 from impala_mi.learner.update import Counters
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.folder import RunFolder
+from impala_mi.training import trainer as trainers
 from impala_mi.training.placement import Places
 from impala_mi.training.trainer import STOP_S, Trainer
 from impala_mi.types import Fault
@@ -203,6 +206,31 @@ def test_a_learner_that_cannot_learn_ends_the_run_and_the_last_checkpoint_stays(
         run.train(1000)
     assert len(run.events("checkpoint")) == 1  # the one before the first update
     assert run.checkpoint().meta["updates"] == 0
+
+
+def test_all_sinks_are_told_that_a_run_failed(run, monkeypatch, tmp_path):
+    def fail():
+        raise TrainingError("no learner")
+
+    events, closed = [], []
+    recorder = SimpleNamespace(event=lambda kind, **details: events.append((kind, details)))
+    trainer = SimpleNamespace(recorder=recorder, run=fail, close=lambda: closed.append(True))
+    monkeypatch.setattr(trainers, "check", lambda config: None)
+    monkeypatch.setattr(trainers, "running_ray", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(trainers, "Trainer", lambda *_: trainer)
+    with pytest.raises(TrainingError, match="no learner; the last checkpoint is kept: impala-mi resume"):
+        trainers.train(tiny_config(), RunFolder(tmp_path), None, lambda record: None)
+    assert events == [("failed", {"error": "no learner"})]
+    assert closed == [True]
+
+
+def test_the_recorder_is_closed_if_the_trainer_cannot_be_made(run, monkeypatch):
+    closed = []
+    monkeypatch.setattr(trainers, "ActorPool", lambda *_: [][0])
+    monkeypatch.setattr(trainers.Recorder, "close", lambda recorder: closed.append(recorder))
+    with pytest.raises(IndexError):
+        run.make(20)
+    assert len(closed) == 1
 
 
 def test_a_stop_drains_the_updates_in_flight_and_saves_them(run):
