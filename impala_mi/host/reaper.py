@@ -18,10 +18,13 @@ _ROUNDS, _EVERY_S = 20, 0.25
 
 
 def marked_processes(folder: str) -> list[int]:
-    """Process ids of this user's processes that the run has started, without this process."""
-    mark, pids = f"{MARK}={folder}".encode(), []
+    """Process ids of this user's processes that the run has started, without this process and its parent.
+
+    The parent of the reaper is the run, which has files of the folder open and may be ending by itself.
+    """
+    mark, pids, spared = f"{MARK}={folder}".encode(), [], (os.getpid(), os.getppid())
     for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
+        if name.isdigit() and int(name) not in spared:
             with contextlib.suppress(OSError):  # the process has ended or belongs to another user
                 with open(f"/proc/{name}/environ", "rb") as file:
                     marked = mark in file.read().split(b"\0")

@@ -32,3 +32,10 @@ def test_processes_below_a_run_end_with_it_and_others_stay(tmp_path):
         for p in (marked, other, process):
             p.kill()
             p.wait()
+
+
+def test_a_run_that_ends_by_itself_and_has_files_of_the_folder_open_is_spared(tmp_path):
+    code = f"import runpy; print(runpy.run_path({reaper.__file__!r})['marked_processes']({str(tmp_path)!r}))"
+    with open(tmp_path / "log", "w"):
+        assert reaper._has_open_files(str(os.getpid()), str(tmp_path))
+        assert subprocess.check_output([sys.executable, "-I", "-c", code], text=True) == "[]\n"
