@@ -16,9 +16,9 @@ smoke: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# The contributor's loop: no Ray, no whole runs.
+# The contributor's loop: no Ray, no whole runs, nothing that takes seconds.
 quick: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --ignore=tests/integration -m "not integration"
+	$(BIN)/python -m pytest -q -n 2 --ignore=tests/integration -m "not integration and not slow"
 
 # Minutes of training over three seeds: CartPole, memory with and without the LSTM.
 learn: $(STAMP)

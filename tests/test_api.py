@@ -68,6 +68,7 @@ def test_importing_the_package_takes_no_time_and_loads_no_library():
     assert modules == "[]"
 
 
+@pytest.mark.slow
 def test_acting_loads_neither_ray_nor_the_drawing_libraries(cartpole_run):
     code = (
         f"import sys, impala_mi; agent = impala_mi.load_agent({str(cartpole_run)!r}); "
@@ -403,6 +404,7 @@ def test_evaluate_scores_every_level_the_same_way_under_a_seed(tiny_run):
     assert greedy == impala_mi.evaluate(tiny_run, episodes=30, greedy=True).as_dict()
 
 
+@pytest.mark.slow
 def test_the_commands_act_greedily(tiny_run):
     where = {"cwd": tiny_run.parent}
     done = impala("eval", "a", "--checkpoint", "best", "--episodes", "30", "--greedy", **where)

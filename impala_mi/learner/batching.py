@@ -69,8 +69,8 @@ def to_device(batch: Transitions, device: torch.device, padded: bool = False) ->
 def pad_to_buckets(batch: Transitions) -> Transitions:
     """Batch in host memory whose instructions and final observations are padded to powers of two.
 
-    Such batches have few different shapes. Padded final observations have time T, so they match no transition. The padded arrays
-    are new ones: their copy to a GPU is not from page-locked memory.
+    Such batches have few different shapes. Padded final observations have time T, so they match no transition. The
+    padded arrays are new ones: their copy to a GPU is not from page-locked memory.
     """
     inputs, finals = batch.inputs, batch.final_observations
     steps, count = len(batch.action), len(finals.time)

@@ -33,6 +33,7 @@ def relearnt(learner, data):
         return learner.agent(batch.inputs, batch.state).logits[:-1], batch
 
 
+@pytest.mark.slow
 def test_central_logits_are_learner_logits():
     learner, rollout, inference = central()
     infer = Batcher(inference, enough=2, wait_s=0.01)

@@ -114,6 +114,7 @@ def test_episodes_are_reported_once_with_unscaled_returns(rollout):
             assert episode.return_ == sum(actions[i * n : (i + 1) * n]) + 10 * n * (n + 1) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("suite", ["tests.games:counting", "tiny"])
 def test_actor_logits_are_learner_logits(suite, core):

@@ -124,6 +124,7 @@ def test_aggregates_are_of_levels_first_and_runs_second():
     assert aggregate(np.array([[1.0, 2.0]]))["mean"].interval is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [2, 3, 8])
 def test_intervals_hold_the_truth_as_often_as_they_say(runs):
     """Levels of a run share its luck; differences between levels are no uncertainty."""

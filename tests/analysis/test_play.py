@@ -53,6 +53,7 @@ def test_waves_play_every_level_once_within_the_bound_and_in_full_rounds(levels,
     assert all(len({w for w, wave in enumerate(assignment) if k in wave}) == 1 for k in range(levels))
 
 
+@pytest.mark.slow
 def test_a_lost_episode_is_replaced_and_reported(suite):
     made = Suite("f", (Level("terminates"),), suite.spaces.__class__((3,), "float32", 3, 1, True), ("a", "b", "c"),
                  lambda level: Faulting(level, {2, 5}))  # fmt: skip
@@ -116,6 +117,7 @@ def test_the_capped_mean_averages_first_caps_second_and_has_no_floor():
     assert score_episodes([Level("a")], [episodes([1, 2])], None).capped_mean is None
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_they_say(monkeypatch):
     """Of 200 samples, about 95 % of the intervals hold the true mean, of a level and of the capped score."""
     monkeypatch.setattr("impala_mi.analysis.stats.RESAMPLES", 1000)

@@ -52,6 +52,7 @@ def test_levels_of_a_family_look_alike_and_no_two_the_same():
     assert families(["a_x", "a_y"]) == {"a_x": [0], "a_y": [1]}
 
 
+@pytest.mark.slow
 def test_maps_side_by_side(config, suite, tmp_path):
     recordings = [
         record(Agent(tiny_config(f"agent.head={head}").agent, suite.spaces).eval(), suite, 4, 16, 1)

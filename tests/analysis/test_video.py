@@ -79,6 +79,7 @@ def test_a_map_that_is_none_or_damaged(tmp_path):
         load_map(tmp_path / "x.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".mp4", ".gif"])
 def test_a_file_plays_and_ends_with_the_return(agent, suite, chart, tmp_path, ending):
     [one] = shoot(agent, suite, 0, 1, 1, chart)

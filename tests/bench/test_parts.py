@@ -35,6 +35,7 @@ def test_every_level_is_stepped():
     assert all(row["steps/s"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_parts_of_a_configuration_are_all_there():
     costs = parts.cost_of_parts_on_all_cores(tiny_config(), 2, 0.2)
     assert set(costs) == {"environments", "acting", "learning"}

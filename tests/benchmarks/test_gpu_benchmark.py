@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_part_runs_and_fills_its_tables(folder):
     data = json.loads((folder / "gpu.json").read_text())
     assert {name: set(part["tables"]) for name, part in data["parts"].items()} == TABLES
@@ -52,6 +53,7 @@ def test_every_part_runs_and_fills_its_tables(folder):
     assert "| H100 or H200, shallow, best batch | at least 1,000,000 steps/s |" in page
 
 
+@pytest.mark.slow
 def test_one_part_is_repeated_and_compared(folder):
     before = folder / "before.json"
     before.write_text((folder / "gpu.json").read_text())
@@ -65,6 +67,7 @@ def test_one_part_is_repeated_and_compared(folder):
     assert row != earlier
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_or_hangs_is_recorded_and_the_next_one_runs(tmp_path):
     (tmp_path / "broken.py").write_text(
         "import time\ndef fail(run): raise ValueError('broken')\ndef hang(run): time.sleep(600)\n"

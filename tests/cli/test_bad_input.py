@@ -98,6 +98,7 @@ def test_a_run_that_exists_is_not_touched(run):
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -131,6 +132,7 @@ def test_resume_of_a_damaged_or_foreign_checkpoint(run):
     refused(impala("eval", "runs/x", cwd=cwd), "is of another architecture")
 
 
+@pytest.mark.slow
 def test_eval_and_tsne(run):
     cwd = run.parent.parent
     refused(impala("eval", "runs/y", cwd=cwd), "no such folder")
@@ -236,6 +238,7 @@ def test_report_of_what_is_none(run, tmp_path):
     assert (cwd / "report" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_video(run):
     cwd = run.parent.parent
     refused(impala("video", "runs/x", "--level", "nowhere", cwd=cwd), "plays catch, memory")

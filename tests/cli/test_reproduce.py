@@ -29,6 +29,7 @@ def test_no_gpu(tmp_path):
     refused(impala("reproduce", "regression", "--device", "cuda", cwd=tmp_path), "use --device cpu")
 
 
+@pytest.mark.slow
 def test_a_study_is_told_written_and_repeated(tmp_path, monkeypatch):
     small = RegressionProtocol(tasks=(2, 4), repetitions=2, steps=4)
     monkeypatch.setattr(regression_study, "POINTS", 4)

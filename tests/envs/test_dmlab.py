@@ -52,6 +52,7 @@ def suite(tmp_path: Path, *levels: str, **lab) -> Suite:
     return make_suite(EnvConfig(suite="dmlab30", levels=list(levels) or "all", dmlab=lab))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [False, True])
 def test_every_level_conforms(held_out, tmp_path, images, monkeypatch, in_process):
     monkeypatch.setenv("DMLAB_DOUBLE_FRAMES", "200")
@@ -171,6 +172,7 @@ def test_the_same_seed_gives_the_same_episode_in_another_process_and_other_seeds
     assert play(6, before=1) != later
 
 
+@pytest.mark.slow
 def test_maps_come_from_the_cache_the_second_time_also_within_an_episode(tmp_path):
     for level in ("explore_goal_locations_small", "language_execute_random_task"):
         made = suite(tmp_path, level)
@@ -212,6 +214,7 @@ def test_without_a_cache_every_map_is_compiled(tmp_path):
     game.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["make", "reset", "step", "observations"])
 @pytest.mark.parametrize("kind", ["raise", "abort", "segfault", "exit", "hang"])
 def test_a_fault_anywhere_is_named(place, kind, tmp_path, monkeypatch):

@@ -200,6 +200,7 @@ def play(folder: Path, bound: int, seed: int, started: Connection) -> None:
             copy.unlink()
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8, deadline=None)
 @given(st.sampled_from([0, 1_500_000]), st.integers(0, 1000))
 def test_players_that_share_a_folder_and_are_killed_never_read_part_of_a_map(tmp_path_factory, bound, seed):

@@ -106,6 +106,7 @@ def test_calls_and_answers_pass_through():
     g.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "kind", "says"),
     [
@@ -176,6 +177,7 @@ def test_the_terminals_interrupt_is_for_the_parent():
     assert group != os.getpgid(0)
 
 
+@pytest.mark.slow
 def test_the_games_of_a_killed_player_compile_hang_or_not_are_killed_with_it(tmp_path):
     """The kernel kills even a game that hangs in code that holds the interpreter's lock."""
     code = (

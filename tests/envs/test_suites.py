@@ -24,6 +24,7 @@ LEVELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suite", "level"), LEVELS)
 def test_every_level_conforms(suite, level, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -147,6 +148,7 @@ def test_every_level_has_scores_and_their_source(suite):
         assert level.reference_source
 
 
+@pytest.mark.slow
 def test_a_killed_player_takes_its_games_along(tmp_path, monkeypatch):
     code = (
         "from impala_mi.envs.suites import make_suite; from impala_mi.config import EnvConfig\n"
@@ -224,6 +226,7 @@ def test_the_current_folder_is_searched_for_modules_of_the_user_alone(tmp_path, 
     assert (str(tmp_path) in sys.path) == is_added
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suite", "package"), [("doom", "vizdoom"), ("doom", "cv2"), ("babyai", "minigrid")])
 def test_a_missing_package_names_its_extra(suite, package):
     code = (
@@ -236,6 +239,7 @@ def test_a_missing_package_names_its_extra(suite, package):
     assert "MissingPackageError" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_doom_process_is_renewed_and_episodes_stay_what_they_are(monkeypatch):
     def episodes(renewed_after):
         monkeypatch.setattr(doom, "RENEW_EPISODES", renewed_after)

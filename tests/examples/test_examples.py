@@ -30,6 +30,7 @@ def cartpole_run(tmp_path: Path) -> Path:
     return save_run(tmp_path, build("cartpole", CARTPOLE), 1.0)
 
 
+@pytest.mark.slow
 def test_impala_lite_learns_opposite_actions_for_levels_that_look_alike(example, capsys):
     """Random actions bring -1/3 each; a policy that ignores the task at most 0 on average."""
     means = example("impala_lite").main(["--frames", "2400", *QUICK])
@@ -58,6 +59,7 @@ def test_impala_lite_keeps_the_final_observations_of_truncated_episodes(example)
     assert {episode.level for episode in episodes} <= set(range(4))
 
 
+@pytest.mark.slow
 def test_a_suite_of_ones_own_keeps_the_contract_and_is_played(example):
     own, lite = example("own_suite"), example("impala_lite")
     suite = own.corridor(impala_mi.EnvConfig())
@@ -69,6 +71,7 @@ def test_a_suite_of_ones_own_keeps_the_contract_and_is_played(example):
     assert all(-1 <= mean <= 1 for mean in means.values())
 
 
+@pytest.mark.slow
 def test_a_head_of_ones_own_is_learnt_with(example):
     example("own_head")
     means = example("impala_lite").main(["--frames", "2400", *QUICK, "agent.head=own_head:film"])
@@ -91,6 +94,7 @@ def test_what_the_own_examples_train_and_score(example, name, tmp_path, monkeypa
     assert out.count("mean return") == len(impala_mi.load_agent(tmp_path / "a").levels) > 1
 
 
+@pytest.mark.slow
 def test_acting_in_one_and_in_many_environments(example, cartpole_run, monkeypatch, capsys):
     act = example("act_in_gymnasium")
     one = act.main([str(cartpole_run), "--episodes", "2"])

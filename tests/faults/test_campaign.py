@@ -7,6 +7,7 @@ from tests.faults.campaign import Campaign
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.slow
 def test_one_of_each_kind_is_killed_and_the_run_goes_on(tmp_path):
     campaign = Campaign(tmp_path)
     campaign.start()

@@ -46,6 +46,7 @@ def faults(*args: str, **environment: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc's options are glibc's")
 @pytest.mark.parametrize(("args", "environment"), [((), KEEP_FREED_MEMORY), (("keep",), {})])
 def test_large_blocks_are_used_again_in_any_thread(args, environment):

@@ -64,6 +64,7 @@ def copied(data):
     return map_arrays(data, np.array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("central", [False, True])
 def test_actors_learner_and_previews_take_any_state(config, central):
     suite = make_suite(config.env)

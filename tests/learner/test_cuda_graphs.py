@@ -24,6 +24,7 @@ def learner_of(*changed, is_even=False, spaces=SPACES):
     return learner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [
     ("agent.head=shared",), ("agent.head=per_task", "learner.loss_reduction=mean"),
     ("agent.head=mi_task", "agent.torso=deep"), ("agent.head=mi_context", "agent.core=feedforward"),
@@ -63,6 +64,7 @@ def test_what_is_padded_belongs_to_no_transition(count):
         assert final_observations.tokens.per_step.shape == (1, len(final_observations.time))
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=1, max_size=6))
 def test_instructions_of_even_shape_are_embedded_alike(texts):
     rows = np.full((len(texts), 7), -1, np.int32)
@@ -93,6 +95,7 @@ class Replays:
         return lambda: result.values.copy_(compute().values), result
 
 
+@pytest.mark.slow
 def test_recordings_read_the_batch_at_hand_and_are_made_for_each_shape():
     plain, recorded = learner_of(is_even=True), learner_of(is_even=True)
     replays = Replays()
@@ -122,6 +125,7 @@ def test_shapes_beyond_the_most_are_computed_as_they_come(monkeypatch):
     assert learner.counters.version == 2 * (WARM_UP + 2)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_a_recording_is_that_of_now():
     learner = learner_of("train.env_frames=1000", is_even=True)
     learner._graphs = Graphs(lambda *batch: learner._compute(*batch)[0], CPU, Replays())

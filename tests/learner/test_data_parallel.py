@@ -49,6 +49,7 @@ def a_batch(config, seed):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("threads", "changed"),
     [
@@ -113,6 +114,7 @@ def test_what_a_part_raises_is_raised_and_the_next_batch_is_learnt_from():
     assert learner.counters.version == 1
 
 
+@pytest.mark.slow
 @given(width=st.integers(1, 40), parts=st.integers(1, 40))
 def test_parts_hold_each_column_once_and_are_even(width, parts):
     config = config_of(f"learner.batch_size={width}", f"actors.envs={width}")

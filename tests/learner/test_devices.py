@@ -131,6 +131,7 @@ def without_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_autocast")
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(("torso", "core", "head"), VARIANTS)
@@ -146,6 +147,7 @@ def test_an_update_crosses_devices_only_where_it_is_listed(torso, core, head, pa
     assert all(t.is_meta for t in tree_leaves(pending) if isinstance(t, torch.Tensor))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_autocast")
 def test_crossings_of_instructions_and_final_observations_vanish_with_them():
     config = config_of()
@@ -226,6 +228,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
         yield recorder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("torso", "core", "head"), VARIANTS)
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_forward_pass_on_cuda(fake_cuda, torso, core, head, padded):
@@ -247,6 +250,7 @@ def test_a_forward_pass_on_cuda(fake_cuda, torso, core, head, padded):
         assert "aten._thnn_fused_lstm_cell.default" in fake_cuda.operators
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", CORES)
 def test_checkpoints_move_between_devices(core, fake_cuda):
     """What comes from a GPU lies in host memory; what is loaded on another device stays there."""
@@ -285,6 +289,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_torso_and_head_compile_and_export_without_graph_breaks():
     """In a process of its own: the checks of shapes in tests are functions that the compiler cannot see through."""
     root = Path(__file__).parents[2]

@@ -118,6 +118,7 @@ def together(ranks):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_are_one_learner_with_the_whole_batch(ranks):
     found = together(ranks)

@@ -11,6 +11,7 @@ from impala_mi.learner.update import Learner
 from tests.conftest import started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "guessing", "learnt"), [("Match", 0.5, 0.95), ("Reach", -0.5, -0.25)])
 def test_an_action_space_is_learnt(name, guessing, learnt):
     """Rewards are those of one-step episodes: random play is below `guessing`, training ends above `learnt`."""

@@ -111,6 +111,7 @@ def test_frozen_parameters_are_left_out():
         assert len(make_optimizer(LearnerConfig(optimizer=name), module.parameters()).params) == 3
 
 
+@pytest.mark.slow
 def test_the_compiler_is_not_loaded():
     code = (
         "import sys, torch; from impala_mi.config import LearnerConfig; "

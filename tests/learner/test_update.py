@@ -108,6 +108,7 @@ def test_value_of_a_final_observation_is_one_more_step_of_its_own_episode(core):
         torch.testing.assert_close(learner.agent(x, state).value[t + 1, 0], got[i])
 
 
+@pytest.mark.slow
 def test_the_deterministic_mode_repeats_with_threads():
     """The gather of task contexts adds up its gradient in an order that threads change, unless told not to."""
     torch.set_num_threads(2)
@@ -194,6 +195,7 @@ def test_resumed_hyperparameters_are_the_configurations():
     assert other.optimizer.rule.eps == 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(
     ("torso", "core"), [("shallow", "lstm"), ("deep", "lstm"), ("shallow", "mlstm"), ("shallow", "highway")]
@@ -233,6 +235,7 @@ def test_weights_are_copies():
     assert all(np.array_equal(kept[k], weights[k]) for k in kept)
 
 
+@pytest.mark.slow
 def test_pytorchs_compiler_is_not_loaded():
     """It is 75 MB in every learner."""
     code = (

@@ -39,6 +39,7 @@ def test_parameters_are_the_published_ones(torso, count):
     assert Agent(AgentConfig(torso=torso, head="shared"), DMLAB).num_parameters == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("core", CORES)
 def test_an_unroll_is_t_single_steps_with_episode_starts_inside(head, core):

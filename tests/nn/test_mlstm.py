@@ -47,6 +47,7 @@ def test_it_is_the_published_one_and_so_are_its_gradients():
     torch.testing.assert_close(results[1], results[0])
 
 
+@pytest.mark.slow
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 99))
 @settings(max_examples=15)
 def test_gradients_of_states_at_any_step_are_right(steps, columns, width, seed):

@@ -17,6 +17,7 @@ def randomised(layer):
     return layer.double()
 
 
+@pytest.mark.slow
 @given(widths, widths, widths)
 @settings(deadline=None, max_examples=50)
 def test_full_form_is_equation_1_in_either_order_of_contraction(n, m, k):

@@ -115,6 +115,7 @@ def test_the_best_of_each_population_and_their_interval(lines, folder):
     assert (mean, half) == (2.0, pytest.approx(2.484, abs=1e-3))  # t of 2 degrees of freedom
 
 
+@pytest.mark.slow
 def test_pictures_of_a_population_and_of_one_that_has_just_begun(lines, folder, tmp_path):
     for name, some in (("whole", lines), ("new", lines[:3])):
         found = member_histories(some, folder if name == "whole" else tmp_path / "nowhere")

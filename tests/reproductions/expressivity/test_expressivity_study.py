@@ -42,6 +42,7 @@ def test_by_the_mean_narrower_networks_are_within_reach() -> None:
     assert within_reach("gating", 40, 1)
 
 
+@pytest.mark.slow
 def test_the_whole_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressivity_study, "QUICK", SMALL)
     monkeypatch.setattr(size_sweep, "SAMPLES", 100)

@@ -44,6 +44,7 @@ def test_too_few_words(tmp_path: Path) -> None:
         train_models(a_study(tmp_path), corpus(train=10, other=4), replace(PROTOCOL, batch=11))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("softmax", ["exact", "adaptive"])
 def test_a_study_from_end_to_end(tmp_path: Path, softmax: str) -> None:
     shares = []

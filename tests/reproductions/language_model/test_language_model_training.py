@@ -44,6 +44,7 @@ def test_perplexity_is_that_of_every_token(kind: Kind) -> None:
     assert training.perplexity(texts.valid) == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rule_is_learnt(kind: Kind) -> None:
     protocol = replace(PROTOCOL, sizes=replace(SMALL, hidden=24), dropout=0.0, learning_rate=0.02)
@@ -55,6 +56,7 @@ def test_a_rule_is_learnt(kind: Kind) -> None:
     assert training.valid[-1] < before / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_training_ends_as_if_it_had_not_been(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

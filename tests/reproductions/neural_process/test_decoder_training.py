@@ -18,6 +18,7 @@ from tests.reproductions.neural_process.small_protocol import SMALL
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_stack_learns_as_its_networks_would_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three clipped steps of Adam; the clip is made to bite."""
@@ -77,6 +78,7 @@ def test_every_decoder_begins_and_learns_from_the_same(monkeypatch: pytest.Monke
     assert not torch.equal(network, other)
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_training, "CHUNK", 10)
     training = DecoderTraining(DECODERS["mi-x"], replace(SMALL, networks=1), 1, CPU)

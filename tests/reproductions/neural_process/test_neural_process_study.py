@@ -40,6 +40,7 @@ def _study(folder: Path, **changes: Any) -> Study:
     return Study("neural-process", folder, {"quick": True, "seed": 1, "device": "cpu"}, **changes)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_equals_an_uninterrupted_one(small: None, tmp_path: Path) -> None:
     held, examples = held_out(5, 3, 0, CPU), make_examples(0, CPU)
 
@@ -63,6 +64,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(small: None, tmp_path: P
     assert whole == pieces
 
 
+@pytest.mark.slow
 def test_the_study_runs_through_and_is_read_when_it_is_done(small: None, tmp_path: Path) -> None:
     shares: list[float] = []
     study = _study(tmp_path, progress=lambda share, description: shares.append(share))

@@ -33,6 +33,7 @@ def test_the_papers_protocol() -> None:
     assert (regression_study.BATCH, regression_study.RATE) == (50, 3e-3)
 
 
+@pytest.mark.slow
 def test_the_whole_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regression_study, "POINTS", 4)
     monkeypatch.setattr(regression_study, "ROWS", 8)  # stacks of several sizes
