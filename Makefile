@@ -14,7 +14,7 @@ smoke: $(STAMP)
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir runs/$(RUN)/tensorboard"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The contributor's loop: no Ray, no whole runs, nothing that takes seconds.
 quick: $(STAMP)
