@@ -18,7 +18,7 @@ from impala_mi.nn.heads import HEADS
 from impala_mi.types import FinalObservations, Spaces
 
 CPU = torch.device("cpu")
-UPDATES, T, B = 8, 6, 8
+UPDATES, T, B = 20, 6, 8
 SPACES = Spaces((5,), "float32", 4, 3, instructions=True)
 
 CONFIGS = [
