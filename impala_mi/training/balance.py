@@ -40,9 +40,8 @@ class LevelBalance:
         """
         if not idle:
             return []
-        if (
-            returned := alive - self._alive
-        ):  # it may lag by CATCH_UP at most: otherwise all others would wait for it
+        # A level that returns may lag by CATCH_UP at most: otherwise all others would wait until it caught up.
+        if returned := alive - self._alive:
             least = min((self._learnt[k] for k in self._alive & alive), default=0) - CATCH_UP * self._per_level
             self._learnt.update({k: max(0, least - self._learnt[k]) for k in returned})
         self._alive = alive
