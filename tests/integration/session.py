@@ -127,6 +127,12 @@ def actors_of(process: subprocess.Popen[str], kind: str = "_Actor") -> list[psut
     return found
 
 
+def all_actors_of(process: subprocess.Popen[str], count: int, kind: str = "_Actor") -> list[psutil.Process]:
+    """`actors_of` once `count` have started: a run learns from the first one while the others start."""
+    wait_for(lambda: len(actors_of(process, kind)) == count)
+    return actors_of(process, kind)
+
+
 def listening_beyond_loopback(process: subprocess.Popen[str]) -> list[str]:
     """Addresses on which the run's processes listen for more than this machine."""
     root = psutil.Process(process.pid)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.session import actors_of, listening_beyond_loopback, wait_for
+from tests.integration.session import actors_of, all_actors_of, listening_beyond_loopback, wait_for
 
 pytestmark = pytest.mark.integration
 ONE_FAULTY = ("env.suite=tests.games:faulty", "actors.envs=2", "actors.count=1", "learner.batch_size=2")
@@ -10,21 +10,19 @@ ONE_FAULTY = ("env.suite=tests.games:faulty", "actors.envs=2", "actors.count=1",
 
 def test_a_killed_actor_is_replaced(session):
     process = session.train()
-    actors = actors_of(process)
-    assert len(actors) == 2
+    actors = all_actors_of(process, 2)
     assert not listening_beyond_loopback(process)
     assert not [p for kind in ("dashboard.py", "monitor.py") for p in actors_of(process, f"/{kind}")], "130 MB"
     actors[0].kill()
     wait_for(lambda: "actor_died" in session.events("a"))
-    wait_for(lambda: len(actors_of(process)) == 2)
+    all_actors_of(process, 2)
     assert session.goes_on()["actors/restarts"] == 1
     session.stop(process)
 
 
 def test_inference_workers_act_for_all_actors_and_are_replaced(session):
     process = session.train("actors.inference=central", "inference.workers=2", "actors.count=3", "actors.envs=5")
-    wait_for(lambda: len(actors_of(process, "_InferenceWorker")) == 2)  # records come before they have started
-    workers = actors_of(process, "_InferenceWorker")
+    workers = all_actors_of(process, 2, "_InferenceWorker")
     workers[0].kill()
     wait_for(lambda: "inference_died" in session.events("a"))
     before = session.records("a")[-1]["env_frames"]
@@ -32,7 +30,7 @@ def test_inference_workers_act_for_all_actors_and_are_replaced(session):
     last = session.goes_on()
     assert last["actors/restarts"] == 1
     assert session.events("a").count("actor_died") == 0
-    assert len(actors_of(process)) == 3
+    all_actors_of(process, 3)
     session.stop(process)
 
 

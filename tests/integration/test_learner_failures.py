@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.session import actors_of, wait_for
+from tests.integration.session import actors_of, all_actors_of, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.integration
 def test_a_killed_learner_goes_on_from_what_the_driver_kept(session):
     process = session.train()
     (learner,) = actors_of(process, "_Learner")
-    actors = {p.pid for p in actors_of(process)}
+    actors = {p.pid for p in all_actors_of(process, 2)}
     learner.kill()
     wait_for(lambda: "learner_restarted" in session.events("a"))
     last = session.goes_on()
