@@ -20,7 +20,7 @@ from impala_mi.nn.agent import Agent
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.folder import create
 from tests.commands import impala
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 CARTPOLE = {
     "env": {"suite": "gym", "levels": ["CartPole-v1"]},
@@ -93,6 +93,7 @@ def test_other_names_are_refused():
 # -- acting ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("level", ["catch", "memory", "language", "CartPole-v1"])
 def test_a_loop_of_steps_acts_exactly_as_evaluation_does(request, level, greedy):
@@ -393,6 +394,7 @@ def test_only_the_keys_of_a_machine_can_be_overridden(tiny_run, function, overri
 # -- evaluating, training --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_scores_every_level_the_same_way_under_a_seed(tiny_run):
     result = impala_mi.evaluate(tiny_run, episodes=4, against_random=True)
     assert isinstance(result, impala_mi.Evaluation)

@@ -11,7 +11,7 @@ from impala_mi.errors import UserError
 from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Learner
 from tests.actors.test_rollout import copied
-from tests.conftest import started, tiny_config
+from tests.tiny import started, tiny_config
 
 CPU = torch.device("cpu")
 
@@ -64,6 +64,7 @@ def test_rows_of_unrolls_follow_each_other_and_actions_are_those_of_the_replies(
     np.testing.assert_array_equal(got, np.concatenate([np.stack(replies[0]), np.stack(replies[1])], 1))
 
 
+@pytest.mark.slow
 def test_an_unroll_that_lost_its_inference_begins_again_where_it_got_to():
     """The games are not started anew, and the state that is recorded is the new process's."""
     learner, rollout, inference = central()

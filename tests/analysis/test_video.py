@@ -17,7 +17,7 @@ from impala_mi.envs.tiny import WORDS
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Agent
 from impala_mi.types import Box, Episode
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 
 @pytest.fixture

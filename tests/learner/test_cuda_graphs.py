@@ -149,6 +149,7 @@ def test_what_an_optimiser_keeps_stays_where_it_is():
     assert optimizer.steps == 1
 
 
+@pytest.mark.slow
 def test_even_batches_come_in_few_shapes():
     config, seen = config_of(), set()
     for seed in range(60):

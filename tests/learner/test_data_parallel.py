@@ -81,6 +81,7 @@ def test_parts_are_one_learner_with_the_whole_batch(threads, changed):
     assert parts.counters == whole.counters
 
 
+@pytest.mark.slow
 def test_parts_give_the_same_bits_every_time():
     config = config_of("agent.head=mi_context", "learner.precision=bfloat16")
     weights = []

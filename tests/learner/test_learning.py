@@ -8,7 +8,7 @@ from impala_mi.config import build
 from impala_mi.envs.suites import make_suite
 from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Learner
-from tests.conftest import started
+from tests.tiny import started
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from impala_mi.nn.agent import CORES
 from impala_mi.nn.heads import HEADS
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.types import AgentInput, FinalObservations, Spaces, map_arrays
-from tests.conftest import started, tiny_config
+from tests.tiny import started, tiny_config
 
 CPU = torch.device("cpu")
 
