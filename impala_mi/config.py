@@ -81,6 +81,15 @@ class DmlabConfig(Section):
     """Seconds without an answer after which a level counts as hung; at most 60 for a step that builds no map."""
 
 
+class InterferenceConfig(Section):
+    """Tasks that contradict each other, for the suite `interference`."""
+
+    tasks: Annotated[Whole, Field(ge=1, le=64)] = 16
+    """Number of tasks, the levels of the suite."""
+    contradiction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the symbols for which every task has a right action of its own."""
+
+
 class EnvConfig(Section):
     """Suite and levels."""
 
@@ -91,11 +100,14 @@ class EnvConfig(Section):
     action_repeat: Count | None = None
     """Frames for which an action is repeated; by default the suite's own."""
     dmlab: DmlabConfig = DmlabConfig()
+    interference: InterferenceConfig = InterferenceConfig()
 
     @model_validator(mode="after")
     def _one_suite(self) -> Self:
         if self.suite != "dmlab30" and self.dmlab != DmlabConfig():
             raise ValueError(f"env.dmlab belongs to env.suite=dmlab30, not to {self.suite!r}")
+        if self.suite != "interference" and self.interference != InterferenceConfig():
+            raise ValueError(f"env.interference belongs to env.suite=interference, not to {self.suite!r}")
         return self
 
 

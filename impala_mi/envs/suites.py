@@ -13,6 +13,7 @@ SUITES = {
     "babyai": "impala_mi.envs.babyai:babyai",
     "gym": "impala_mi.envs.gym:gym",
     "tiny": "impala_mi.envs.tiny:tiny",
+    "interference": "impala_mi.envs.interference:interference",
     "noise": "impala_mi.envs.noise:noise",
 }
 

@@ -212,7 +212,7 @@ class Learner:
         }
         return UpdateStats((*names, "learner/grad_norm"), torch.cat([values, norm.unsqueeze(0)])), seconds
 
-    def _loss(self, batch: Transitions) -> tuple[Loss, Float[Tensor, "T B"]]:
+    def loss(self, batch: Transitions) -> tuple[Loss, Float[Tensor, "T B"]]:
         """Loss of a batch and the V-trace value targets."""
         # Autocast's cache of cast weights is off: threads would share it, with weights cast without gradients.
         bfloat16 = self.dtype != torch.float32
@@ -235,7 +235,7 @@ class Learner:
     def _gradient(self, batch: Transitions) -> _Gradient:
         """Gradient of this rank's batch, summed over the ranks if there are several."""
         start = time.perf_counter()
-        loss, returns = self._loss(batch)
+        loss, returns = self.loss(batch)
         names, values = _stats(loss)
         if self._sum is not None:
             self._sum.expect()
@@ -259,7 +259,7 @@ class Learner:
 
         def shard_gradient(shard: Transitions) -> _Gradient:
             start, share = time.perf_counter(), shard.reward.shape[1] / width
-            loss, returns = self._loss(shard)
+            loss, returns = self.loss(shard)
             names, values = _stats(loss)
             forward_done = time.perf_counter()
             total = loss.total * share if self._mean else loss.total
