@@ -115,6 +115,11 @@ class AgentConfig(Section):
     """Outputs that the head conditions; the other one is a shared linear layer."""
     context_width: Count = 32
     """C, the width of the context z of the multiplicative heads."""
+    value_normaliser: str = "none"
+    """Scale of values: none, popart (a mean and scale of returns for each level, Hessel et al. 2019), or your own
+    `ValueNormaliser` as package.module:name."""
+    popart_beta: Annotated[float, Field(gt=0, lt=1)] = 3e-4
+    """Step size of PopArt's statistics, per return."""
     instruction_tokens: Count = 32
     """L, words after which an instruction is cut."""
 

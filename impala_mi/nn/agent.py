@@ -16,7 +16,7 @@ from impala_mi.nn.heads import Head
 from impala_mi.nn.instruction import InstructionEncoder
 from impala_mi.nn.mlstm import MultiplicativeLSTMCore
 from impala_mi.nn.torsos import WIDTH, make_torso
-from impala_mi.nn.value_normaliser import Identity, ValueNormaliser
+from impala_mi.nn.value_normaliser import make_normaliser
 from impala_mi.types import AgentInput, RecurrentState, Spaces
 
 CORES: dict[str, type[nn.Module]] = {
@@ -60,7 +60,8 @@ class Agent(nn.Module):
         config: configuration of the agent.
         spaces: spaces of the suite.
 
-    Raises `UserError` if the torso does not suit the frames, or a head or core of that name is not known.
+    Raises `UserError` if the torso does not suit the frames, or a head, core or normaliser of that name is not
+    known.
     """
 
     def __init__(self, config: AgentConfig, spaces: Spaces) -> None:
@@ -71,8 +72,9 @@ class Agent(nn.Module):
         self.last_action = ActionEncoder(spaces.action_space)
         inputs = WIDTH + self.last_action.width + 1 + (InstructionEncoder.width if spaces.instructions else 0)
         self.core = pick(CORES, config.core, "agent.core", type)(inputs, config.core_width)
-        self.head = Head(config, spaces.action_space.num_params, spaces.num_levels)
-        self.normaliser: ValueNormaliser = Identity()
+        normaliser = make_normaliser(config, spaces.num_levels)
+        self.head = Head(config, spaces.action_space.num_params, spaces.num_levels, normaliser.value_per_level)
+        self.normaliser = normaliser
 
     @property
     def num_parameters(self) -> int:

@@ -14,12 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from impala_mi.config import AgentConfig
+from impala_mi.errors import UserError
 from impala_mi.hooks import pick
-from impala_mi.nn.multiplicative import Additive, Generated, Multiplicative
+from impala_mi.nn.multiplicative import Additive, Generated, Multiplicative, rescale_linear
 
 
 class HeadOutput(NamedTuple):
-    """Policy parameters and value of every row."""
+    """Policy parameters and (normalised) value of every row."""
 
     logits: Float[Tensor, "*d P"]
     value: Float[Tensor, "*d"]
@@ -31,7 +32,8 @@ class HeadSpec:
 
     output: Callable[[AgentConfig, int, int], nn.Module]
     """Makes an output layer from the configuration, its width k and the number of levels. It maps the core's output
-    [N, H], level [N] or None and context [N, C] or None to [N, k]."""
+    [N, H], level [N] or None and context [N, C] or None to [N, k]. PopArt also needs
+    `rescale(scale [k], shift [k])`, which turns outputs y into scale * y + shift for every input."""
     context: Callable[[AgentConfig, int], nn.Module] | None = None
     """Makes the context from the configuration and the number of levels, if the head has one. It maps the core's
     output [N, H] and level [N] or None to z [N, C]."""
@@ -39,6 +41,8 @@ class HeadSpec:
     """Whether the conditioned outputs need the task ID."""
     generates_weights: bool = False
     """Whether the context generates weights: the output layer is a `ContextOutput` whose W' depends on z."""
+    selects_level: bool = False
+    """Whether the output layer has outputs for each level, of which it returns those of the row's level."""
 
 
 class SharedOutput(nn.Module):
@@ -51,6 +55,10 @@ class SharedOutput(nn.Module):
     def forward(self, h: Tensor, level: Tensor | None, context: Tensor | None) -> Tensor:
         """[N, k]."""
         return self.linear(h)
+
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift."""
+        rescale_linear(self.linear, scale, shift)
 
 
 class PerTaskOutput(nn.Module):
@@ -69,6 +77,10 @@ class PerTaskOutput(nn.Module):
         index = level[:, None, None].expand(-1, 1, outputs.shape[-1])
         return outputs.gather(1, index).squeeze(1)
 
+    def rescale(self, scale: Float[Tensor, " rows"], shift: Float[Tensor, " rows"]) -> None:
+        """Outputs become scale * y + shift; rows = K * k, the k outputs of level 0 first."""
+        rescale_linear(self.linear, scale, shift)
+
 
 class ContextOutput(nn.Module):
     """Layer of two streams applied to the core's output and the context: y = W'(z) h + b'(z)."""
@@ -81,6 +93,10 @@ class ContextOutput(nn.Module):
         """[N, k]."""
         assert context is not None
         return self.layer(h, context)
+
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift, as the layer does it."""
+        self.layer.rescale(scale, shift)
 
 
 class TaskContext(nn.Module):
@@ -148,7 +164,7 @@ def _learnt_context(config: AgentConfig, num_levels: int) -> nn.Module:
 
 HEADS = {
     "shared": HeadSpec(_shared),
-    "per_task": HeadSpec(_per_task, needs_task=True),
+    "per_task": HeadSpec(_per_task, needs_task=True, selects_level=True),
     "concat": HeadSpec(_concatenated, _task_context, needs_task=True),
     "mi_task": HeadSpec(_multiplicative, _task_context, needs_task=True, generates_weights=True),
     "mi_context": HeadSpec(_multiplicative, _learnt_context, generates_weights=True),
@@ -176,9 +192,15 @@ class Head(nn.Module):
         config: configuration of the agent.
         num_params: P, the policy's parameters.
         num_levels: K.
+        value_per_level: whether the value layer has one output for each level, of which the level selects one, as a
+            value normaliser with statistics per level needs.
+
+    Raises `UserError` if `value_per_level` is set and the value layer has no `rescale`.
     """
 
-    def __init__(self, config: AgentConfig, num_params: int, num_levels: int) -> None:
+    def __init__(
+        self, config: AgentConfig, num_params: int, num_levels: int, value_per_level: bool = False
+    ) -> None:
         super().__init__()
         self.spec = head_spec(config)
 
@@ -187,8 +209,15 @@ class Head(nn.Module):
             return make(config, k, num_levels)
 
         self.policy = output(num_params, config.conditioned != "value")
-        self.value = output(1, config.conditioned != "policy")
-        self._only_value_reads_task = self.spec.needs_task and config.conditioned == "value"
+        value_conditioned = config.conditioned != "policy"
+        self._selects_value = value_per_level and not (self.spec.selects_level and value_conditioned)
+        self.value = output(num_levels if self._selects_value else 1, value_conditioned)
+        if value_per_level and not hasattr(self.value, "rescale"):
+            raise UserError(
+                f"agent.value_normaliser={config.value_normaliser!r} needs an output layer with rescale(scale, "
+                f"shift); agent.head={config.head!r} has {type(self.value).__name__} without it"
+            )
+        self._only_value_reads_task = not policy_needs_task(config) and (self.spec.needs_task or value_per_level)
         self.context = None if self.spec.context is None else self.spec.context(config, num_levels)
 
     def forward(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> HeadOutput:
@@ -196,11 +225,20 @@ class Head(nn.Module):
 
         In evaluation mode a value that needs a missing task ID is NaN.
         """
-        if level is None and not self.training and self._only_value_reads_task:
-            logits = self.policy(h, None, None)  # acting needs no value
+        acts_untold = level is None and not self.training and self._only_value_reads_task  # acting needs no value
+        context = None if self.context is None or (acts_untold and self.spec.needs_task) else self.context(h, level)
+        if acts_untold:
+            logits = self.policy(h, None, context)
             return HeadOutput(logits, logits.new_full(logits.shape[:-1], float("nan")))
-        context = None if self.context is None else self.context(h, level)
-        return HeadOutput(self.policy(h, level, context), self.value(h, level, context).squeeze(-1))
+        return HeadOutput(self.policy(h, level, context), self._value(h, level, context))
+
+    def _value(self, h: Tensor, level: Tensor | None, context: Tensor | None) -> Tensor:
+        values = self.value(h, level, context)
+        if not self._selects_value:
+            return values.squeeze(-1)
+        if level is None:
+            raise ValueError("values with statistics per level need the level")
+        return values.gather(1, level[:, None]).squeeze(1)
 
     def vectors(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> dict[str, Tensor]:
         """Context [N, C] and generated weights `policy` and `value` (W', flattened, [N, k * H]) of each row.
@@ -213,5 +251,9 @@ class Head(nn.Module):
         for name, output in (("policy", self.policy), ("value", self.value)):
             if isinstance(output, ContextOutput):
                 generated: Generated = output.layer.generate(vectors["context"])
-                vectors[name] = generated.weight.flatten(1)
+                weight = generated.weight
+                if name == "value" and self._selects_value:
+                    assert level is not None
+                    weight = weight[torch.arange(len(level), device=level.device), level]
+                vectors[name] = weight.flatten(1)
         return vectors

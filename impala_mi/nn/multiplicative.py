@@ -2,6 +2,8 @@
 
 Every layer maps x [..., n] and a context z [..., m] to [..., k], and `generate(z)` returns the weights
 W'(z) [..., k, n] and the bias b'(z) [..., k] that it applies to x, so that y = W'(z) x + b'(z).
+`rescale(scale, shift)` of a layer changes its weights so that output i becomes scale[i] y[i] + shift[i] for every x
+and z: it multiplies row i of W'(z) and b'(z), as `nn.value_normaliser.PopArt` needs.
 
 Initialisation: for x and z of unit variance the output has the variance of `nn.Linear` (1/3) for every width of z.
 Half of it comes from V, half from W, whose entries shrink with the expected squared norm of z.
@@ -20,6 +22,13 @@ class Generated(NamedTuple):
 
     weight: Float[Tensor, "... k n"]
     bias: Float[Tensor, "... k"]
+
+
+def rescale_linear(linear: nn.Linear, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+    """Change a linear layer so that output i becomes scale[i] y[i] + shift[i] for every input."""
+    with torch.no_grad():
+        linear.weight.mul_(scale[:, None])
+        linear.bias.mul_(scale).add_(shift)
 
 
 def _uniform(*shape: int, variance: float) -> nn.Parameter:
@@ -60,6 +69,14 @@ class Multiplicative(nn.Module):
         """W' = z^T W + V [..., k, n] and b' = z^T U + b [..., k]."""
         return Generated(torch.einsum("...m,mnk->...kn", z, self.W) + self.V, z @ self.U + self.b)
 
+    @torch.no_grad()
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift: each parameter of output i is multiplied by scale[i]."""
+        self.W.mul_(scale)
+        self.U.mul_(scale)
+        self.V.mul_(scale[:, None])
+        self.b.mul_(scale).add_(shift)
+
 
 class LowRank(nn.Module):
     """Full form with W of low rank (Taylor & Hinton, 2009): y = ((x P) * (z Q)) R + z^T U + V x + b."""
@@ -81,6 +98,14 @@ class LowRank(nn.Module):
         """W' = sum_r (z^T Q)_r P_r R_r + V and b' = z^T U + b."""
         weight = torch.einsum("...r,nr,rk->...kn", z @ self.Q, self.P, self.R) + self.V
         return Generated(weight, z @ self.U + self.b)
+
+    @torch.no_grad()
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift, through R, U, V and b; P and Q belong to all outputs."""
+        self.R.mul_(scale)
+        self.U.mul_(scale)
+        self.V.mul_(scale[:, None])
+        self.b.mul_(scale).add_(shift)
 
 
 class Diagonal(nn.Module):
@@ -173,3 +198,7 @@ class Additive(nn.Module):
         """W' is the same for every z."""
         w_x, w_z = self.linear.weight[:, : self.n], self.linear.weight[:, self.n :]
         return Generated(w_x.expand(*z.shape[:-1], *w_x.shape), z @ w_z.T + self.linear.bias)
+
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift."""
+        rescale_linear(self.linear, scale, shift)
