@@ -1,4 +1,4 @@
-"""Policy and value heads: shared, one per task, concatenated and multiplicative (paper, section 6.1).
+"""Policy and value heads: shared, one per task, multiplicative (paper, section 6.1) and what they compete with.
 
 `HEADS` is the registry. A head says how the task enters: an output layer for each of policy and value, and a
 context z that the output layers may read. `agent.head` names an entry, or a `HeadSpec` of your own as
@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from impala_mi.config import AgentConfig
 from impala_mi.errors import UserError
 from impala_mi.hooks import pick
-from impala_mi.nn.multiplicative import Additive, Generated, Multiplicative, rescale_linear
+from impala_mi.nn.multiplicative import (
+    Additive,
+    DeepHyperNetwork,
+    Film,
+    Generated,
+    LowRank,
+    Multiplicative,
+    rescale_linear,
+)
 
 
 class HeadOutput(NamedTuple):
@@ -154,6 +162,20 @@ def _concatenated(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
     return ContextOutput(Additive(config.core_width, config.context_width, k))
 
 
+def _film(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
+    return ContextOutput(Film(config.core_width, config.context_width, k))
+
+
+def _low_rank(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
+    width = config.context_width
+    return ContextOutput(LowRank(config.core_width, width, k, rank=width))
+
+
+def _hyper(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
+    width = config.context_width
+    return ContextOutput(DeepHyperNetwork(config.core_width, width, k, hidden=width))
+
+
 def _task_context(config: AgentConfig, num_levels: int) -> nn.Module:
     return TaskContext(num_levels, config.context_width)
 
@@ -168,8 +190,20 @@ HEADS = {
     "concat": HeadSpec(_concatenated, _task_context, needs_task=True),
     "mi_task": HeadSpec(_multiplicative, _task_context, needs_task=True, generates_weights=True),
     "mi_context": HeadSpec(_multiplicative, _learnt_context, generates_weights=True),
+    "concat_context": HeadSpec(_concatenated, _learnt_context),
+    "film_task": HeadSpec(_film, _task_context, needs_task=True, generates_weights=True),
+    "film_context": HeadSpec(_film, _learnt_context, generates_weights=True),
+    "low_rank_task": HeadSpec(_low_rank, _task_context, needs_task=True, generates_weights=True),
+    "low_rank_context": HeadSpec(_low_rank, _learnt_context, generates_weights=True),
+    "hyper_task": HeadSpec(_hyper, _task_context, needs_task=True, generates_weights=True),
+    "hyper_context": HeadSpec(_hyper, _learnt_context, generates_weights=True),
 }
-"""Heads by their name in `agent.head`."""
+"""Heads by their name in `agent.head`.
+
+`_task` heads compute the context from the task ID, `_context` heads from the core's output. The layers are those of
+`nn.multiplicative`: `mi` the full form, `concat` its opposite, which only adds; `film`, `low_rank` and `hyper` are
+between or beyond, with `context_width` also the rank and the hidden width of the hypernetwork.
+"""
 
 
 def head_spec(config: AgentConfig) -> HeadSpec:
