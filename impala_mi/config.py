@@ -116,6 +116,9 @@ class AgentConfig(Section):
     """Outputs that the head conditions; the other one is a shared linear layer."""
     context_width: Count = 32
     """C, the width of the head's context z; also the rank of low_rank heads and the hidden width of hyper heads."""
+    match_parameters: str | None = None
+    """Name of a head, such as mi_task: the head gets as many parameters as that one, within 2 %, by another
+    `context_width` or, if it has no context, by a hidden layer."""
     value_normaliser: str = "none"
     """Scale of values: none, popart (a mean and scale of returns for each level, Hessel et al. 2019), or your own
     `ValueNormaliser` as package.module:name."""

@@ -1,19 +1,19 @@
 """The agent: torso, instruction encoder, core and head (paper, appendix E)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from impala_mi.config import AgentConfig
 from impala_mi.hooks import pick
 from impala_mi.nn.core import FeedForwardCore, HighwayCore, LSTMCore, StatesBefore
 from impala_mi.nn.distributions import ActionEncoder, Distribution, distribution
-from impala_mi.nn.heads import Head
 from impala_mi.nn.instruction import InstructionEncoder
+from impala_mi.nn.matching import make_head
+from impala_mi.nn.meta import num_parameters, on_meta
 from impala_mi.nn.mlstm import MultiplicativeLSTMCore
 from impala_mi.nn.torsos import WIDTH, make_torso
 from impala_mi.nn.value_normaliser import make_normaliser
@@ -73,13 +73,13 @@ class Agent(nn.Module):
         inputs = WIDTH + self.last_action.width + 1 + (InstructionEncoder.width if spaces.instructions else 0)
         self.core = pick(CORES, config.core, "agent.core", type)(inputs, config.core_width)
         normaliser = make_normaliser(config, spaces.num_levels)
-        self.head = Head(config, spaces.action_space.num_params, spaces.num_levels, normaliser.value_per_level)
+        self.head = make_head(config, spaces.action_space.num_params, spaces.num_levels, normaliser.value_per_level)
         self.normaliser = normaliser
 
     @property
     def num_parameters(self) -> int:
         """Number of trained parameters."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return num_parameters(self)
 
     def initial_state(self, batch: int) -> RecurrentState:
         """Recurrent state [batch, ...] at the start of an episode, as the core declares it."""
@@ -149,18 +149,10 @@ class Agent(nn.Module):
         return Action(policy.mode() if greedy else policy.sample(generator), logits, out.core.squeeze(0), out.state)
 
 
-class _SkipNormal(TorchFunctionMode):
-    """Mode without `normal_`: for meta tensors PyTorch loads its compiler to compute nothing (2 CPU seconds)."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        skipped = func in (Tensor.normal_, nn.init.normal_)
-        return (args[0] if args else kwargs["tensor"]) if skipped else func(*args, **(kwargs or {}))
-
-
 def meta_agent(config: AgentConfig, spaces: Spaces) -> Agent:
     """Agent on PyTorch's `meta` device: shapes and parameter counts without memory or initialisation.
 
     Raises `UserError` as `Agent` does.
     """
-    with torch.device("meta"), _SkipNormal():
+    with on_meta():
         return Agent(config, spaces)

@@ -228,15 +228,27 @@ class Head(nn.Module):
         num_levels: K.
         value_per_level: whether the value layer has one output for each level, of which the level selects one, as a
             value normaliser with statistics per level needs.
+        hidden: width of a hidden layer between the core and policy and value; none by default.
 
     Raises `UserError` if `value_per_level` is set and the value layer has no `rescale`.
     """
 
     def __init__(
-        self, config: AgentConfig, num_params: int, num_levels: int, value_per_level: bool = False
+        self,
+        config: AgentConfig,
+        num_params: int,
+        num_levels: int,
+        value_per_level: bool = False,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
-        self.spec = head_spec(config)
+        self.config, self.spec, self.hidden = config, head_spec(config), None
+        if hidden is not None:
+            linear = nn.Linear(config.core_width, hidden)
+            nn.init.normal_(linear.weight, std=(2 / config.core_width) ** 0.5)  # keeps the second moment
+            nn.init.zeros_(linear.bias)
+            self.hidden = nn.Sequential(linear, nn.ReLU())
+            config = config.model_copy(update={"core_width": hidden})
 
         def output(k: int, conditioned: bool) -> nn.Module:
             make = self.spec.output if conditioned else _shared
@@ -259,6 +271,7 @@ class Head(nn.Module):
 
         In evaluation mode a value that needs a missing task ID is NaN.
         """
+        h = h if self.hidden is None else self.hidden(h)
         acts_untold = level is None and not self.training and self._only_value_reads_task  # acting needs no value
         context = None if self.context is None or (acts_untold and self.spec.needs_task) else self.context(h, level)
         if acts_untold:
@@ -281,6 +294,7 @@ class Head(nn.Module):
         """
         if self.context is None or not self.spec.generates_weights:
             return {}
+        h = h if self.hidden is None else self.hidden(h)
         vectors = {"context": self.context(h, level)}
         for name, output in (("policy", self.policy), ("value", self.value)):
             if isinstance(output, ContextOutput):
