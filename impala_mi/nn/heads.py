@@ -211,9 +211,14 @@ def head_spec(config: AgentConfig) -> HeadSpec:
     return pick(HEADS, config.head, "agent.head", HeadSpec)
 
 
-def policy_needs_task(config: AgentConfig) -> bool:
-    """Whether the agent cannot act without a task ID."""
-    return head_spec(config).needs_task and config.conditioned != "value"
+def task_settings(config: AgentConfig) -> str | None:
+    """Settings by which the policy is computed from the task ID, or None if the agent can act without it."""
+    settings = []
+    if head_spec(config).needs_task and config.conditioned != "value":
+        settings.append(f"agent.head={config.head!r} with agent.conditioned={config.conditioned!r}")
+    if config.torso_conditioning == "task":
+        settings.append("agent.torso_conditioning='task'")
+    return " and ".join(settings) or None
 
 
 class Head(nn.Module):
@@ -263,7 +268,7 @@ class Head(nn.Module):
                 f"agent.value_normaliser={config.value_normaliser!r} needs an output layer with rescale(scale, "
                 f"shift); agent.head={config.head!r} has {type(self.value).__name__} without it"
             )
-        self._only_value_reads_task = not policy_needs_task(config) and (self.spec.needs_task or value_per_level)
+        self._only_value_reads_task = not task_settings(config) and (self.spec.needs_task or value_per_level)
         self.context = None if self.spec.context is None else self.spec.context(config, num_levels)
 
     def forward(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> HeadOutput:

@@ -29,7 +29,7 @@ def learner_of(*changed, is_even=False, spaces=SPACES):
 @pytest.mark.parametrize("changed", [
     ("agent.head=shared",), ("agent.head=per_task", "learner.loss_reduction=mean"),
     ("agent.head=mi_task", "agent.torso=deep"), ("agent.head=mi_context", "agent.core=feedforward"),
-    ("agent.core=highway",), ("agent.core=mlstm",),
+    ("agent.core=highway",), ("agent.core=mlstm",), ("agent.torso_conditioning=instruction",),
     ("agent.head=mi_context", "learner.max_grad_norm=1.0"),
 ])  # fmt: skip
 def test_even_updates_are_the_same_updates(changed):

@@ -25,6 +25,7 @@ CONFIGS = [
     ["agent.head=mi_task", "learner.loss_reduction=mean", "learner.max_grad_norm=0.5"],
     ["agent.head=mi_context", "learner.optimizer=rmsprop", "learner.rmsprop_momentum=0.5", "learner.epsilon=0.01"],
     ["agent.head=mi_task", "agent.value_normaliser=popart"],
+    ["agent.head=shared", "agent.torso_conditioning=task"],
     ["agent.head=shared", "agent.value_normaliser=popart", "learner.loss_reduction=mean"],
 ]
 

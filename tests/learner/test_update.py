@@ -33,11 +33,16 @@ def setup(*overrides):
 
 
 @pytest.mark.parametrize(
-    ("head", "core"),
-    [*((head, "lstm") for head in HEADS), *(("mi_context", core) for core in CORES if core != "lstm")],
+    ("head", "core", "conditioning"),
+    [
+        *((head, "lstm", "none") for head in HEADS),
+        *(("mi_context", core, "none") for core in CORES if core != "lstm"),
+        *(("shared", "lstm", conditioning) for conditioning in ("task", "instruction")),
+    ],
 )
-def test_an_update_moves_every_trained_parameter(head, core):
-    learner, rollout = setup(f"agent.head={head}", f"agent.core={core}", "learner.entropy_cost=0.1")
+def test_an_update_moves_every_trained_parameter(head, core, conditioning):
+    learner, rollout = setup(f"agent.head={head}", f"agent.core={core}", "learner.entropy_cost=0.1",
+                             f"agent.torso_conditioning={conditioning}")  # fmt: skip
     before = {k: v.clone() for k, v in learner.agent.named_parameters()}
     for _ in range(3):
         learner.update(stack([rollout.collect().data]))
@@ -207,6 +212,7 @@ def test_resumed_hyperparameters_are_the_configurations():
         *(("shallow", core, "mi_context", "none") for core in ("mlstm", "highway")),
         ("deep", "lstm", "mi_context", "none"),
         *(("shallow", "lstm", head, normaliser) for head in HEADS for normaliser in NORMALISERS),
+        *(("shallow agent.torso_conditioning=" + by, "lstm", "shared", "none") for by in ("task", "instruction")),
     ],
 )
 @pytest.mark.parametrize("pad_to_buckets", [False, True])
@@ -214,7 +220,7 @@ def test_an_update_reads_nothing_back_from_its_device(pad_to_buckets, torso, cor
     """Tensors of the device `meta` have no numbers: whatever would wait for a GPU raises there."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none for it
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
-    changed = [f"agent.torso={torso}", f"agent.core={core}", f"agent.head={head}", "learner.batch_size=16",
+    changed = [*f"agent.torso={torso}".split(), f"agent.core={core}", f"agent.head={head}", "learner.batch_size=16",
                "learner.unroll_length=12", "learner.optimizer=adam", "learner.max_grad_norm=1.0",
                "learner.precision=float32", f"agent.value_normaliser={normaliser}"]  # fmt: skip
     config = build("test", {}, changed)

@@ -5,7 +5,7 @@ import torch
 
 from impala_mi.config import AgentConfig
 from impala_mi.errors import UserError
-from impala_mi.nn.heads import HEADS, ContextOutput, Head, HeadSpec, PerTaskOutput, context_mlp, policy_needs_task
+from impala_mi.nn.heads import HEADS, ContextOutput, Head, HeadSpec, PerTaskOutput, context_mlp, task_settings
 from impala_mi.nn.multiplicative import Multiplicative
 
 H, A, K = 16, 5, 4
@@ -39,8 +39,14 @@ def test_properties_of_the_shipped_heads():
     assert set(NEEDS_TASK) == {"per_task", *tasks}
     generating = {name for name, spec in HEADS.items() if spec.generates_weights}
     assert generating == {*contexts, *tasks} - {"concat", "concat_context"}
-    assert not policy_needs_task(AgentConfig(head="mi_task", conditioned="value"))
-    assert policy_needs_task(AgentConfig(head="mi_task", conditioned="policy"))
+    assert not task_settings(AgentConfig(head="mi_task", conditioned="value"))
+    head = "agent.head='mi_task' with agent.conditioned='policy'"
+    assert task_settings(AgentConfig(head="mi_task", conditioned="policy")) == head
+    torso = "agent.torso_conditioning='task'"
+    assert task_settings(AgentConfig(head="shared", torso_conditioning="task")) == torso
+    both = AgentConfig(head="mi_task", conditioned="policy", torso_conditioning="task")
+    assert task_settings(both) == f"{head} and {torso}"
+    assert task_settings(AgentConfig(head="shared", torso_conditioning="instruction")) is None
 
 
 @pytest.mark.parametrize("head", NEEDS_TASK)
