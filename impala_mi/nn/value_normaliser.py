@@ -40,6 +40,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from impala_mi.config import AgentConfig
+from impala_mi.errors import UserError
 from impala_mi.hooks import pick
 
 MIN_SCALE, MAX_SCALE = 1e-4, 1e6
@@ -195,7 +196,12 @@ the number of levels."""
 
 
 def make_normaliser(config: AgentConfig, num_levels: int) -> ValueNormaliser:
-    """The configured value normaliser; raises `UserError` if there is none of that name."""
+    """The configured value normaliser; raises `UserError` if there is none of that name or it is something else."""
     normaliser = pick(NORMALISERS, config.value_normaliser, "agent.value_normaliser", type)(config, num_levels)
-    assert isinstance(normaliser, ValueNormaliser)
+    if not isinstance(normaliser, ValueNormaliser):
+        raise UserError(
+            f"agent.value_normaliser={config.value_normaliser!r}: {type(normaliser).__name__} is no "
+            "impala_mi.nn.value_normaliser.ValueNormaliser, which has value_per_level, denormalise, normalise, "
+            "scale, update and metrics"
+        )
     return normaliser

@@ -13,7 +13,7 @@ from impala_mi.config import AgentConfig
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Agent
 from impala_mi.nn.heads import HEADS, Head, HeadSpec
-from impala_mi.nn.value_normaliser import MAX_SCALE, MIN_SCALE, NORMALISERS, PopArt, make_normaliser
+from impala_mi.nn.value_normaliser import MAX_SCALE, MIN_SCALE, NORMALISERS, Identity, PopArt, make_normaliser
 from impala_mi.types import Spaces
 
 H, A, K = 12, 3, 4
@@ -199,6 +199,21 @@ def test_the_generated_row_of_the_level_is_shown():
 PLAIN = HeadSpec(lambda config, k, num_levels: NoRescale(k))
 
 
+class Halves(Identity):
+    """Someone's own value normaliser: the head outputs half the value."""
+
+    def denormalise(self, value, level):
+        return 2 * value
+
+    def normalise(self, returns, value, level):
+        return returns / 2
+
+
+class NoNormaliser:
+    def __init__(self, config, num_levels):
+        pass
+
+
 class NoRescale(nn.Module):
     """Output layer of someone's own head."""
 
@@ -221,3 +236,12 @@ def test_names_and_heads_that_do_not_fit():
     ):
         Agent(AgentConfig(head=own, core_width=H, value_normaliser="popart"), spaces)
     Agent(AgentConfig(head=own, core_width=H), spaces)
+
+
+def test_normalisers_of_ones_own():
+    spaces = Spaces((24, 28, 3), "uint8", 4, K, instructions=False)
+    agent = Agent(AgentConfig(core_width=H, value_normaliser=f"{__name__}:Halves"), spaces)
+    assert isinstance(agent.normaliser, Halves)
+    assert agent.head.value(torch.ones(1, H), None, torch.ones(1, 32)).shape == (1, 1)
+    with pytest.raises(UserError, match=r"NoNormaliser': NoNormaliser is no .*ValueNormaliser"):
+        make_normaliser(AgentConfig(value_normaliser=f"{__name__}:NoNormaliser"), K)
