@@ -56,7 +56,7 @@ class PendingUpdate:
     """An update that the device may still be computing."""
 
     stats: UpdateStats
-    """Scalars of the loss, and `learner/grad_norm`."""
+    """Scalars of the loss and of the value normaliser, and `learner/grad_norm`."""
     rate: float
     """Learning rate."""
     agent_steps: int
@@ -204,13 +204,15 @@ class Learner:
             self.optimizer.step(gradient, rate, finite)
         elif finite:  # reading it costs nothing on a CPU, and a branch is cheaper than a mask
             self.optimizer.step(gradient, rate)
-        self.agent.normaliser.update(result.returns, batch.inputs.level[:-1], self.agent.head.value, finite)
+        normaliser = self.agent.normaliser
+        normaliser.update(result.returns, batch.inputs.level[:-1], self.agent.head.value, finite)
+        own = {"learner/grad_norm": norm} | normaliser.metrics()
         seconds = {
             "time/forward_s": result.forward_s,
             "time/backward_s": result.backward_s,
             "time/optimizer_s": time.perf_counter() - start,
         }
-        return UpdateStats((*names, "learner/grad_norm"), torch.cat([values, norm.unsqueeze(0)])), seconds
+        return UpdateStats((*names, *own), torch.cat([values, torch.stack([*own.values()])])), seconds
 
     def loss(self, batch: Transitions) -> tuple[Loss, Float[Tensor, "T B"]]:
         """Loss of a batch and the V-trace value targets."""

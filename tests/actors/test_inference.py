@@ -17,10 +17,13 @@ CPU = torch.device("cpu")
 
 
 def central(*overrides):
-    """A learner, a rollout of ten games in two groups, and who acts for it."""
+    """A learner, a rollout of ten games in two groups, and who acts for it; FiLM, if any, is not the identity."""
     config = tiny_config("actors.inference=central", "actors.envs=10", "learner.batch_size=10", *overrides)
     suite = make_suite(config.env)
     learner = Learner(config, suite.spaces, 1, CPU)
+    if learner.agent.torso_film is not None:
+        for p in learner.agent.torso_film.parameters():
+            torch.nn.init.normal_(p)
     inference = Inference(config, suite.spaces, CPU, seed=3)
     inference.load(learner.weights(), 0)
     return learner, started(config, suite, 0, [0]), inference
@@ -34,8 +37,9 @@ def relearnt(learner, data):
 
 
 @pytest.mark.slow
-def test_central_logits_are_learner_logits():
-    learner, rollout, inference = central()
+@pytest.mark.parametrize("conditioning", ["none", "task", "instruction"])
+def test_central_logits_are_learner_logits(conditioning):
+    learner, rollout, inference = central(f"agent.torso_conditioning={conditioning}")
     infer = Batcher(inference, enough=2, wait_s=0.01)
     for i in range(5):
         unroll = rollout.collect(infer)

@@ -61,6 +61,16 @@ def test_words_and_values_are_the_agents(agent, suite):
     assert 0 < step.entropy <= np.log(3) + 1e-6
 
 
+def test_values_are_in_units_of_returns(suite):
+    agent = Agent(tiny_config("agent.value_normaliser=popart").agent, suite.spaces).eval()
+    catch = suite.level_names.index("catch")
+    [plain] = shoot(agent, suite, catch, 1, 1, None)
+    agent.normaliser.mean[catch], agent.normaliser.second_moment[catch] = 30.0, 30.0**2 + 10.0**2
+    [scaled] = shoot(agent, suite, catch, 1, 1, None)
+    values = [10 * step.value + 30 for step in plain.steps]
+    assert [step.value for step in scaled.steps] == pytest.approx(values)
+
+
 def test_a_step_that_the_map_holds_lies_where_it_lies(agent, suite, chart):
     low, high = chart.points.min(0), chart.points.max(0)
     [one] = shoot(agent, suite, 0, 1, 1, chart)

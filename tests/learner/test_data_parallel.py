@@ -59,6 +59,7 @@ def a_batch(config, seed):
         (3, ["agent.torso=deep"]),
         (2, ["learner.loss_reduction=mean", "learner.max_grad_norm=0.5"]),
         (8, ["agent.head=mi_context"]),
+        (3, ["agent.head=mi_task", "agent.value_normaliser=popart"]),
     ],
     ids=str,
 )
