@@ -47,7 +47,7 @@ class InterferenceProtocol:
                 yield tasks, contradiction
 
 
-HEADS = ("shared", "per_task", "concat", "mi_task", "mi_context")
+HEADS = ("shared", "per_task", "concat", "film_task", "low_rank_task", "hyper_task", "mi_task", "mi_context")
 FULL = InterferenceProtocol((4, 16, 64), (0.0, 0.25, 0.5, 1.0), HEADS, 1_000_000)
 QUICK = InterferenceProtocol((16,), (0.0, 0.5, 1.0), HEADS, 300_000)
 
