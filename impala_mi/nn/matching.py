@@ -40,10 +40,10 @@ def make_head(config: AgentConfig, num_params: int, num_levels: int, value_per_l
     width = _closest_width(lambda width: count(**{name: width}), target)
     size = count(**{name: width})
     if abs(size - target) > TOLERANCE * target:
-        what = "a hidden layer" if name == "hidden" else "a context"
+        part = "a hidden layer" if name == "hidden" else "a context"
         raise UserError(
             f"agent.match_parameters={config.match_parameters!r}: that head has {target:,} parameters; the closest "
-            f"that agent.head={config.head!r} comes is {size:,}, with {what} of width {width}, which is not within "
+            f"that agent.head={config.head!r} comes is {size:,}, with {part} of width {width}, which is not within "
             f"{TOLERANCE:.0%}; a larger agent.core_width or agent.context_width has finer steps"
         )
     if name == "hidden":

@@ -107,10 +107,11 @@ def test_values_are_preserved_to_the_rounding_of_float32(head):
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6 * normaliser.mean.max().item())
 
 
-def test_training_equals_a_transcription_of_popart():
+@pytest.mark.parametrize("head", ["shared", "per_task"])
+def test_training_equals_a_transcription_of_popart(head):
     """A linear value function per level (Hessel et al. 2019): SGD in normalised units, then the rescaling."""
     rate, beta, rng = 0.1, 0.02, np.random.default_rng(1)
-    module, normaliser = make("per_task"), popart(beta)
+    module, normaliser = make(head), popart(beta)
     w, b = (p.detach().numpy().copy() for p in module.value.linear.parameters())
     mean, square, seen = np.zeros(K), np.ones(K), np.zeros(K, bool)
     for _ in range(12):
