@@ -23,6 +23,7 @@ from impala_mi.analysis.compare import (
 )
 from impala_mi.analysis.pages import figure_html, render_page
 from impala_mi.host.files import write_atomically
+from impala_mi.paths import local_path
 from impala_mi.runs.history import History
 
 MAX_PICTURE_BYTES = 6 * 2**20
@@ -189,7 +190,7 @@ def _pictures(runs: Sequence[History]) -> tuple[list[tuple[str, str, str]], list
     pictures: list[tuple[str, str, str]] = []
     free, left_out = MAX_PICTURE_BYTES, 0
     for run in runs:
-        folder = Path(run.path).expanduser()
+        folder = Path(run.path) if "://" in run.path else local_path(run.path)
         for file in [*_newest(folder, "tsne/*.png"), *_newest(folder, "videos/*.mp4", "videos/*.gif")]:
             if (size := file.stat().st_size * 4 // 3) > free:
                 left_out += 1

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command(name="eval")
 @agent_options(episodes=50)
 @click.option("--training-levels", is_flag=True, help="Play the training levels, not their held-out variants.")
-@click.option("--processes", type=click.IntRange(min=1), help="Games at a time.  [default: 16 to 64]")
+@click.option("--processes", type=click.IntRange(1, 4096), help="Games at a time.  [default: 16 to 64]")
 @click.option("--against-random", is_flag=True, help="Compare with as many episodes of a random player.")
 @click.option("--no-task-ids", is_flag=True, help="Do not tell the agent which level it plays.")
 @GREEDY

@@ -98,7 +98,7 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     from impala_mi.reproductions.study_report import format_cell, write_study_report
 
     quick = settings["quick"]
-    folder = (out or Path("reproductions") / (f"{name}-quick" if quick else name)).expanduser()
+    folder = local_path(out or Path("reproductions") / (f"{name}-quick" if quick else name))
     command = shlex.join(["impala-mi", *sys.argv[1:]])
     console = make_console()
     with _progress(name, console) as on_progress:
@@ -161,7 +161,7 @@ def language_model(
     quick: bool, seed: int, device: str, out: Path | None, corpus: Path | None, softmax: str
 ) -> None:
     """Run the experiment; EXPERIMENTS has the help."""
-    folder = None if corpus is None else str(corpus.expanduser().resolve())
+    folder = None if corpus is None else str(local_path(corpus).resolve())
     settings = {"quick": quick, "seed": seed, "device": _device(device), "corpus": folder, "softmax": softmax}
     _run("language-model", out, settings)
 
@@ -174,7 +174,7 @@ def language_model(
     "learner.num_gpus=1 uses a GPU.",
 )
 @_options("A million frames a run of five Doom levels: an hour or two on two cores.")
-@click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Runs of each head.")
+@click.option("--seeds", type=click.IntRange(2, 1000), default=3, show_default=True, help="Runs of each head.")
 @click.option(
     "--episodes",
     type=click.IntRange(min=1),

@@ -1,6 +1,5 @@
 """Command `impala-mi resume`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -37,13 +36,13 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
     """
     from impala_mi.runs import folder as run_folder
 
-    if run_folder.is_population(Path(run).expanduser()):
+    if (path := run_folder.local_population(run)) is not None:
         from impala_mi.cli import pbt
         from impala_mi.pbt.settings import PopulationConfig
 
         if checkpoint != "last":
             raise UserError(f"--checkpoint {checkpoint}: members of a population continue from their last")
-        population = run_folder.RunFolder(Path(run).expanduser())
+        population = run_folder.RunFolder(path)
         return pbt.resume(population, population.config_as(PopulationConfig, overrides), overrides)
     folder = run_folder.open_run(run)
     if run_folder.is_population(population_path := folder.path.absolute().parent.parent):

@@ -1,7 +1,6 @@
 """Command `impala-mi train`."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +8,7 @@ import click
 from impala_mi import config as configuration
 from impala_mi.cli.options import start_options
 from impala_mi.errors import UserError
+from impala_mi.paths import local_path
 
 if TYPE_CHECKING:
     from impala_mi.runs.folder import RunFolder
@@ -38,8 +38,7 @@ def command(config: str, overrides: tuple[str, ...], resume_mode: str, print_con
     preflight.check(loaded)
     if resume_mode == "auto" and (folder := _submitted_before(loaded)) is not None:
         return _continue(folder, loaded, overrides)
-    run = loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with new_run(loaded, run) as folder:
+    with new_run(loaded, name) as folder:
         return run_training(loaded, folder, None)
 
 
@@ -54,7 +53,7 @@ def _submitted_before(config: configuration.Config) -> "RunFolder | None":
 
     if config.run.name is None:
         raise UserError("--resume auto needs run.name, so that a job that is resubmitted finds its run")
-    path = Path(config.run.root).expanduser() / config.run.name
+    path = local_path(config.run.root, "run.root") / config.run.name
     folder = RunFolder(path)
     if is_population(path):
         raise UserError(f"--resume auto: {str(path)!r} is a population; continue it with: impala-mi pbt")

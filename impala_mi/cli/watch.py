@@ -5,7 +5,6 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -34,7 +33,7 @@ SILENT = 3
 @click.command()
 @click.argument("run")
 @click.option(
-    "--every", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Seconds between updates."
+    "--every", type=click.FloatRange(0.2, 86_400), default=2.0, show_default=True, help="Seconds between updates."
 )
 @click.option("--once", is_flag=True, help="Print the state once and exit.")
 def command(run: str, every: float, once: bool) -> None:
@@ -43,15 +42,15 @@ def command(run: str, every: float, once: bool) -> None:
     Only reads, so any number of processes may watch. Exits when the run ends.
     """
     from impala_mi.pbt import journal
-    from impala_mi.runs.folder import is_population
+    from impala_mi.runs.folder import local_population
     from impala_mi.runs.history import read
 
     run = run.removeprefix("file://")
-    population = Path(run).expanduser()
+    population = local_population(run)
 
     def look() -> tuple[RenderableType, bool]:
         """Current view, and whether the run continues."""
-        if is_population(population):
+        if population is not None:
             members = [read(str(folder)) for folder in sorted((population / "members").glob("*"))]
             return overview(population.name, members), journal.read(population)[-1:][0]["event"] != "ended"
         history = read(run)

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 import fsspec
 import numpy as np
 
-from impala_mi.errors import UserError
+from impala_mi.errors import UserError, shorten
+from impala_mi.paths import local_path
 from impala_mi.yaml_text import parse_yaml
 
 CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
@@ -147,11 +148,13 @@ def _columns(records: list[Record]) -> dict[str, np.ndarray]:
 def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """File system of a run's folder and the folder's path in it; raises `UserError` if it is not a run."""
     try:
-        files, root = fsspec.core.url_to_fs(str(Path(path).expanduser()) if "://" not in path else path)
+        files, root = fsspec.core.url_to_fs(path if "://" in path else str(local_path(path)))
         files.invalidate_cache(root)  # otherwise buckets list what they held when first read
         exists = files.isdir(root)
+    except UserError:
+        raise
     except Exception as e:  # file systems raise anything
-        raise UserError(f"{path!r} cannot be read: {e}") from None
+        raise UserError(f"'{shorten(path)}' cannot be read: {shorten(str(e), 300)}") from None
     if not exists:
         raise UserError(f"no run {path!r}: there is no such folder")
     root = root.rstrip("/")
