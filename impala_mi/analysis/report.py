@@ -168,7 +168,13 @@ def _events(runs: Sequence[History]) -> Rows:
 
 
 def _warnings(groups: Sequence[RunGroup]) -> list[str]:
-    return [
+    skipped = [
+        f"{run.name}: {run.skipped} damaged lines of its logs and evaluations are skipped."
+        for group in groups
+        for run in group.runs
+        if run.skipped
+    ]
+    return skipped + [
         f"{', '.join(names)} have the same settings and the same seed: if one is a copy or a continuation of "
         "another, leave it out, or intervals are too narrow."
         for group in groups
@@ -192,11 +198,15 @@ def _pictures(runs: Sequence[History]) -> tuple[list[tuple[str, str, str]], list
     for run in runs:
         folder = Path(run.path) if "://" in run.path else local_path(run.path)
         for file in [*_newest(folder, "tsne/*.png"), *_newest(folder, "videos/*.mp4", "videos/*.gif")]:
-            if (size := file.stat().st_size * 4 // 3) > free:
+            try:
+                if (size := file.stat().st_size * 4 // 3) > free:
+                    left_out += 1
+                    continue
+                data = base64.b64encode(file.read_bytes()).decode()
+            except OSError:  # a link to nowhere, or a file that this user may not read
                 left_out += 1
                 continue
             free -= size
-            data = base64.b64encode(file.read_bytes()).decode()
             pictures.append((f"{run.name}: {file.stem}", file.suffix.removeprefix("."), data))
     line = f"{left_out} pictures and videos are left out, to keep the page small: they are in the runs' folders."
     return pictures, [line] if left_out else []

@@ -33,7 +33,9 @@ def duration(seconds: float) -> str:
 def remaining(env_frames: float, max_time_s: float | None, record: Mapping[str, float]) -> float:
     """Seconds until training to these limits ends, at the current speed."""
     frames = (env_frames - record["env_frames"]) / record["fps"] if record.get("fps") else math.inf
-    return max(0.0, frames if max_time_s is None else min(frames, max_time_s - record["time_s"]))
+    if max_time_s is None or "time_s" not in record:
+        return max(0.0, frames)
+    return max(0.0, min(frames, max_time_s - record["time_s"]))
 
 
 def cell(record: Mapping[str, float], level: str, metric: str, form: str) -> str:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from impala_mi.cli.console import list_written, make_console, make_table
 from impala_mi.cli.options import OVERRIDES, F, compose
 from impala_mi.errors import UserError
+from impala_mi.paths import local_path
 
 EXPERIMENTS = {
     "expressivity": "Figure 2: parameters that sums, gates and dot products need.",

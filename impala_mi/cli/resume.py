@@ -75,6 +75,7 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
     from impala_mi.runs import checkpoint as checkpoints
     from impala_mi.runs import folder as run_folder
     from impala_mi.training import preflight
+    from impala_mi.training.resumable import check_resumable
 
     old, run = folder.config, folder.path
     for key in (*FIXED, *(FIXED_IF_DETERMINISTIC if old.train.deterministic else ())):
@@ -82,13 +83,13 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
         if before != after:
             raise UserError(f"{key} cannot change when a run is resumed: it is {before!r}, not {after!r}")
     suite = preflight.check(new)
-    saved = checkpoints.load(folder.checkpoints, checkpoint)
-    checkpoints.check_fits(saved, meta_agent(new.agent, suite.spaces))
     if new.learner.optimizer != old.learner.optimizer:
         raise UserError(
             f"learner.optimizer cannot change when a run is resumed: the checkpoint holds the state of "
             f"{old.learner.optimizer!r}, not {new.learner.optimizer!r}"
         )
+    agent = meta_agent(new.agent, suite.spaces)
+    saved = checkpoints.load(folder.checkpoints, checkpoint, lambda read: check_resumable(read, new, suite, agent))
     limit = new.train.max_time_s
     if limit is not None and saved.run["time_s"] >= limit:
         raise RunDone(

@@ -105,7 +105,8 @@ def _heading(run: "History", now: float) -> Text:
 
 def _late(run: "History", now: float) -> bool:
     """Whether a record is overdue: the run was killed, or hangs."""
-    interval = float(run.settings.get("train.log_every_s", 10.0))
+    interval = run.settings.get("train.log_every_s")
+    interval = interval if isinstance(interval, int | float) else 10.0
     return run.written_at is not None and now - run.written_at > SILENT * interval
 
 
@@ -115,7 +116,8 @@ def _progress(run: "History", now: float) -> Table:
     cells: list[RenderableType] = [f"{frames:,.0f} env frames"]
     if isinstance(total, int | float) and total > 0:
         cells += [ProgressBar(total, min(frames, total), width=30), f"{frames / total:.1%} of {total:,.0f}"]
-        seconds = remaining(total, run.settings.get("train.max_time_s"), run.last)
+        limit = run.settings.get("train.max_time_s")
+        seconds = remaining(total, limit if isinstance(limit, int | float) else None, run.last)
         if run.status == "unfinished" and not _late(run, now) and seconds < math.inf:
             cells.append(f"{duration(seconds)} left")
     cells.append(f"{run.last.get('fps', 0.0):,.0f} frames/s")
@@ -150,6 +152,8 @@ def _machine(run: "History") -> Text:
     ):  # fmt: skip
         if key in run.last:
             parts.append(f"{label} {run.last[key]:{form}}")
+    if run.skipped:
+        parts.append(f"{run.skipped} damaged lines of the logs skipped")
     return Text("   ".join(parts), style="dim")
 
 
