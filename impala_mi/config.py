@@ -111,6 +111,17 @@ class DmlabConfig(Section):
     """Seconds without an answer after which a level counts as hung; at most 60 for a step that builds no map."""
 
 
+class GymConfig(Section):
+    """Gymnasium, for the suite `gym`."""
+
+    kwargs: dict[str, dict[str, Any]] = {}
+    """Arguments of `gymnasium.make` by id, for example {"ALE/Pong-v5": {frameskip: 1}}; those under "all" are of
+    every id."""
+    wrappers: list[str] = []
+    """Wrappers around every environment, the innermost first, each as `package.module:function`: a function
+    that takes an environment and returns one."""
+
+
 class EnvConfig(Section):
     """Suite and levels."""
 
@@ -121,9 +132,12 @@ class EnvConfig(Section):
     action_repeat: Annotated[Whole, Field(ge=1, le=10**4)] | None = None
     """Frames for which an action is repeated; by default the suite's own."""
     dmlab: DmlabConfig = DmlabConfig()
+    gym: GymConfig = GymConfig()
 
     @model_validator(mode="after")
     def _one_suite(self) -> Self:
+        if self.suite != "gym" and self.gym != GymConfig():
+            raise ValueError(f"env.gym belongs to env.suite=gym, not to {self.suite!r}")
         if self.suite != "dmlab30" and self.dmlab != DmlabConfig():
             raise ValueError(f"env.dmlab belongs to env.suite=dmlab30, not to {self.suite!r}")
         return self

@@ -134,6 +134,7 @@ def _runs(groups: Sequence[RunGroup]) -> Rows:
                     "capped score": _number(last.get("score/capped_mean"), ".1f"),
                     "levels": str(len(run.levels) or "-"),
                     "faults": _number(last.get("actors/faults"), ",.0f"),
+                    "skipped updates": _number(last.get("learner/skipped_updates"), ",.0f"),
                     "restarts": str(run.events["actor_died"] + run.events["learner_died"]),
                 }
             )

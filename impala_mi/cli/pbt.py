@@ -16,6 +16,7 @@ from impala_mi import config as configuration
 from impala_mi.cli.console import make_console, make_table
 from impala_mi.cli.options import start_options
 from impala_mi.cli.progress import duration
+from impala_mi.config_text import find
 from impala_mi.errors import UserError
 from impala_mi.paths import local_path
 
@@ -40,7 +41,7 @@ def command(config: str, overrides: tuple[str, ...], resume_mode: str, print_con
     """
     from impala_mi.pbt.settings import load
 
-    name, _ = configuration.find(config)
+    name, _ = find(config)
     loaded = load(config, overrides)
     if print_config:
         click.echo(configuration.to_yaml(loaded), nl=False)

@@ -47,12 +47,14 @@ def cell(record: Mapping[str, float], level: str, metric: str, form: str) -> str
 def line(config: "Config", record: Mapping[str, float]) -> str:
     """Summary of a record in one line."""
     score, faults = record.get("score/capped_mean"), record.get("actors/faults")
+    skipped = record.get("learner/skipped_updates")
     seconds = remaining(config.train.env_frames, config.train.max_time_s, record)
     return (
         f"{duration(record['time_s'])}  frames {record['env_frames']:,}  {record['fps']:,.0f} frames/s  "
         f"ETA {duration(seconds)}  lag {record.get('lag_mean', 0):.1f}"
         + ("" if score is None else f"  score {score:.1f}")
         + (f"  faults {faults:.0f}" if faults else "")
+        + (f"  skipped updates {skipped:.0f}" if skipped else "")
     )
 
 

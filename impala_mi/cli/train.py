@@ -7,6 +7,7 @@ import click
 
 from impala_mi import config as configuration
 from impala_mi.cli.options import start_options
+from impala_mi.config_text import find
 from impala_mi.errors import UserError
 from impala_mi.paths import local_path
 
@@ -26,7 +27,7 @@ def command(config: str, overrides: tuple[str, ...], resume_mode: str, print_con
 
     Results go to the folder runs/NAME. Ctrl-C writes a checkpoint and exits; `impala-mi resume` continues.
     """
-    name, _ = configuration.find(config)
+    name, _ = find(config)
     loaded = configuration.load(config, overrides)
     if print_config:
         click.echo(configuration.to_yaml(loaded), nl=False)

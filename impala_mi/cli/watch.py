@@ -148,7 +148,7 @@ def _machine(run: "History") -> Text:
     for label, key, form in (
         ("actors", "actors/alive", ".0f"), ("restarts", "actors/restarts", ".0f"), ("lag", "lag_mean", ".1f"),
         ("updates", "updates", ",.0f"), ("entropy", "loss/entropy", ".2f"),
-        ("learning rate", "learner/learning_rate", ".2g"),
+        ("learning rate", "learner/learning_rate", ".2g"), ("skipped updates", "learner/skipped_updates", ",.0f"),
     ):  # fmt: skip
         if key in run.last:
             parts.append(f"{label} {run.last[key]:{form}}")

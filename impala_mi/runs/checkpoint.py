@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -61,7 +61,7 @@ def save(
     try:
         with open(aside / STATE, "wb") as f:
             hashed = HashedFile(f)
-            torch.save({"learner": dict(learner), "run": dict(run)}, hashed)
+            torch.save({"learner": dict(learner), "run": dict(run)}, cast(IO[bytes], hashed))
             _sync(f)
         with open(aside / META, "w", encoding="utf-8") as f:
             f.write(json.dumps(with_digests({"format": FORMAT, **meta}, STATE, hashed.digest())) + "\n")
