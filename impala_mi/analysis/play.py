@@ -236,7 +236,7 @@ class _RunningEpisodes:
         self._returns[active] += result.reward[active] / self._scale[active]
         ended = result.terminated | result.truncated
         cut_off = [
-            (int(column), Episode(self._levels[column], float(self._returns[column]), int(self.steps[column])))
+            (int(column), Episode(self._levels[int(column)], float(self._returns[column]), int(self.steps[column])))
             for column in np.flatnonzero(active & ~ended & (self.steps >= max_steps))
         ]
         over = ended | (self.steps >= max_steps)

@@ -74,9 +74,9 @@ def check_meta(meta: Mapping[str, Any]) -> None:
         raise ValueError(f"{DIGESTS} in meta.json is no mapping")
     if digests and digests.get("meta.json") != _digest_of({k: v for k, v in meta.items() if k != DIGESTS}):
         raise ValueError("meta.json does not have the digest in it")
-    for key in ("env_frames", "updates"):
-        if not is_count(meta.get(key)):
-            raise ValueError(f"{key}={meta.get(key)!r} in meta.json is no number of {key}")
+    for key, default in (("env_frames", None), ("updates", 0)):
+        if not is_count(value := meta.get(key, default)):
+            raise ValueError(f"{key}={value!r} in meta.json is no number of {key}")
     score = meta.get("score")
     if score is not None and not is_finite(score):
         raise ValueError(f"score={score!r} in meta.json is no finite number")

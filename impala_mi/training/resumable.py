@@ -29,6 +29,8 @@ def check_resumable(checkpoint: Checkpoint, config: Config, suite: Suite, agent:
         ValueError: something is missing or damaged.
     """
     check_fits(checkpoint, agent)
+    if "updates" not in checkpoint.meta:
+        raise ValueError("no number of updates in meta.json")
     learner = checkpoint.learner
     _check_optimizer(learner.get("optimizer"), config, agent)
     _check_counters(learner.get("counters"))

@@ -204,7 +204,7 @@ EVERYONE = {
     "env_frames negative": meta(lambda m: m.update(env_frames=-1), digests=False),
     "env_frames true": meta(lambda m: m.update(env_frames=True), digests=False),
     "env_frames changed": meta(lambda m: m.update(env_frames=901)),
-    "no updates": meta(lambda m: m.pop("updates"), digests=False),
+    "updates NaN": meta(lambda m: m.update(updates=float("nan")), digests=False),
     "score NaN": meta(lambda m: m.update(score=float("nan")), digests=False),
     "score a text": meta(lambda m: m.update(score="high"), digests=False),
     "format unknown": meta(lambda m: m.update(format=[]), digests=False),
@@ -236,6 +236,7 @@ EVERYONE = {
 """Damage that every command notices."""
 
 RESUME_ONLY = {
+    "no updates": meta(lambda m: m.pop("updates"), digests=False),
     "no optimiser": drop("learner", "optimizer"),
     "optimiser null": put("learner", "optimizer", value=None),
     "no slots": drop("learner", "optimizer", "slots"),
