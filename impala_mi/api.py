@@ -5,7 +5,6 @@ The functions import what they need when they are called, so that a program that
 
 import copy
 import os
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,7 +52,7 @@ def train(
     from impala_mi.training import preflight, trainer
 
     preflight.check(settings)
-    with new_run(settings, settings.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}") as folder:
+    with new_run(settings, name) as folder:
         return trainer.train(settings, folder, None, report or (lambda record: None))
 
 

@@ -5,16 +5,14 @@ names the nearest valid one; a value of the wrong type or range names the key, t
 """
 
 from collections.abc import Iterator, Sequence
-from importlib import resources
-from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from impala_mi.errors import UserError, explain
-from impala_mi.yaml_text import parse_yaml
+from impala_mi.config_text import apply_overrides, find
+from impala_mi.errors import UserError, explain, shorten
+from impala_mi.paths import check_path
+from impala_mi.yaml_text import dump_yaml, parse_yaml
 
 
 def _whole(value: object) -> object:
@@ -29,10 +27,28 @@ def _listed(value: object) -> object:
     return value
 
 
+def _folder(value: str) -> str:
+    """Path of a folder as given; raises ValueError if none can have it."""
+    if (problem := check_path(value)) is not None:
+        raise ValueError(problem + "; name it in run.mirror to copy runs there" * ("://" in value))
+    return value
+
+
+CENTURY_S = 3_155_760_000
+"""Seconds of 100 years, the longest time of any setting."""
+
 Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[Whole, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
+Frames = Annotated[Whole, Field(ge=1, lt=10**15)]
+"""Number of env frames; names of checkpoints have 15 digits."""
+Seconds = Annotated[float, Field(gt=0, le=CENTURY_S)]
+Positive = Annotated[float, Field(ge=1e-30, le=1e30)]
+"""Number that neither vanishes nor overflows in float32."""
+NonNegative = Annotated[float, Field(ge=0, le=1e30)]
+Processors = Annotated[float, Field(gt=0, le=1e4)]
+"""CPUs that Ray reserves."""
+Threads = Annotated[Whole, Field(ge=1, le=4096)]
+Folder = Annotated[str, AfterValidator(_folder)]
 
 
 class Section(BaseModel):
@@ -42,13 +58,27 @@ class Section(BaseModel):
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, values: Any) -> Any:
+        """Values without those sections that are empty, as one whose keys are all commented out: their defaults."""
+        if not isinstance(values, dict):
+            return values
+        empty = [key for key, value in values.items() if value is None and key in cls.model_fields]
+        sections = {key for key in empty if _is_section(cls.model_fields[key].annotation)}
+        return {key: {} if key in sections else value for key, value in values.items()}
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
 
 class RunConfig(Section):
     """Folders of results."""
 
-    root: str = "runs"
+    root: Folder = "runs"
     """Folder that holds the runs."""
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
     """Name of the run's folder; by default the configuration's name and the time."""
     mirror: str | None = None
     """URL under which the run's folder is copied after each checkpoint (s3://bucket/runs, gs://..., file://...)."""
@@ -65,7 +95,7 @@ class DmlabConfig(Section):
     """IMPALA's 9 actions, or the 15 of later work."""
     renderer: Literal["software", "hardware"] = "software"
     """`hardware` draws with EGL on a GPU."""
-    dataset_path: str | None = None
+    dataset_path: Folder | None = None
     """Folder of the images that two psychlab levels show; without it these two cannot be played."""
     held_out: bool = False
     """Play the held-out variants, as `impala-mi eval` does."""
@@ -73,9 +103,9 @@ class DmlabConfig(Section):
     """Seed mixed into the random stream of training levels; held-out levels always use IMPALA's 0x600D5EED."""
     human_scores: Literal["paper", "code"] = "paper"
     """Source of the human scores of lasertag levels: IMPALA's paper (which gives 49.4) or the table in its code."""
-    level_cache: str | None = "~/.cache/impala-mi/dmlab"
+    level_cache: Folder | None = "~/.cache/impala-mi/dmlab"
     """Folder of compiled maps that processes and machines may share; null compiles every time."""
-    level_cache_gib: Annotated[float, Field(gt=0)] | None = None
+    level_cache_gib: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Size of the level cache above which the least recently used maps are removed; by default unlimited."""
     timeout_s: Seconds = 600.0
     """Seconds without an answer after which a level counts as hung; at most 60 for a step that builds no map."""
@@ -90,6 +120,17 @@ class InterferenceConfig(Section):
     """Share of the symbols for which every task has a right action of its own."""
 
 
+class GymConfig(Section):
+    """Gymnasium, for the suite `gym`."""
+
+    kwargs: dict[str, dict[str, Any]] = {}
+    """Arguments of `gymnasium.make` by id, for example {"ALE/Pong-v5": {frameskip: 1}}; those under "all" are of
+    every id."""
+    wrappers: list[str] = []
+    """Wrappers around every environment, the innermost first, each as `package.module:function`: a function
+    that takes an environment and returns one."""
+
+
 class EnvConfig(Section):
     """Suite and levels."""
 
@@ -97,17 +138,21 @@ class EnvConfig(Section):
     """A shipped suite, or `package.module:function` that returns a `Suite`."""
     levels: Annotated[list[str] | Literal["all"], BeforeValidator(_listed)] = "all"
     """Names of the levels; each is a task."""
-    action_repeat: Count | None = None
+    action_repeat: Annotated[Whole, Field(ge=1, le=10**4)] | None = None
     """Frames for which an action is repeated; by default the suite's own."""
     dmlab: DmlabConfig = DmlabConfig()
     interference: InterferenceConfig = InterferenceConfig()
+    gym: GymConfig = GymConfig()
 
     @model_validator(mode="after")
     def _one_suite(self) -> Self:
-        if self.suite != "dmlab30" and self.dmlab != DmlabConfig():
-            raise ValueError(f"env.dmlab belongs to env.suite=dmlab30, not to {self.suite!r}")
-        if self.suite != "interference" and self.interference != InterferenceConfig():
-            raise ValueError(f"env.interference belongs to env.suite=interference, not to {self.suite!r}")
+        for suite, key, section in (
+            ("dmlab30", "dmlab", DmlabConfig),
+            ("gym", "gym", GymConfig),
+            ("interference", "interference", InterferenceConfig),
+        ):
+            if self.suite != suite and getattr(self, key) != section():
+                raise ValueError(f"env.{key} belongs to env.suite={suite}, not to {self.suite!r}")
         return self
 
 
@@ -162,7 +207,7 @@ class ActorsConfig(Section):
     """Place of the acting network: in each actor, or central in the workers of `inference` for many actors."""
     precision: Precision = "auto"
     """Inference precision of torso and core; V-trace corrects for the rounding."""
-    num_cpus: Annotated[float, Field(gt=0)] = 1
+    num_cpus: Processors = 1
     """CPUs that Ray reserves for each actor."""
     min: Count | None = None
     """Actors below which the run ends with a checkpoint after `quorum_s`; by default half of them. The others may
@@ -171,7 +216,7 @@ class ActorsConfig(Section):
     """Seconds for which a run continues below `min` actors, or waits for them at its start."""
     timeout_s: Seconds = 1800.0
     """Seconds without a rollout after which an actor is replaced: more than a level takes to start or answer."""
-    max_restarts: Annotated[Whole, Field(ge=0)] = 10
+    max_restarts: Annotated[Whole, Field(ge=0, le=10**6)] = 10
     """Deaths of actors within an hour that a run survives, not counting actors lost with their nodes."""
     max_deaths_in_a_row: Count = 5
     """Deaths without a rollout between them after which an actor is given up; the run continues without it."""
@@ -198,7 +243,7 @@ class InferenceConfig(Section):
     """Number of workers; each acts for an equal share of the actors."""
     num_gpus: Annotated[float, Field(ge=0, le=1)] = 0
     """GPUs per worker, possibly a fraction; 0 acts on the CPU."""
-    num_threads: Count | None = None
+    num_threads: Threads | None = None
     """Threads per worker on a CPU; by default half of the cores, 8 at most."""
     wait_ms: Annotated[float, Field(ge=0, le=1000)] = 2.0
     """Longest wait of a request for others to share its batch, in milliseconds."""
@@ -211,15 +256,15 @@ class LearnerConfig(Section):
     """T, agent steps in an unroll."""
     batch_size: Count = 32
     """B, unrolls in an update."""
-    num_gpus: Annotated[Whole, Field(ge=0)] = 0
+    num_gpus: Annotated[Whole, Field(ge=0, le=10**4)] = 0
     """GPUs of the learner, one rank each; 0 trains on the CPU."""
     ranks: Count | None = None
     """Data-parallel processes, which learn from equal parts of each batch; by default one per GPU, or one."""
-    num_cpus: Annotated[float, Field(gt=0)] = 1
+    num_cpus: Processors = 1
     """CPUs that Ray reserves for each rank."""
-    num_threads: Count | None = None
+    num_threads: Threads | None = None
     """Threads per rank on a CPU; by default the ranks share half of the cores, 8 each at most."""
-    max_restarts: Annotated[Whole, Field(ge=0)] = 3
+    max_restarts: Annotated[Whole, Field(ge=0, le=10**6)] = 3
     """Deaths of ranks within an hour that a run survives; after one more it ends with a checkpoint."""
     timeout_s: Seconds = 600.0
     """Seconds after which an update counts as a death of the learner."""
@@ -230,15 +275,15 @@ class LearnerConfig(Section):
 
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """Optimiser; `rmsprop` is TensorFlow's, with epsilon inside the root and an accumulator that starts at 1."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.00031866995608948655
+    learning_rate: Positive = 0.00031866995608948655
     """Initial learning rate."""
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
     """Schedule of the learning rate; `linear` falls to 0 at `train.env_frames`."""
     rmsprop_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     rmsprop_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    epsilon: Annotated[float, Field(gt=0)] = 0.1
+    epsilon: Positive = 0.1
     """Epsilon of either optimiser."""
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    max_grad_norm: Positive | None = None
     """Norm to which larger gradients are scaled down; none in IMPALA's DMLab runs."""
 
     discount: Annotated[float, Field(ge=0, le=1)] = 0.99
@@ -249,9 +294,9 @@ class LearnerConfig(Section):
     """Reduction of the loss over T and B; published learning rates and entropy costs belong to the sum."""
     reward_clipping: Literal["none", "abs_one", "soft_asymmetric"] = "soft_asymmetric"
     """Clipping of rewards in the loss; scores are never clipped."""
-    rho_clip: Annotated[float, Field(gt=0)] = 1.0
-    c_clip: Annotated[float, Field(gt=0)] = 1.0
-    pg_rho_clip: Annotated[float, Field(gt=0)] = 1.0
+    rho_clip: Positive = 1.0
+    c_clip: Positive = 1.0
+    pg_rho_clip: Positive = 1.0
     trace_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
     max_policy_lag: Count | None = None
     """Policy lag in updates above which unrolls are discarded and counted; by default unlimited."""
@@ -281,7 +326,7 @@ class LearnerConfig(Section):
 class TrainConfig(Section):
     """Length of the run, and times of its records and checkpoints."""
 
-    env_frames: Count = 10_000_000_000
+    env_frames: Frames = 10_000_000_000
     """Frames after which the run ends, of all levels together, action repeats counted."""
     max_time_s: Seconds | None = None
     """Seconds of training after which the run ends as done, if that is sooner."""
@@ -289,7 +334,7 @@ class TrainConfig(Section):
     checkpoint_every_s: Seconds = 600.0
     keep_checkpoints: Count = 2
     """Number of newest checkpoints that are kept, beside the best."""
-    score_episodes: Count = 50
+    score_episodes: Annotated[Whole, Field(ge=1, le=10**6)] = 50
     """Newest episodes per level over which returns are averaged during training."""
     deterministic: bool = False
     """Lock-step training: every update waits for every actor, episodes start anew at each checkpoint, and a resumed
@@ -393,23 +438,15 @@ class Config(Section):
         return self.learner.unroll_length * self.learner.batch_size
 
 
+class GamesConfig(Config):
+    """Configuration of which only the games are used: batches need not suit the numbers of environments."""
+
+    @model_validator(mode="after")
+    def _batches(self) -> Self:
+        return self
+
+
 C = TypeVar("C", bound=Config)
-
-
-def find(path: str) -> tuple[str, str]:
-    """(name, text) of a configuration: a file, or one that is shipped (`doom`, `configs/doom.yaml`)."""
-    file = Path(path)
-    if file.is_file():
-        try:
-            return file.stem, file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
-            raise UserError(f"{path}: cannot be read: {e}") from None
-    shipped = resources.files("impala_mi") / "configs"
-    names = sorted(f.name.removesuffix(".yaml") for f in shipped.iterdir() if f.name.endswith(".yaml"))
-    if file.parent in (Path("."), Path("configs")) and file.name.removesuffix(".yaml") in names:
-        name = file.name.removesuffix(".yaml")
-        return name, (shipped / f"{name}.yaml").read_text(encoding="utf-8")
-    raise UserError(f"no configuration {path!r}: neither a file nor one of the shipped {', '.join(names)}")
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:
@@ -432,26 +469,12 @@ def build(name: str, values: Any, overrides: Sequence[str] = ()) -> Config:
 def build_as(model: type[C], name: str, values: Any, overrides: Sequence[str] = ()) -> C:
     """`build` for a subclass of `Config`."""
     if not isinstance(values, dict):
-        raise UserError(f"{name}: a configuration is a mapping of sections, not {type(values).__name__}")
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise UserError(f"override {override!r}: write it as key=value, for example learner.batch_size=64")
-        _set(values, key.strip().split("."), parse_yaml(value, f"override {override!r}"), override)
+        raise UserError(f"{shorten(name)}: a configuration is a mapping of sections, not {type(values).__name__}")
+    apply_overrides(values, overrides, name)
     try:
         return model.model_validate(values)
     except ValidationError as e:
-        raise UserError("; ".join(islice(explain(name, e, list(keys(model))), 3))) from None
-
-
-def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
-    for key in path[:-1]:
-        if values.get(key) is None:  # an optional section that is off
-            values[key] = {}
-        values = values[key]
-        if not isinstance(values, dict):
-            raise UserError(f"override {override!r}: {key!r} is a value, not a section")
-    values[path[-1]] = value
+        raise UserError("; ".join(explain(name, e, list(keys(model))))) from None
 
 
 def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -473,4 +496,4 @@ def get(config: Config, key: str) -> object:
 
 def to_yaml(config: Config) -> str:
     """The configuration as the YAML that loads it again."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(config.model_dump(mode="json"))

@@ -2,10 +2,24 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+
+MAX_VALUE_CHARS = 100
+"""Characters of a value that messages repeat."""
+MAX_ERRORS = 3
+"""Errors of a configuration that are explained at once."""
+
+
+def shorten(text: str, limit: int = MAX_VALUE_CHARS) -> str:
+    """Text in one line of at most `limit` characters, those in its middle left out."""
+    half = (limit - 5) // 2
+    kept = text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in kept)
 
 
 class UserError(Exception):
@@ -30,34 +44,49 @@ class GivenUp(TrainingError):
 
 
 def explain(name: str, error: "ValidationError", valid: Sequence[str]) -> Iterator[str]:
-    """One line per error of a configuration: the key, the value and what is accepted.
+    """One line per error of a configuration, of the first `MAX_ERRORS`: the key, the value and what is accepted.
 
     Args:
         name: name of the configuration.
         error: errors of its validation.
         valid: all dotted keys, for the nearest one to a mistyped key.
     """
-    for e in error.errors():
+    name = shorten(name)
+    for e in islice(error.errors(include_url=False), MAX_ERRORS):
         path = [str(p) for p in e["loc"] if not str(p).startswith(("list[", "literal[", "constrained", "function"))]
         key = ".".join(path)
+        shown, message = shorten(key), shorten(e["msg"].removeprefix("Value error, "), 600)
         if e["type"] == "extra_forbidden" and key == "pbt":
             yield f"{name}: the section pbt is of a population, which is trained by: impala-mi pbt"
         elif e["type"] == "missing" and key == "pbt":
             yield f"{name}: a population needs the section pbt (docs/pbt.md); a run is trained by: impala-mi train"
         elif e["type"] == "extra_forbidden" and key.startswith("pbt.space."):
-            yield f"{name}: unknown key {key!r}; overrides give the whole space: 'pbt.space={{KEY: {{...}}}}'"
-        elif e["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
-                path[-1], [k.rpartition(".")[2] for k in valid], n=1
+            yield f"{name}: unknown key '{shown}'; overrides give the whole space: 'pbt.space={{KEY: {{...}}}}'"
+        elif e["type"] == "extra_forbidden" and len(path) == 1 and key in valid:
+            section, _, rest = key.rpartition(".")
+            yield (
+                f"{name}: {key}: in a file a section is a mapping: {section + ':'!r} and, indented below it, "
+                f"'{rest}: ...'"
             )
-            near = [k for k in valid if close and (k == close[0] or k.endswith("." + close[0]))]
-            yield f"{name}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        elif e["type"] == "extra_forbidden":
+            yield f"{name}: unknown key '{shown}'{_nearest(key, path[-1], valid)}"
         elif not key:
-            yield f"{name}: {e['msg'].removeprefix('Value error, ')}"
+            yield f"{name}: {message}"
         elif isinstance(e["input"], dict):
-            yield f"{name}: {key}: {e['msg'].removeprefix('Value error, ')}"
+            yield f"{name}: {shown}: {message}"
         else:
-            yield f"{name}: {key}={e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+            yield f"{name}: {shown}={shorten(repr(e['input']))}: {message}"
+
+
+def _nearest(key: str, last: str, valid: Sequence[str]) -> str:
+    """Hint at the valid key nearest to a mistyped one, or to its `last` part; empty if there is none."""
+    if len(key) > MAX_VALUE_CHARS:
+        return ""
+    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
+        last, [k.rpartition(".")[2] for k in valid], n=1
+    )
+    near = [k for k in valid if close and (k == close[0] or k.endswith("." + close[0]))]
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def allow_only(overrides: Sequence[str], keys: Sequence[str], hint: str = "") -> None:
@@ -65,4 +94,6 @@ def allow_only(overrides: Sequence[str], keys: Sequence[str], hint: str = "") ->
     for override in overrides:
         key = override.partition("=")[0].strip()
         if key not in [f"env.dmlab.{name}" for name in keys]:
-            raise UserError(f"override {override!r}: only env.dmlab.({'|'.join(keys)}) can be set here{hint}")
+            raise UserError(
+                f"override '{shorten(override)}': only env.dmlab.({'|'.join(keys)}) can be set here{hint}"
+            )

@@ -42,3 +42,122 @@ class Reach(gymnasium.Env):
 
 gymnasium.register("Match-v0", Match)
 gymnasium.register("Reach-v0", Reach)
+
+
+class Odd(gymnasium.Env):
+    """Observations, rewards and errors that are not what the spaces say; one kind per subclass."""
+
+    observation_space = spaces.Box(-1, 1, (4,), np.float32)
+    action_space = spaces.Discrete(3)
+    length = 20
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.show(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.show(), self.reward(), self.time >= self.length, False, {}
+
+    def show(self):
+        return np.full(4, self.scale, np.float32)
+
+    def reward(self):
+        return 1.0
+
+
+class LateNan(Odd):
+    def show(self):
+        return np.full(4, np.nan if self.time == 3 else 0.5, np.float32)
+
+
+class FirstNan(Odd):
+    def show(self):
+        return np.full(4, np.nan, np.float32)
+
+
+class NanReward(Odd):
+    def reward(self):
+        return float("nan") if self.time == 5 else 1.0
+
+
+class HugeReward(Odd):
+    def reward(self):
+        return 1e39
+
+
+class NoReward(Odd):
+    def reward(self):
+        return None
+
+
+class Raises(Odd):
+    def reward(self):
+        if self.time == 7:
+            raise KeyError("lost")
+        return 1.0
+
+
+class Short(Odd):
+    def show(self):
+        return np.zeros(1, np.float32)
+
+
+class FloatPicture(Odd):
+    observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+    def show(self):
+        return np.full((8, 8, 3), 0.5)
+
+
+class SignedPicture(FloatPicture):
+    def show(self):
+        return np.full((8, 8, 3), -300, np.int16)
+
+
+class FramesFirst(Odd):
+    observation_space = spaces.Box(0, 255, (4, 24, 28), np.uint8)
+
+    def show(self):
+        return np.arange(4, dtype=np.uint8)[:, None, None].repeat(24, 1).repeat(28, 2)
+
+
+class FourAxes(Odd):
+    observation_space = spaces.Box(-1, 1, (2, 2, 2, 2), np.float32)
+
+    def show(self):
+        return np.arange(16, dtype=np.float32).reshape(2, 2, 2, 2) / 16
+
+
+class FourAxesPicture(Odd):
+    observation_space = spaces.Box(0, 255, (2, 8, 8, 3), np.uint8)
+
+
+class FloatImage(Odd):
+    observation_space = spaces.Box(0, 1, (8, 8, 3), np.float32)
+
+
+class ClosesBadly(Odd):
+    def close(self):
+        raise RuntimeError("already closed")
+
+
+ODD = (
+    Odd, LateNan, FirstNan, NanReward, HugeReward, NoReward, Raises, Short, FloatPicture, SignedPicture,
+    FramesFirst, FourAxes, FourAxesPicture, FloatImage, ClosesBadly,
+)  # fmt: skip
+for _kind in ODD:
+    gymnasium.register(f"{_kind.__name__}-v0", _kind)
+
+
+def flattened(env):
+    """Wrapper for `env.gym.wrappers`."""
+    return gymnasium.wrappers.FlattenObservation(env)
+
+
+def no_environment(env):
+    return 3

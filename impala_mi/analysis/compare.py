@@ -8,7 +8,8 @@ import numpy as np
 
 from impala_mi.analysis.stats import interquartile_mean, mean_interval, mean_interval_of_known
 from impala_mi.config import MACHINE_KEYS
-from impala_mi.runs.history import History, Record
+from impala_mi.runs.history import History
+from impala_mi.runs.log_lines import Record
 
 POINTS = 200
 """Largest number of points of a curve."""

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from impala_mi.analysis.acting import TrainedAgent
-from impala_mi.analysis.play import OnEpisode, play
+from impala_mi.analysis.play import MAX_EPISODE_STEPS, OnEpisode, OnProgress, play
 from impala_mi.analysis.stats import bootstrap_interval, standard_error
 from impala_mi.envs.base import Level, Suite
 from impala_mi.envs.scores import capped_mean, normalised
@@ -117,6 +117,9 @@ def evaluate(
     against_random: bool = False,
     processes: int | None = None,
     progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
+    max_steps: int = MAX_EPISODE_STEPS,
+    max_time_s: float = math.inf,
 ) -> Evaluation:
     """Play and score complete episodes of every level.
 
@@ -130,6 +133,10 @@ def evaluate(
         against_random: let a random player play as many episodes, with the next seed.
         processes: games played at once, see `play`.
         progress: reports episodes.
+        on_progress: reports what goes on while no episode ends, see `play`.
+        max_steps: agent steps after which an episode is cut off and counted with its return so far.
+        max_time_s: seconds of playing for each player. A level then has the episodes that have ended, and counts as
+            broken if none has.
 
     Raises:
         UserError: the policy needs task IDs and is not told them.
@@ -149,14 +156,18 @@ def evaluate(
         played = play(
             agent.network, suite, episodes, seed, greedy=greedy, tell_task=task_ids, on_episode=on_episode,
             on_fault=lambda level, _: faults.update([level]), on_broken=broken.__setitem__, columns=processes,
+            on_progress=on_progress, max_steps=max_steps, max_time_s=max_time_s,
         )  # fmt: skip
     random = None
     if against_random:
         with report("random player", total) as on_episode:
             random = play(
                 None, suite, episodes, seed + 1, on_episode=on_episode, on_broken=broken.__setitem__,
-                columns=processes,
+                columns=processes, on_progress=on_progress, max_steps=max_steps, max_time_s=max_time_s,
             )  # fmt: skip
+    for k in range(len(suite.levels)):
+        if not played[k] or (random is not None and not random[k]):
+            broken.setdefault(k, f"no episode ended within {max_time_s:g} s")
     return score_episodes(suite.levels, played, random, faults, broken)
 
 

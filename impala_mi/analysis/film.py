@@ -10,7 +10,7 @@ import torch
 from impala_mi.analysis.play import play
 from impala_mi.analysis.recording import head_vectors, note_instructions
 from impala_mi.envs.base import Suite
-from impala_mi.errors import UserError
+from impala_mi.errors import UserError, shorten
 from impala_mi.nn.agent import Action, Agent
 from impala_mi.types import AgentInput, Discrete, Episode
 
@@ -62,6 +62,8 @@ class TsneMap:
     """Kind of vectors."""
     find: Callable[[np.ndarray], np.ndarray]
     """Function of vectors [M, D] that returns their places [M, 2]."""
+    width: int
+    """D, the width of the vectors."""
 
 
 def load_map(file: Path) -> TsneMap | None:
@@ -74,8 +76,10 @@ def load_map(file: Path) -> TsneMap | None:
         with np.load(file, allow_pickle=False) as kept:
             points, level, kind = kept["points"], kept["level"], str(kept["kind"])
             vectors = kept[kind]
+        _check_map(points, level, vectors)
     except Exception as e:  # zip and npy raise many kinds
-        raise UserError(f"{file}: cannot be read ({e}); recreate it with impala-mi tsne") from None
+        reason = shorten(str(e) or type(e).__name__, 200)
+        raise UserError(f"{file}: cannot be read ({reason}); recreate it with impala-mi tsne") from None
     nearest = NearestNeighbors(n_neighbors=min(NEAREST, len(points))).fit(vectors)
 
     def find(vectors: np.ndarray) -> np.ndarray:
@@ -83,7 +87,17 @@ def load_map(file: Path) -> TsneMap | None:
         places: np.ndarray = np.median(points[nearest.kneighbors(vectors, return_distance=False)], axis=1)
         return places
 
-    return TsneMap(points, level, kind, find)
+    return TsneMap(points, level, kind, find, vectors.shape[1])
+
+
+def _check_map(points: np.ndarray, level: np.ndarray, vectors: np.ndarray) -> None:
+    """Raise `ValueError` unless points [N, 2], levels [N] and vectors [N, D] are numbers that belong together."""
+    n = len(level)
+    if level.ndim != 1 or level.dtype.kind not in "iu" or n == 0:
+        raise ValueError(f"levels of shape {list(level.shape)} and dtype {level.dtype}")
+    for name, array, shape in (("points", points, (n, 2)), ("vectors", vectors, (n, *vectors.shape[1:2]))):
+        if array.ndim != 2 or array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ValueError(f"{name} of shape {list(array.shape)} and dtype {array.dtype}, or not finite")
 
 
 def film_episodes(
@@ -104,6 +118,14 @@ def film_episodes(
     name = suite.levels[level].name
     if len(suite.spaces.frame_shape) != 3:
         raise UserError(f"level {name!r} shows {suite.spaces.frame_shape[0]} numbers and no pictures: no video")
+    if chart is not None:
+        vectors = head_vectors(agent, np.zeros((1, agent.config.core_width), np.float32), np.full(1, level))
+        if (
+            chart.kind not in vectors
+            or vectors[chart.kind].shape[1] != chart.width
+            or max(chart.level) >= len(suite.levels)
+        ):
+            raise UserError("the t-SNE in the run's folder is of another agent; recreate it with impala-mi tsne")
     if not isinstance(suite.spaces.action_space, Discrete):
         raise UserError(
             f"level {name!r} has actions {suite.spaces.action_space}: videos show discrete actions only"

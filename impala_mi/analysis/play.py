@@ -1,6 +1,7 @@
 """Playing: complete episodes of a suite's levels, with an agent or with random actions."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 
 from impala_mi.envs.base import LevelBroken, Suite
 from impala_mi.envs.seeds import EpisodeSeeds
-from impala_mi.envs.vector import VectorEnv
+from impala_mi.envs.vector import StepResult, VectorEnv
 from impala_mi.host.threads import cores
 from impala_mi.nn.agent import Action, Agent
 from impala_mi.types import AgentInput, Episode, Fault, RecurrentState, leaves, map_arrays, transitions_buffer
@@ -23,6 +24,13 @@ OnFault = Callable[[int, Fault], None]
 OnBroken = Callable[[int, str], None]
 """Function of the index of a level that was given up, and the reason."""
 
+OnProgress = Callable[[int, int], None]
+"""Function of the episodes that have ended and of the steps of the longest that is running."""
+
+MAX_EPISODE_STEPS = 200_000
+"""Agent steps after which an episode is cut off and counted with its return so far."""
+PROGRESS_S = 30.0
+"""Seconds between calls of `OnProgress`."""
 MAX_COLUMNS = 64
 """Most environments played at once."""
 
@@ -65,8 +73,11 @@ def play(
     on_episode: OnEpisode | None = None,
     on_fault: OnFault | None = None,
     on_broken: OnBroken | None = None,
+    on_progress: OnProgress | None = None,
     columns: int | None = None,
     levels: Sequence[int] | None = None,
+    max_steps: int = MAX_EPISODE_STEPS,
+    max_time_s: float = math.inf,
 ) -> list[list[Episode]]:
     """Play complete episodes and return them by level index.
 
@@ -85,10 +96,27 @@ def play(
         on_fault: called with every fault.
         on_broken: called with every level that is given up after repeated faults, which then has no episodes;
             without it such a level raises `LevelBroken`.
+        on_progress: called every `PROGRESS_S` seconds.
         columns: environments played at once, `max_columns` by default.
         levels: indices of the levels to play, all by default.
+        max_steps: agent steps after which an episode is cut off and counted with its return so far.
+        max_time_s: seconds after which no more is played; levels then have the episodes that have ended.
     """
-    player = _Player(agent, suite, episodes, seed, greedy, tell_task, on_step, on_episode, on_fault)
+    deadline = time.monotonic() + max_time_s
+    player = _Player(
+        agent,
+        suite,
+        episodes,
+        seed,
+        greedy,
+        tell_task,
+        on_step,
+        on_episode,
+        on_fault,
+        on_progress,
+        max_steps,
+        deadline,
+    )
     chosen = range(len(suite.levels)) if levels is None else levels
     for wave in waves(len(chosen), episodes, columns or max_columns(suite)):
         wave = [chosen[k] for k in wave]
@@ -120,11 +148,15 @@ class _Player:
     on_step: OnStep | None
     on_episode: OnEpisode | None
     on_fault: OnFault | None
+    on_progress: OnProgress | None
+    max_steps: int
+    deadline: float
 
     def __post_init__(self) -> None:
         self._generator = torch.Generator().manual_seed(self.seed)
         self._rng = np.random.default_rng(self.seed)
         self.episodes_of: list[list[Episode]] = [[] for _ in self.suite.levels]
+        self._progress_at = time.monotonic() + PROGRESS_S
 
     def play(self, levels: Sequence[int]) -> None:
         """Play columns of these levels until every level has its episodes."""
@@ -142,10 +174,13 @@ class _Player:
         vector = VectorEnv(suite, levels, replacements, tokens, give_up="always")
         try:
             vector.reset(inputs, {column: seeds[k].take() for column, k in enumerate(levels)})
-            while active.any():
+            running = _RunningEpisodes(suite, levels)
+            while active.any() and time.monotonic() < self.deadline:
                 actions[active] = self._act(np.flatnonzero(active), inputs, state)
                 resets = {}
-                for column, episode in vector.step(actions, inputs, active, auto_reset=False).episodes:
+                result = vector.step(actions, inputs, active, auto_reset=False)
+                cut_off = running.add(result, active, self.max_steps)
+                for column, episode in [*result.episodes, *cut_off]:
                     self.episodes_of[episode.level].append(episode)
                     if self.on_episode is not None:
                         self.on_episode(episode)
@@ -156,6 +191,7 @@ class _Player:
                 if resets:
                     vector.reset(inputs, resets)
                 self._report_faults(vector)
+                self._report_progress(running)
         finally:
             vector.close()
 
@@ -174,7 +210,35 @@ class _Player:
             self.on_step(columns, rows, action)
         return action.action.numpy()
 
+    def _report_progress(self, running: "_RunningEpisodes") -> None:
+        if self.on_progress is not None and time.monotonic() >= self._progress_at:
+            self._progress_at = time.monotonic() + PROGRESS_S
+            self.on_progress(sum(map(len, self.episodes_of)), int(running.steps.max()))
+
     def _report_faults(self, vector: VectorEnv) -> None:
         for level, fault in vector.take_faults():
             if self.on_fault is not None:
                 self.on_fault(level, fault)
+
+
+class _RunningEpisodes:
+    """Steps and returns so far of the episodes that run in E columns, which play `levels` [E]."""
+
+    def __init__(self, suite: Suite, levels: Sequence[int]) -> None:
+        self._levels = levels
+        self._scale = np.array([suite.levels[k].reward_scale for k in levels])
+        self.steps = np.zeros(len(levels), np.int64)
+        self._returns = np.zeros(len(levels))
+
+    def add(self, result: StepResult, active: np.ndarray, max_steps: int) -> list[tuple[int, Episode]]:
+        """Count a step of the active columns; returns the episodes that are to be cut off, with their columns."""
+        self.steps[active] += 1
+        self._returns[active] += result.reward[active] / self._scale[active]
+        ended = result.terminated | result.truncated
+        cut_off = [
+            (int(column), Episode(self._levels[int(column)], float(self._returns[column]), int(self.steps[column])))
+            for column in np.flatnonzero(active & ~ended & (self.steps >= max_steps))
+        ]
+        over = ended | (self.steps >= max_steps)
+        self.steps[over], self._returns[over] = 0, 0
+        return cut_off

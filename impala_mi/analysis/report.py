@@ -23,6 +23,7 @@ from impala_mi.analysis.compare import (
 )
 from impala_mi.analysis.pages import figure_html, render_page
 from impala_mi.host.files import write_atomically
+from impala_mi.paths import local_path
 from impala_mi.runs.history import History
 
 MAX_PICTURE_BYTES = 6 * 2**20
@@ -133,6 +134,7 @@ def _runs(groups: Sequence[RunGroup]) -> Rows:
                     "capped score": _number(last.get("score/capped_mean"), ".1f"),
                     "levels": str(len(run.levels) or "-"),
                     "faults": _number(last.get("actors/faults"), ",.0f"),
+                    "skipped updates": _number(last.get("learner/skipped_updates"), ",.0f"),
                     "restarts": str(run.events["actor_died"] + run.events["learner_died"]),
                 }
             )
@@ -167,7 +169,13 @@ def _events(runs: Sequence[History]) -> Rows:
 
 
 def _warnings(groups: Sequence[RunGroup]) -> list[str]:
-    return [
+    skipped = [
+        f"{run.name}: {run.skipped} damaged lines of its logs and evaluations are skipped."
+        for group in groups
+        for run in group.runs
+        if run.skipped
+    ]
+    return skipped + [
         f"{', '.join(names)} have the same settings and the same seed: if one is a copy or a continuation of "
         "another, leave it out, or intervals are too narrow."
         for group in groups
@@ -189,13 +197,17 @@ def _pictures(runs: Sequence[History]) -> tuple[list[tuple[str, str, str]], list
     pictures: list[tuple[str, str, str]] = []
     free, left_out = MAX_PICTURE_BYTES, 0
     for run in runs:
-        folder = Path(run.path).expanduser()
+        folder = Path(run.path) if "://" in run.path else local_path(run.path)
         for file in [*_newest(folder, "tsne/*.png"), *_newest(folder, "videos/*.mp4", "videos/*.gif")]:
-            if (size := file.stat().st_size * 4 // 3) > free:
+            try:
+                if (size := file.stat().st_size * 4 // 3) > free:
+                    left_out += 1
+                    continue
+                data = base64.b64encode(file.read_bytes()).decode()
+            except OSError:  # a link to nowhere, or a file that this user may not read
                 left_out += 1
                 continue
             free -= size
-            data = base64.b64encode(file.read_bytes()).decode()
             pictures.append((f"{run.name}: {file.stem}", file.suffix.removeprefix("."), data))
     line = f"{left_out} pictures and videos are left out, to keep the page small: they are in the runs' folders."
     return pictures, [line] if left_out else []

@@ -21,7 +21,7 @@ TRAIN_S, TUNE_S = 30.0, 8.0
 
 def options(seconds: float | None) -> Callable[[F], F]:
     """Arguments and options of every benchmark."""
-    duration = click.FloatRange(min=0.1)
+    duration = click.FloatRange(0.1, 86_400)
     return compose(
         click.argument("config", default="bench"),
         OVERRIDES,
@@ -52,7 +52,7 @@ def envs(config: str, overrides: Sequence[str], **output: Any) -> None:
     """Measure steps per second of each level, with random actions, one environment at a time."""
     from impala_mi.bench import parts
 
-    loaded, suite = _load(config, overrides)
+    loaded, suite = _load_games(config, overrides)
     rows = _collect(parts.environment_rows(loaded, suite, output["seconds"]))
     _show("envs", ("level",), rows, "cpu us/step", output)
 
@@ -178,14 +178,28 @@ def _tune(config: "Config", levels: int, output: dict[str, Any]) -> None:
         click.echo("best:\n" + best[0].yaml, nl=False)
 
 
+def _load_games(config: str, overrides: Sequence[str]) -> "tuple[Config, Suite]":
+    """Load a configuration and its suite for games alone, whose numbers need not suit a learner."""
+    from impala_mi import config as configuration
+    from impala_mi.envs.suites import make_suite
+
+    loaded = configuration.load_as(configuration.GamesConfig, *_named(config, overrides))
+    suite = make_suite(loaded.env)
+    suite.check()
+    return loaded, suite
+
+
+def _named(config: str, overrides: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """CONFIG and its overrides; `bench` if the first argument is an override."""
+    return ("bench", (config, *overrides)) if "=" in config else (config, overrides)
+
+
 def _load(config: str, overrides: Sequence[str]) -> "tuple[Config, Suite]":
     """Load a configuration and its suite; raises `UserError` if this machine cannot run it."""
     from impala_mi import config as configuration
     from impala_mi.training.preflight import check
 
-    if "=" in config:  # an override where the configuration is expected
-        config, overrides = "bench", (config, *overrides)
-    loaded = configuration.load(config, overrides)
+    loaded = configuration.load(*_named(config, overrides))
     return loaded, check(loaded)
 
 

@@ -13,11 +13,13 @@ from impala_mi.errors import TrainingError, UserError, allow_only
 @click.argument("suite")
 @OVERRIDES
 @click.option("--levels", help="Names of levels, separated by commas.  [default: all that build maps]")
-@click.option("--episodes", type=click.IntRange(min=1), default=100, show_default=True, help="Episodes per level.")
+@click.option(
+    "--episodes", type=click.IntRange(1, 10**6), default=100, show_default=True, help="Episodes per level."
+)
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True, help="Seed of the runs to come."
 )
-@click.option("--processes", type=click.IntRange(min=1), help="Levels at a time.  [default: number of cores]")
+@click.option("--processes", type=click.IntRange(1, 4096), help="Levels at a time.  [default: number of cores]")
 def command(
     suite: str, overrides: tuple[str, ...], levels: str | None, episodes: int, seed: int, processes: int | None
 ) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from impala_mi.errors import UserError
+from impala_mi.errors import UserError, shorten
+from impala_mi.paths import local_path
 
 WIDTH = 140
 """Width in characters if the output is not a terminal; enough for all tables."""
@@ -42,9 +43,10 @@ def list_written(console: Console, files: Iterable[Path]) -> None:
 
 def check_writable(folder: Path, hint: str = "") -> Path:
     """Make a folder, before anything expensive is done; raises `UserError` if files cannot be written to it."""
+    folder = local_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
-        raise UserError(f"{str(folder)!r}: cannot be written to: {e.strerror}{hint}") from None
+        raise UserError(f"'{shorten(str(folder))}': cannot be written to: {e.strerror}{hint}") from None
     return folder

@@ -1,6 +1,7 @@
 """Command `impala-mi eval`."""
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
 @click.command(name="eval")
 @agent_options(episodes=50)
 @click.option("--training-levels", is_flag=True, help="Play the training levels, not their held-out variants.")
-@click.option("--processes", type=click.IntRange(min=1), help="Games at a time.  [default: 16 to 64]")
+@click.option("--processes", type=click.IntRange(1, 4096), help="Games at a time.  [default: 16 to 64]")
+@click.option(
+    "--max-steps", type=click.IntRange(1, 10**9), default=200_000, show_default=True,
+    help="Agent steps after which an episode is cut off and counted.",
+)  # fmt: skip
+@click.option(
+    "--max-time", type=click.FloatRange(0.001, 10**7), metavar="SECONDS",
+    help="Score the episodes that have ended by then.  [default: no limit]",
+)  # fmt: skip
 @click.option("--against-random", is_flag=True, help="Compare with as many episodes of a random player.")
 @click.option("--no-task-ids", is_flag=True, help="Do not tell the agent which level it plays.")
 @GREEDY
@@ -30,6 +39,8 @@ def command(
     seed: int,
     training_levels: bool,
     processes: int | None,
+    max_steps: int,
+    max_time: float | None,
     against_random: bool,
     no_task_ids: bool,
     greedy: bool,
@@ -49,7 +60,14 @@ def command(
     result = evaluate(
         trained, suite, episodes, seed, greedy=greedy, task_ids=not no_task_ids, against_random=against_random,
         processes=processes, progress=lambda player, total: episode_bar(player, total, console),
+        on_progress=lambda ended, longest: console.print(
+            f"playing: {ended} episodes have ended, the longest that runs has {longest:,} steps", soft_wrap=True
+        ),
+        max_steps=max_steps, max_time_s=math.inf if max_time is None else max_time,
     )  # fmt: skip
+    short = [f"{row.level} {row.agent.episodes}" for row in result.levels if row.agent.episodes < episodes]
+    if short:
+        console.print(f"stopped after {max_time:g} s: of {episodes} episodes there are {', '.join(short)}")
     labels = [str(trained.folder.path), f"checkpoint {trained.checkpoint}", suite.variant, "greedy" * greedy]
     title = ", ".join(filter(None, labels))
     _show(console, result, title, suite.scores_note)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.argument("suite")
 @OVERRIDES
 @click.option(
-    "--measure-random", type=click.IntRange(min=1), metavar="N", help="Play N random episodes of each level."
+    "--measure-random", type=click.IntRange(1, 10**6), metavar="N", help="Play N random episodes of each level."
 )
 def command(suite: str, overrides: tuple[str, ...], measure_random: int | None) -> None:
     """List the levels of SUITE: score of a random player, reference score that counts as 100, and its source.

@@ -9,7 +9,7 @@ import warnings
 import click
 
 from impala_mi import __version__
-from impala_mi.errors import TrainingError, UserError
+from impala_mi.errors import TrainingError, UserError, shorten
 from impala_mi.host.signals import StopSignal, interrupt
 
 COMMANDS = {
@@ -58,6 +58,15 @@ def cli() -> None:
     """
 
 
+MAX_MESSAGE = 3000
+"""Characters of an error that are printed."""
+
+
+def one_line(error: Exception) -> str:
+    """Message of an error in one line of bounded length."""
+    return shorten(" ".join(str(error).splitlines()) or type(error).__name__, MAX_MESSAGE)
+
+
 def main() -> None:
     """Run a command and exit."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
@@ -68,10 +77,10 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as e:
-        click.echo(f"error: {e}", err=True)
+        click.echo(f"error: {one_line(e)}", err=True)
         sys.exit(2)
-    except TrainingError as e:
-        click.echo(f"failed: {e}", err=True)
+    except (TrainingError, MemoryError) as e:
+        click.echo(f"failed: {one_line(e)}", err=True)
         sys.exit(1)
     except click.ClickException as e:
         e.show()
@@ -81,4 +90,7 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader of the output has exited, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as e:  # a file that cannot be read or written, or no descriptor or process is left
+        click.echo(f"failed: {one_line(e)}", err=True)
         sys.exit(1)

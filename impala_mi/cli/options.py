@@ -5,6 +5,11 @@ from typing import Any, TypeVar
 
 import click
 
+MAX_EPISODES = 10**6
+"""Most episodes of a level that one command plays."""
+MAX_SEED = 2**31 - 1
+"""Largest seed, as of the configuration."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -53,7 +58,7 @@ def agent_options(
         min_episodes: smallest number of episodes.
         several: accept several checkpoints, as `checkpoints`.
     """
-    number = click.IntRange(min=min_episodes)
+    number = click.IntRange(min_episodes, MAX_EPISODES)
     explanation = "last, best, or the name of a checkpoint"
     if several:
         checkpoint = click.option(
@@ -68,6 +73,6 @@ def agent_options(
         click.option("--episodes", type=number, default=episodes, show_default=True, help=f"Episodes per {per}."),
         checkpoint,
         click.option(
-            "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of the episodes."
+            "--seed", type=click.IntRange(0, MAX_SEED), default=1, show_default=True, help="Seed of the episodes."
         ),
     )

@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +16,9 @@ from impala_mi import config as configuration
 from impala_mi.cli.console import make_console, make_table
 from impala_mi.cli.options import start_options
 from impala_mi.cli.progress import duration
+from impala_mi.config_text import find
 from impala_mi.errors import UserError
+from impala_mi.paths import local_path
 
 if TYPE_CHECKING:
     from impala_mi.pbt.population import MemberReport, OnProgress
@@ -40,7 +41,7 @@ def command(config: str, overrides: tuple[str, ...], resume_mode: str, print_con
     """
     from impala_mi.pbt.settings import load
 
-    name, _ = configuration.find(config)
+    name, _ = find(config)
     loaded = load(config, overrides)
     if print_config:
         click.echo(configuration.to_yaml(loaded), nl=False)
@@ -52,10 +53,10 @@ def command(config: str, overrides: tuple[str, ...], resume_mode: str, print_con
     if resume_mode == "auto":
         if loaded.run.name is None:
             raise UserError("--resume auto needs run.name, so that a job that is resubmitted finds its population")
-        existing = run_folder.RunFolder(Path(loaded.run.root).expanduser() / loaded.run.name)
+        existing = run_folder.RunFolder(local_path(loaded.run.root, "run.root") / loaded.run.name)
         if run_folder.is_population(existing.path):
             return resume(existing, loaded, overrides)
-    folder = run_folder.create(loaded, loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = run_folder.create_named(loaded, name)
     (folder.path / run_folder.JOURNAL).touch()  # marks the folder as a population that can be resumed
     try:
         with folder.locked():

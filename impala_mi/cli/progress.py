@@ -33,7 +33,9 @@ def duration(seconds: float) -> str:
 def remaining(env_frames: float, max_time_s: float | None, record: Mapping[str, float]) -> float:
     """Seconds until training to these limits ends, at the current speed."""
     frames = (env_frames - record["env_frames"]) / record["fps"] if record.get("fps") else math.inf
-    return max(0.0, frames if max_time_s is None else min(frames, max_time_s - record["time_s"]))
+    if max_time_s is None or "time_s" not in record:
+        return max(0.0, frames)
+    return max(0.0, min(frames, max_time_s - record["time_s"]))
 
 
 def cell(record: Mapping[str, float], level: str, metric: str, form: str) -> str:
@@ -45,12 +47,14 @@ def cell(record: Mapping[str, float], level: str, metric: str, form: str) -> str
 def line(config: "Config", record: Mapping[str, float]) -> str:
     """Summary of a record in one line."""
     score, faults = record.get("score/capped_mean"), record.get("actors/faults")
+    skipped = record.get("learner/skipped_updates")
     seconds = remaining(config.train.env_frames, config.train.max_time_s, record)
     return (
         f"{duration(record['time_s'])}  frames {record['env_frames']:,}  {record['fps']:,.0f} frames/s  "
         f"ETA {duration(seconds)}  lag {record.get('lag_mean', 0):.1f}"
         + ("" if score is None else f"  score {score:.1f}")
         + (f"  faults {faults:.0f}" if faults else "")
+        + (f"  skipped updates {skipped:.0f}" if skipped else "")
     )
 
 

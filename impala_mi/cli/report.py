@@ -6,6 +6,7 @@ import click
 
 from impala_mi.cli.console import check_writable, list_written, make_console
 from impala_mi.errors import UserError
+from impala_mi.paths import local_path
 
 
 @click.command()
@@ -29,17 +30,16 @@ def command(runs: tuple[str, ...], out: Path | None) -> None:
     from impala_mi.runs.history import read
 
     runs = tuple(run.removeprefix("file://") for run in runs)
-    folders = [Path(run).expanduser() for run in runs]
-    populations = [folder for folder in folders if run_folder.is_population(folder)]
+    populations = [folder for run in runs if (folder := run_folder.local_population(run)) is not None]
     if populations and len(runs) > 1:
         raise UserError(
             f"{str(populations[0])!r} is a population, which is reported alone; its members are "
             f"{populations[0] / 'members'}/*"
         )
-    unique = {run if "://" in run else str(Path(run).expanduser().resolve()): run for run in reversed(runs)}
+    unique = {run if "://" in run else str(local_path(run).resolve()): run for run in reversed(runs)}
     histories = [] if populations else [read(run) for run in reversed(unique.values())]
     if out is None:
-        out = Path("report") if len(runs) > 1 or "://" in runs[0] else folders[0] / "report"
+        out = Path("report") if len(runs) > 1 or "://" in runs[0] else local_path(runs[0]) / "report"
     check_writable(out, "; name another folder with --out")
     if populations:
         from impala_mi.cli.pbt_report import report

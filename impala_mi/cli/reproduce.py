@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from impala_mi.cli.console import list_written, make_console, make_table
 from impala_mi.cli.options import OVERRIDES, F, compose
 from impala_mi.errors import UserError
+from impala_mi.paths import local_path
 
 EXPERIMENTS = {
     "expressivity": "Figure 2: parameters that sums, gates and dot products need.",
@@ -99,7 +100,7 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     from impala_mi.reproductions.study_report import format_cell, write_study_report
 
     quick = settings["quick"]
-    folder = (out or Path("reproductions") / (f"{name}-quick" if quick else name)).expanduser()
+    folder = local_path(out or Path("reproductions") / (f"{name}-quick" if quick else name))
     command = shlex.join(["impala-mi", *sys.argv[1:]])
     console = make_console()
     with _progress(name, console) as on_progress:
@@ -162,12 +163,14 @@ def language_model(
     quick: bool, seed: int, device: str, out: Path | None, corpus: Path | None, softmax: str
 ) -> None:
     """Run the experiment; EXPERIMENTS has the help."""
-    folder = None if corpus is None else str(corpus.expanduser().resolve())
+    folder = None if corpus is None else str(local_path(corpus).resolve())
     settings = {"quick": quick, "seed": seed, "device": _device(device), "corpus": folder, "softmax": softmax}
     _run("language-model", out, settings)
 
 
-SEEDS = click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Runs of each head.")
+SEEDS = click.option(
+    "--seeds", type=click.IntRange(2, 1000), default=3, show_default=True, help="Runs of each head."
+)
 
 
 @command.command("interference", help=EXPERIMENTS["interference"], short_help=EXPERIMENTS["interference"])

@@ -1,6 +1,5 @@
 """Command `impala-mi resume`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from impala_mi.runs.folder import RunFolder
 
 FIXED = (
-    "run.root", "run.name", "seed", "env.suite", "env.levels", "env.action_repeat", "env.dmlab.actions",
+    "run.root", "run.name", "seed", "env.suite", "env.levels", "env.action_repeat", "env.gym", "env.dmlab.actions",
     "env.dmlab.held_out", "env.dmlab.mixer_seed", "env.dmlab.human_scores", "agent", "train.deterministic",
 )  # fmt: skip
 """Keys that a resumed run keeps."""
@@ -37,13 +36,13 @@ def command(run: str, overrides: tuple[str, ...], checkpoint: str) -> int:
     """
     from impala_mi.runs import folder as run_folder
 
-    if run_folder.is_population(Path(run).expanduser()):
+    if (path := run_folder.local_population(run)) is not None:
         from impala_mi.cli import pbt
         from impala_mi.pbt.settings import PopulationConfig
 
         if checkpoint != "last":
             raise UserError(f"--checkpoint {checkpoint}: members of a population continue from their last")
-        population = run_folder.RunFolder(Path(run).expanduser())
+        population = run_folder.RunFolder(path)
         return pbt.resume(population, population.config_as(PopulationConfig, overrides), overrides)
     folder = run_folder.open_run(run)
     if run_folder.is_population(population_path := folder.path.absolute().parent.parent):
@@ -76,6 +75,7 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
     from impala_mi.runs import checkpoint as checkpoints
     from impala_mi.runs import folder as run_folder
     from impala_mi.training import preflight
+    from impala_mi.training.resumable import check_resumable
 
     old, run = folder.config, folder.path
     for key in (*FIXED, *(FIXED_IF_DETERMINISTIC if old.train.deterministic else ())):
@@ -83,13 +83,13 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
         if before != after:
             raise UserError(f"{key} cannot change when a run is resumed: it is {before!r}, not {after!r}")
     suite = preflight.check(new)
-    saved = checkpoints.load(folder.checkpoints, checkpoint)
-    checkpoints.check_fits(saved, meta_agent(new.agent, suite.spaces))
     if new.learner.optimizer != old.learner.optimizer:
         raise UserError(
             f"learner.optimizer cannot change when a run is resumed: the checkpoint holds the state of "
             f"{old.learner.optimizer!r}, not {new.learner.optimizer!r}"
         )
+    agent = meta_agent(new.agent, suite.spaces)
+    saved = checkpoints.load(folder.checkpoints, checkpoint, lambda read: check_resumable(read, new, suite, agent))
     limit = new.train.max_time_s
     if limit is not None and saved.run["time_s"] >= limit:
         raise RunDone(

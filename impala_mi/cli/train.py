@@ -1,14 +1,15 @@
 """Command `impala-mi train`."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from impala_mi import config as configuration
 from impala_mi.cli.options import start_options
+from impala_mi.config_text import find
 from impala_mi.errors import UserError
+from impala_mi.paths import local_path
 
 if TYPE_CHECKING:
     from impala_mi.runs.folder import RunFolder
@@ -26,7 +27,7 @@ def command(config: str, overrides: tuple[str, ...], resume_mode: str, print_con
 
     Results go to the folder runs/NAME. Ctrl-C writes a checkpoint and exits; `impala-mi resume` continues.
     """
-    name, _ = configuration.find(config)
+    name, _ = find(config)
     loaded = configuration.load(config, overrides)
     if print_config:
         click.echo(configuration.to_yaml(loaded), nl=False)
@@ -38,8 +39,7 @@ def command(config: str, overrides: tuple[str, ...], resume_mode: str, print_con
     preflight.check(loaded)
     if resume_mode == "auto" and (folder := _submitted_before(loaded)) is not None:
         return _continue(folder, loaded, overrides)
-    run = loaded.run.name or f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with new_run(loaded, run) as folder:
+    with new_run(loaded, name) as folder:
         return run_training(loaded, folder, None)
 
 
@@ -54,7 +54,7 @@ def _submitted_before(config: configuration.Config) -> "RunFolder | None":
 
     if config.run.name is None:
         raise UserError("--resume auto needs run.name, so that a job that is resubmitted finds its run")
-    path = Path(config.run.root).expanduser() / config.run.name
+    path = local_path(config.run.root, "run.root") / config.run.name
     folder = RunFolder(path)
     if is_population(path):
         raise UserError(f"--resume auto: {str(path)!r} is a population; continue it with: impala-mi pbt")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--beside", multiple=True, metavar="RUN", help="Another run of the same levels, drawn beside it.")
 @click.option(
-    "--points", type=click.IntRange(min=10), default=400, show_default=True, help="Steps to keep of each level."
+    "--points", type=click.IntRange(10, 10**5), default=400, show_default=True, help="Steps to keep of each level."
 )
 @GREEDY
 def command(

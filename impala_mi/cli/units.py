@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     help="Units of the context, or rows of the policy's generated weights (one per action).",
 )
 @click.option(
-    "--most", type=click.IntRange(min=1), metavar="N", help="Only the N most selective units, or the first N rows."
+    "--most",
+    type=click.IntRange(1, 10**6),
+    metavar="N",
+    help="Only the N most selective units, or the first N rows.",
 )
 def command(
     run: str,

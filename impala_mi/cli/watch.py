@@ -5,7 +5,6 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -34,7 +33,7 @@ SILENT = 3
 @click.command()
 @click.argument("run")
 @click.option(
-    "--every", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Seconds between updates."
+    "--every", type=click.FloatRange(0.2, 86_400), default=2.0, show_default=True, help="Seconds between updates."
 )
 @click.option("--once", is_flag=True, help="Print the state once and exit.")
 def command(run: str, every: float, once: bool) -> None:
@@ -43,15 +42,15 @@ def command(run: str, every: float, once: bool) -> None:
     Only reads, so any number of processes may watch. Exits when the run ends.
     """
     from impala_mi.pbt import journal
-    from impala_mi.runs.folder import is_population
+    from impala_mi.runs.folder import local_population
     from impala_mi.runs.history import read
 
     run = run.removeprefix("file://")
-    population = Path(run).expanduser()
+    population = local_population(run)
 
     def look() -> tuple[RenderableType, bool]:
         """Current view, and whether the run continues."""
-        if is_population(population):
+        if population is not None:
             members = [read(str(folder)) for folder in sorted((population / "members").glob("*"))]
             return overview(population.name, members), journal.read(population)[-1:][0]["event"] != "ended"
         history = read(run)
@@ -106,7 +105,8 @@ def _heading(run: "History", now: float) -> Text:
 
 def _late(run: "History", now: float) -> bool:
     """Whether a record is overdue: the run was killed, or hangs."""
-    interval = float(run.settings.get("train.log_every_s", 10.0))
+    interval = run.settings.get("train.log_every_s")
+    interval = interval if isinstance(interval, int | float) else 10.0
     return run.written_at is not None and now - run.written_at > SILENT * interval
 
 
@@ -116,7 +116,8 @@ def _progress(run: "History", now: float) -> Table:
     cells: list[RenderableType] = [f"{frames:,.0f} env frames"]
     if isinstance(total, int | float) and total > 0:
         cells += [ProgressBar(total, min(frames, total), width=30), f"{frames / total:.1%} of {total:,.0f}"]
-        seconds = remaining(total, run.settings.get("train.max_time_s"), run.last)
+        limit = run.settings.get("train.max_time_s")
+        seconds = remaining(total, limit if isinstance(limit, int | float) else None, run.last)
         if run.status == "unfinished" and not _late(run, now) and seconds < math.inf:
             cells.append(f"{duration(seconds)} left")
     cells.append(f"{run.last.get('fps', 0.0):,.0f} frames/s")
@@ -147,10 +148,12 @@ def _machine(run: "History") -> Text:
     for label, key, form in (
         ("actors", "actors/alive", ".0f"), ("restarts", "actors/restarts", ".0f"), ("lag", "lag_mean", ".1f"),
         ("updates", "updates", ",.0f"), ("entropy", "loss/entropy", ".2f"),
-        ("learning rate", "learner/learning_rate", ".2g"),
+        ("learning rate", "learner/learning_rate", ".2g"), ("skipped updates", "learner/skipped_updates", ",.0f"),
     ):  # fmt: skip
         if key in run.last:
             parts.append(f"{label} {run.last[key]:{form}}")
+    if run.skipped:
+        parts.append(f"{run.skipped} damaged lines of the logs skipped")
     return Text("   ".join(parts), style="dim")
 
 

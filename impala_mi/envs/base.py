@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from impala_mi.envs.seeds import EpisodeSeeds
-from impala_mi.errors import TrainingError
+from impala_mi.errors import TrainingError, UserError
 from impala_mi.host.backoff import backoff
 from impala_mi.types import EnvStats, Episode, Fault, Spaces
 
@@ -22,6 +22,8 @@ MAX_FAULTS_IN_A_ROW = 10
 """Consecutive faults before a level is abandoned, if it may be."""
 MAX_PAUSE_S = 60.0
 """Longest pause before a game that keeps faulting is restarted."""
+MAX_FAULT_CHARS = 1000
+"""Characters of a fault's message."""
 FORGIVE_AFTER_STEPS = 100
 """Steps of one episode after which earlier faults are forgiven; the end of an episode forgives them too."""
 
@@ -72,10 +74,10 @@ class LevelBroken(TrainingError):
 class Game(Protocol):
     """One level of a suite.
 
-    `reset` and `step` may raise `GameFault`, which loses the episode; any other exception ends the actor. No method
-    is called after `close`. Two methods are optional: `counts() -> dict[str, int]` returns counters since the last
-    call (cache hits, for example); `interrupt()` is called by another thread before `close` and should make a call
-    in progress raise.
+    `reset` and `step` may raise `GameFault`, which loses the episode, as does any other exception but
+    `TrainingError` and `UserError`, which end the run. No method is called after `close`. Two methods are optional:
+    `counts() -> dict[str, int]` returns counters since the last call (cache hits, for example); `interrupt()` is
+    called by another thread before `close` and should make a call in progress raise.
     """
 
     def reset(self, seed: int) -> Observation:
@@ -147,8 +149,9 @@ class Suite:
 
     def make_environment(self, level: int, seeds: EpisodeSeeds, give_up: GiveUp) -> "Environment":
         """Make an environment of the level with index `level`; see `Environment` for the other arguments."""
-        game = self.make_game(self.levels[level].name)
-        return Environment(game, level, seeds, self.truncation_is_terminal, give_up)
+        name = self.levels[level].name
+        rules = ObservationRules(name, self.spaces)
+        return Environment(self.make_game(name), level, seeds, self.truncation_is_terminal, give_up, rules)
 
     def assign_seeds(self, root: Sequence[int], levels: Sequence[int]) -> list[EpisodeSeeds]:
         """Seeds of one environment per entry of `levels` (indices); no two play the same episode of a level."""
@@ -177,12 +180,53 @@ class Step(NamedTuple):
     """Final observation of an episode that was truncated."""
 
 
+MAX_REWARD = 3e38
+"""Rewards that are not below it are infinite in float32."""
+
+
+class ObservationRules:
+    """What every observation and reward of a level must be: of the suite's shape and dtype, and finite.
+
+    Args:
+        level: name of the level, for messages.
+        spaces: spaces of the suite; None accepts all.
+    """
+
+    def __init__(self, level: str, spaces: Spaces | None = None) -> None:
+        self.level = level
+        self._shape = None if spaces is None else tuple(spaces.frame_shape)
+        self._dtype = None if spaces is None else np.dtype(spaces.frame_dtype)
+        self._numbers = spaces is not None and spaces.frame_dtype == "float32" and len(spaces.frame_shape) == 1
+
+    def check(self, observation: Observation) -> None:
+        """Raise `ValueError` that names what was shown and what the suite says; costs about a microsecond."""
+        if self._shape is None:
+            return
+        frame = observation.frame
+        if frame.shape != self._shape or frame.dtype != self._dtype:
+            raise ValueError(
+                f"an observation of shape {list(frame.shape)} and dtype {frame.dtype}; the suite has "
+                f"{list(self._shape)} {self._dtype}"
+            )
+        # A sum of squares is cheaper than a test of every number; it may be infinite for large ones.
+        if self._numbers and not frame.dot(frame) < MAX_REWARD:
+            odd = frame[~np.isfinite(frame)]
+            if len(odd):
+                raise ValueError(f"an observation with {odd[0]}, which is not finite")
+
+    def check_reward(self, reward: float) -> None:
+        """Raise `ValueError` or `TypeError` unless a reward is a number that is finite in float32."""
+        if not -MAX_REWARD < reward < MAX_REWARD:
+            raise ValueError(f"a reward of {reward}, which is not finite in float32")
+
+
 class Environment:
     """A game with automatic resets: the end of an episode and the start of the next are the same step.
 
     A fault of the game truncates its episode at the last observation: the value of that observation stands for the
     rest, and the episode does not count for the scores. After a fault the game is restarted, with pauses that grow
-    if faults repeat, or the level is abandoned.
+    if faults repeat, or the level is abandoned. An exception of the game is a fault, and so are observations and
+    rewards that are not what the suite says; training's own errors are not.
 
     Args:
         game: the game to play; closed with the environment.
@@ -190,11 +234,19 @@ class Environment:
         seeds: seeds of the episodes.
         truncation_is_terminal: see `Suite`.
         give_up: whether `MAX_FAULTS_IN_A_ROW` faults raise `LevelBroken`.
+        rules: checks of what the game shows.
     """
 
     def __init__(
-        self, game: Game, level: int, seeds: EpisodeSeeds, truncation_is_terminal: bool, give_up: GiveUp = "first"
+        self,
+        game: Game,
+        level: int,
+        seeds: EpisodeSeeds,
+        truncation_is_terminal: bool,
+        give_up: GiveUp = "first",
+        rules: ObservationRules | None = None,
     ) -> None:
+        self._rules = rules or ObservationRules(str(level))
         self.level = level
         self._game = game
         self._seeds = seeds
@@ -216,24 +268,32 @@ class Environment:
                 raise RuntimeError("interrupted")
             self._seed, seed = (self._seeds.take() if seed is None else seed), None
             try:
-                self._last_obs = self._game.reset(self._seed)
+                self._length = 0
+                observation = self._game.reset(self._seed)
+                self._rules.check(observation)
+                self._last_obs = observation
                 break
-            except GameFault as fault:
-                self._handle_fault(fault)
+            except Exception as e:  # a game can raise anything
+                self._handle_fault(self._as_fault(e))
         self._return, self._length = 0.0, 0
         self._stats.reset_s.append(time.monotonic() - start)
         return Step(self._last_obs, first=True)
 
     def step(self, action: Any, auto_reset: bool = True) -> Step:
-        """Act; raises what the game raises except `GameFault`, and what `reset` raises.
+        """Act; raises `TrainingError` and `UserError` of the game, and what `reset` raises.
 
         Without `auto_reset` an episode that ends is not followed by another until `reset`: the step at its end
         carries the last observation before it.
         """
         try:
             observation, reward, terminated, truncated = self._game.step(action)
-        except GameFault as fault:
-            self._handle_fault(fault)
+            self._rules.check_reward(reward)
+            if observation is not None:
+                self._rules.check(observation)
+            elif not (terminated or truncated):
+                raise ValueError("no observation in the middle of an episode")
+        except Exception as e:  # a game can raise anything
+            self._handle_fault(self._as_fault(e))
             final = self._last_obs
             return Step(self.reset().observation, truncated=True, first=True, final_observation=final)
         self._return += reward
@@ -241,7 +301,7 @@ class Environment:
         if self._length >= FORGIVE_AFTER_STEPS or terminated or truncated:
             self._worked, self._faults_in_a_row = True, 0
         if not (terminated or truncated):
-            assert observation is not None
+            assert observation is not None  # checked above
             self._last_obs = observation
             return Step(observation, reward)
         if truncated and (observation is None or self._truncation_is_terminal):
@@ -250,6 +310,15 @@ class Environment:
         final_observation = None if terminated else observation
         next_obs = self.reset().observation if auto_reset else self._last_obs
         return Step(next_obs, reward, terminated, not terminated, True, episode, final_observation)
+
+    def _as_fault(self, error: Exception) -> GameFault:
+        """The fault that an exception of the game is; raises those that are none."""
+        if isinstance(error, GameFault):
+            return error
+        if isinstance(error, TrainingError | UserError) or self._interrupted.is_set():
+            raise error
+        place = f"level {self._rules.level!r}, seed {self._seed}, step {self._length}"
+        return GameFault("error", f"{place}: {type(error).__name__}: {error}"[:MAX_FAULT_CHARS])
 
     def _handle_fault(self, fault: GameFault) -> None:
         """Record a fault, then pause before the next attempt or raise `LevelBroken`."""
@@ -279,8 +348,11 @@ class Environment:
         interrupt()
 
     def close(self) -> None:
-        """Close the game."""
-        self._game.close()
+        """Close the game; raises `TrainingError` that names the level if that fails."""
+        try:
+            self._game.close()
+        except Exception as e:  # a game can raise anything
+            raise TrainingError(f"level {self._rules.level!r} cannot be closed: {type(e).__name__}: {e}") from e
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from impala_mi.envs.dmlab import ACTIONS, HEIGHT, WIDTH, LabGame, LabSettings
 from impala_mi.envs.level_cache import check_folder
 from impala_mi.envs.process import ProcessGame
 from impala_mi.errors import UserError
+from impala_mi.paths import local_path
 from impala_mi.types import Spaces
 
 HELD_OUT_MIXER_SEED = 0x600D5EED
@@ -88,7 +89,8 @@ def dmlab30(config: EnvConfig) -> Suite:
     lab = config.dmlab
     training = levels(lab.human_scores, held_out=False)
     chosen = choose_levels("dmlab30", training, config.levels)
-    folder = None if lab.level_cache is None else Path(lab.level_cache).expanduser().absolute()
+    folder = None if lab.level_cache is None else local_path(lab.level_cache, "env.dmlab.level_cache").absolute()
+    images = None if lab.dataset_path is None else local_path(lab.dataset_path, "env.dmlab.dataset_path").absolute()
     repeat = config.action_repeat or 4
     settings = LabSettings(
         actions=lab.actions,
@@ -96,7 +98,7 @@ def dmlab30(config: EnvConfig) -> Suite:
         renderer=lab.renderer,
         held_out=lab.held_out,
         mixer_seed=HELD_OUT_MIXER_SEED if lab.held_out else lab.mixer_seed,
-        dataset_path=None if lab.dataset_path is None else str(Path(lab.dataset_path).expanduser().absolute()),
+        dataset_path=None if images is None else str(images),
         level_cache=folder,
         level_cache_bytes=None if lab.level_cache_gib is None else int(lab.level_cache_gib * 2**30),
     )
@@ -150,5 +152,6 @@ def _check(lab: DmlabConfig, chosen: tuple[Level, ...], cache: Path | None) -> N
 
 def dataset_problem(path: str) -> str | None:
     """Message that says what the folder of images lacks, or None."""
-    missing = [name for name in ("0001.png", "2400.png") if not (Path(path).expanduser() / name).is_file()]
+    folder = local_path(path, "env.dmlab.dataset_path")
+    missing = [name for name in ("0001.png", "2400.png") if not (folder / name).is_file()]
     return f"no {missing[0]} there, of 0001.png to 2400.png" if missing else None

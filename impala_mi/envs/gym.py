@@ -2,18 +2,21 @@
 
 import contextlib
 import importlib.util
+import warnings
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from impala_mi.config import EnvConfig
+from impala_mi.config import EnvConfig, GymConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
-from impala_mi.errors import MissingPackageError, UserError
-from impala_mi.hooks import add_current_folder
+from impala_mi.errors import MissingPackageError, UserError, shorten
+from impala_mi.hooks import add_current_folder, load_hook
 from impala_mi.types import ActionSpace, Box, Discrete, MultiDiscrete, Spaces
 
+MAX_CHANNELS = 16
+"""Most channels or stacked frames of a picture; a first axis no longer than this before longer ones holds them."""
 KNOWN = {"CartPole-v1": (22.0, 0.02), "Pendulum-v1": (-1231.0, 0.01)}
 """Random score (mean of 1,000 episodes) and reward scale of environments where they were measured. Gymnasium itself
 registers reference scores: the returns at which an environment counts as solved."""
@@ -23,38 +26,74 @@ class GymGame(Game):
     """A Gymnasium environment whose actions are repeated.
 
     Args:
-        env_id: Gymnasium's id.
+        env: the environment.
         repeat: environment steps per action.
         dtype: dtype of the frames, uint8 or float32.
     """
 
-    def __init__(self, env_id: str, repeat: int, dtype: str) -> None:
-        self._env = gymnasium.make(env_id)
+    def __init__(self, env: gymnasium.Env[Any, Any], repeat: int, dtype: str) -> None:
+        self._env = env
         self._repeat, self._dtype = repeat, dtype
+        space = env.observation_space
+        assert isinstance(space, spaces.Box)
+        self._space = space
+        self._shape, self._kinds = space.shape, "u" if dtype == "uint8" else "fiub"
+        self._channels_first = dtype == "uint8" and _channels_first(space.shape)
 
     def reset(self, seed: int) -> Observation:
-        """Start an episode."""
+        """Start an episode; raises `ValueError` as `step`."""
         return self._observe(self._env.reset(seed=seed)[0])
 
     def step(self, action: int | np.ndarray) -> Outcome:
-        """Repeat the action; stops early at the end of an episode."""
+        """Repeat the action; stops early at the end of an episode.
+
+        Raises `ValueError` if the observation is not of the environment's own space.
+        """
         total = 0.0
         for _ in range(self._repeat):
             frame, reward, terminated, truncated, _ = self._env.step(action)
             total += float(reward)
             if terminated or truncated:
                 break
-        return Outcome(self._observe(frame), total, terminated, truncated and not terminated)
+        return Outcome(self._observe(frame), total, bool(terminated), bool(truncated and not terminated))
 
     def close(self) -> None:
         """Close the environment."""
         self._env.close()
 
-    def _observe(self, observation: np.ndarray) -> Observation:
-        frame = np.array(observation, self._dtype)
-        if self._dtype == "uint8":
-            return Observation(frame[..., None] if frame.ndim == 2 else frame)
-        return Observation(frame.reshape(-1))
+    def _observe(self, observation: Any) -> Observation:
+        shown = np.asarray(observation)
+        if (
+            shown.shape != self._shape
+            or shown.dtype.kind not in self._kinds
+            or (self._dtype == "uint8" and shown.dtype.itemsize != 1)
+        ):
+            raise ValueError(
+                f"an observation of shape {list(shown.shape)} and dtype {shown.dtype}; the environment's space has "
+                f"{list(self._space.shape)} {self._space.dtype}"
+            )
+        frame = np.array(shown, self._dtype)
+        if self._dtype != "uint8":
+            return Observation(frame.reshape(-1))
+        if self._channels_first:
+            return Observation(np.ascontiguousarray(frame.transpose(1, 2, 0)))
+        return Observation(frame[..., None] if frame.ndim == 2 else frame)
+
+
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether pictures have their channels, or stacked frames, before height and width."""
+    return len(shape) == 3 and shape[0] <= MAX_CHANNELS < min(shape[1:])
+
+
+def _make(config: GymConfig, env_id: str) -> gymnasium.Env[Any, Any]:
+    """The environment of an id with its arguments and wrappers."""
+    arguments = config.kwargs.get("all", {}) | config.kwargs.get(env_id, {})
+    env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **arguments)
+    for target in config.wrappers:
+        env = load_hook(target, "env.gym.wrappers")(env)
+        if not isinstance(env, gymnasium.Env):
+            raise UserError(f"env.gym.wrappers={target!r}: returns a {type(env).__name__}, not an environment")
+    return env
 
 
 class _EnvSpaces(NamedTuple):
@@ -65,25 +104,28 @@ class _EnvSpaces(NamedTuple):
     actions: ActionSpace
 
 
-def _inspect(env_id: str) -> tuple[_EnvSpaces, float | None]:
+def _inspect(config: GymConfig, env_id: str) -> tuple[_EnvSpaces, float | None]:
     """Spaces and reward threshold of an environment; raises `UserError` if they are not supported."""
     try:
-        env = gymnasium.make(env_id)
+        env = _make(config, env_id)
+    except UserError:
+        raise
     except Exception as e:  # Gymnasium and its plug-ins raise anything here
         if "ale_py" in str(e) and importlib.util.find_spec("ale_py") is None:
             raise MissingPackageError("ale_py", "atari") from None
         raise UserError(f"env.levels: Gymnasium cannot make {env_id!r}: {e}") from None
     observations, actions = env.observation_space, _action_space(env_id, env.action_space)
     threshold = None if env.spec is None else env.spec.reward_threshold
-    env.close()
+    _close(env_id, env)
     images = isinstance(observations, spaces.Box) and observations.dtype == np.uint8
     if not isinstance(observations, spaces.Box) or images != (len(observations.shape) in (2, 3)):
         raise UserError(
             f"env.levels: {env_id!r} has observations {observations}; only images (uint8, two or three axes) and "
-            "vectors are supported"
+            "vectors are supported; a wrapper in env.gym.wrappers can change them"
         )
     if images:
         shape = (*observations.shape, 1) if len(observations.shape) == 2 else tuple(observations.shape)
+        shape = (*shape[1:], shape[0]) if _channels_first(observations.shape) else shape
         return _EnvSpaces(shape, "uint8", actions), threshold
     return _EnvSpaces((int(np.prod(observations.shape)),), "float32", actions), threshold
 
@@ -103,6 +145,35 @@ def _action_space(env_id: str, space: Any) -> ActionSpace:
     )
 
 
+def _close(env_id: str, env: gymnasium.Env[Any, Any]) -> None:
+    try:
+        env.close()
+    except Exception as e:  # an environment can raise anything
+        raise UserError(f"env.levels: {env_id!r} cannot be closed: {type(e).__name__}: {e}") from None
+
+
+def _try_out(config: EnvConfig, dtype: str) -> None:
+    """Reset every environment once; raises `UserError` if one does not show what its space says."""
+    for env_id in config.levels:
+        env = _make(config.gym, env_id)
+        try:
+            observation = GymGame(env, 1, dtype).reset(0)
+            if dtype != "uint8" and not np.isfinite(observation.frame).all():
+                raise ValueError(f"an observation that is not finite: {observation.frame.tolist()}")
+        except Exception as e:  # an environment can raise anything
+            raise UserError(
+                f"env.levels: {env_id!r}, first reset: {shorten(f'{type(e).__name__}: {e}', 400)}"
+            ) from None
+        finally:
+            _close(env_id, env)
+        if isinstance(env.observation_space, spaces.Box) and dtype == "uint8":
+            shape = env.observation_space.shape
+            if _channels_first(shape):
+                warnings.warn(
+                    f"{env_id}: pictures {list(shape)} are turned into {[*shape[1:], shape[0]]}", stacklevel=2
+                )
+
+
 def gym(config: EnvConfig) -> Suite:
     """Suite of the ids in `env.levels`; raises `UserError` if they cannot be trained together."""
     if isinstance(config.levels, str) or not config.levels:
@@ -111,7 +182,10 @@ def gym(config: EnvConfig) -> Suite:
         raise UserError(f"env.levels={config.levels}: an id is given twice")
     if any(":" in env_id for env_id in config.levels):  # module:id names a module of the user
         add_current_folder()
-    inspected = {env_id: _inspect(env_id) for env_id in config.levels}
+    for env_id in config.gym.kwargs:
+        if env_id not in (*config.levels, "all"):
+            raise UserError(f"env.gym.kwargs: {shorten(env_id)!r} is none of env.levels={config.levels}, nor all")
+    inspected = {env_id: _inspect(config.gym, env_id) for env_id in config.levels}
     first, (common, _) = next(iter(inspected.items()))
     for env_id, (own, _) in inspected.items():
         for name, a, b in zip(("observation shape", "observation dtype", "actions"), common, own, strict=True):
@@ -126,8 +200,9 @@ def gym(config: EnvConfig) -> Suite:
         levels=tuple(_level(env_id, threshold) for env_id, (_, threshold) in inspected.items()),
         spaces=Spaces(common.shape, common.dtype, len(names), len(inspected), instructions=False, action=actions),
         actions=names,
-        make_game=lambda env_id: GymGame(env_id, repeat, common.dtype),
+        make_game=lambda env_id: GymGame(_make(config.gym, env_id), repeat, common.dtype),
         action_repeat=repeat,
+        check=lambda: _try_out(config, common.dtype),
     )
 
 

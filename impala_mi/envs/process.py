@@ -1,7 +1,7 @@
 """A game in a child process, so that a crash, abort, exit or hang of the game costs only an episode.
 
 The child is a fresh interpreter, never a fork, because an engine that has drawn a frame hangs in a forked child.
-Parent and child exchange pickled messages over a socket that preserves message boundaries (SOCK_SEQPACKET).
+Parent and child exchange pickled messages over a socket that preserves the boundaries of packets (SOCK_SEQPACKET).
 
 The child and the processes that it starts (DeepMind Lab compiles maps in processes of its own) die with the parent.
 They form one process group. The child holds the read end of a pipe on which nothing is ever written. When the write
@@ -15,6 +15,7 @@ import pickle
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -27,12 +28,50 @@ from typing import Any, Literal
 from impala_mi.envs.base import Game, GameFault, Observation, Outcome, game_counts
 from impala_mi.host.tempdirs import tempdir
 
-MESSAGE_BYTES = 2**20
-"""Largest message; a frame has tens of kB."""
+PACKET_BYTES = 2**19
+"""Largest packet of a message; a message of one frame, which has tens of kB, is one packet."""
+_HEADER = struct.Struct("<Q")
+"""Bytes of a message, at the start of its first packet."""
 _CLOSE_S = 5.0
 """Timeout of an orderly close."""
 _LOG_BYTES, _LOG_EVERY = 2**20, 100
 """Size beyond which the output of a game is truncated, and the number of calls between checks of that size."""
+
+
+class _Connection:
+    """Pickled messages of any size over a socket."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.socket = end
+        self._buffer = bytearray(PACKET_BYTES)
+
+    def send(self, message: Any) -> None:
+        """Send a message; raises `OSError`."""
+        content = memoryview(pickle.dumps(message, protocol=5))
+        first = PACKET_BYTES - _HEADER.size
+        self.socket.sendmsg([_HEADER.pack(len(content)), content[:first]])
+        for start in range(first, len(content), PACKET_BYTES):
+            self.socket.send(content[start : start + PACKET_BYTES])
+
+    def receive(self) -> Any:
+        """Next message; raises `OSError`, `ConnectionResetError` if the other end is closed."""
+        end = self._receive_packet(0)
+        total = _HEADER.size + _HEADER.unpack_from(self._buffer)[0]
+        if total > len(self._buffer):  # room for a packet behind the last byte
+            self._buffer.extend(bytes(total + PACKET_BYTES - len(self._buffer)))
+        while end < total:
+            end += self._receive_packet(end)
+        return pickle.loads(memoryview(self._buffer)[_HEADER.size : total])
+
+    def _receive_packet(self, start: int) -> int:
+        size = self.socket.recv_into(memoryview(self._buffer)[start:], min(PACKET_BYTES, len(self._buffer) - start))
+        if size == 0:
+            raise ConnectionResetError
+        return size
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
 
 
 class ProcessGame(Game):
@@ -118,13 +157,13 @@ class _Child:
     def __init__(self, make: Callable[[str], Game]) -> None:
         self._folder = tempdir("game")
         self._log = Path(self._folder.name) / "log"
-        self._buffer = bytearray(MESSAGE_BYTES)
         self._calls = 0
-        self._socket, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent_socket, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection = _Connection(parent_socket)
         read_end, self._write_end = os.pipe()
         try:
-            for end in (self._socket, child_socket):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+            for end in (parent_socket, child_socket):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * PACKET_BYTES)
             self._process = self._start(child_socket.fileno(), read_end)
         except BaseException:
             self._free()
@@ -133,7 +172,7 @@ class _Child:
             child_socket.close()
             os.close(read_end)
         try:
-            self._socket.send(pickle.dumps(make, protocol=5))
+            self._connection.send(make)
         except BaseException:
             self.kill()
             raise
@@ -141,31 +180,37 @@ class _Child:
     def _start(self, connection: int, life_line: int) -> "subprocess.Popen[bytes]":
         paths = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._folder.name)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        environment = os.environ | threads | paths | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
         with open(self._log, "ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", __name__, str(connection), str(life_line), self._folder.name],
+                [
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    _START,
+                    _module_path(),
+                    str(connection),
+                    str(life_line),
+                    self._folder.name,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=os.environ | threads | paths,
                 pass_fds=(connection, life_line),
                 start_new_session=True,  # Ctrl-C reaches only the parent, which closes the games
             )
 
     def call(self, message: Any, timeout_s: float) -> Any:
         """Send a message and return the answer; raises `TimeoutError`, or `OSError` if the child has ended."""
-        self._socket.settimeout(timeout_s)
-        self._socket.send(pickle.dumps(message, protocol=5))
-        size = self._socket.recv_into(self._buffer)
-        if size == 0:
-            raise ConnectionResetError
+        self._connection.socket.settimeout(timeout_s)
+        self._connection.send(message)
+        answer = self._connection.receive()
         self._calls += 1
         if self._calls % _LOG_EVERY == 0:
             with suppress(OSError):
                 if self._log.stat().st_size > _LOG_BYTES:
                     os.truncate(self._log, 0)  # the child appends, so it continues at the start
-        return pickle.loads(memoryview(self._buffer)[:size])
+        return answer
 
     def describe_exit(self) -> str:
         """How the process ended, and the last line that it printed; called once its socket is closed."""
@@ -204,9 +249,26 @@ class _Child:
         self._free()
 
     def _free(self) -> None:
-        self._socket.close()
+        self._connection.close()
         os.close(self._write_end)
         self._folder.cleanup()
+
+
+_START = """
+import sys
+sys.path[:] = sys.argv[1].split(chr(0x1F))
+from impala_mi.envs.process import main
+main()
+"""
+"""Program of the child. `-P` keeps the current folder out of its path until the modules that Python starts with are
+there, and `_module_path` puts it behind all others, so that a random.py in it replaces nothing."""
+
+
+def _module_path() -> str:
+    """Path of modules for the child: this process's own, with the current folder last."""
+    here = {"", ".", str(Path.cwd())}
+    own = [path for path in sys.path if path not in here]
+    return "\x1f".join([*own, str(Path.cwd())] if len(own) < len(sys.path) else own)
 
 
 def _die_with_parent(life_line: int) -> None:
@@ -220,20 +282,15 @@ def _die_with_parent(life_line: int) -> None:
         sys.exit(1)
 
 
-def _play(connection: socket.socket, folder: str) -> None:
+def _play(connection: _Connection, folder: str) -> None:
     """Answer calls until `close`, or until the parent closes the socket."""
-    buffer = bytearray(MESSAGE_BYTES)
-
-    def receive() -> Any:
-        size = connection.recv_into(buffer)
-        if size == 0:
-            sys.exit(0)
-        return pickle.loads(memoryview(buffer)[:size])
-
-    make: Callable[[str], Game] = receive()
+    make: Callable[[str], Game] = connection.receive()
     game: Game | None = None
     while True:
-        method, argument = receive()
+        try:
+            method, argument = connection.receive()
+        except ConnectionResetError:
+            sys.exit(0)
         answer: Any = None
         succeeded, counts = True, {}
         try:
@@ -250,19 +307,15 @@ def _play(connection: socket.socket, folder: str) -> None:
             counts = game_counts(game) if game is not None else {}
         except Exception as e:  # any error of the game costs an episode
             succeeded, answer = False, f"{type(e).__name__}: {e}"[:2000]
-        connection.send(pickle.dumps((succeeded, answer, counts), protocol=5))
+        connection.send((succeeded, answer, counts))
         if method == "close":
             os._exit(0)  # skips the clean-up of the engine at exit, which may crash
 
 
 def main() -> None:
-    """Run the child: `python -m impala_mi.envs.process SOCKET LIFE_LINE FOLDER`."""
-    connection, life_line, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    """Run the child with the arguments MODULE_PATH SOCKET LIFE_LINE FOLDER."""
+    connection, life_line, folder = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     for end in (connection, life_line):
         os.set_inheritable(end, False)  # otherwise programs that the game starts would keep the socket open
     _die_with_parent(life_line)
-    _play(socket.socket(fileno=connection), folder)
-
-
-if __name__ == "__main__":
-    main()
+    _play(_Connection(socket.socket(fileno=connection)), folder)

@@ -1,6 +1,7 @@
 """Checkpoints: written and read, never unpickled; the best is the one with the highest score.
 
-Each is a folder, written under another name and renamed.
+Each is a folder, written under another name and renamed. Its meta.json holds digests of its content; whatever is
+wrong with a checkpoint, the one before it is read, with a warning.
 """
 
 import hashlib
@@ -8,15 +9,24 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
-from impala_mi.errors import UserError
+from impala_mi.errors import UserError, shorten
 from impala_mi.host.files import write_atomically
+from impala_mi.runs.checkpoint_checks import (
+    HashedFile,
+    check_digest,
+    check_meta,
+    check_state,
+    is_finite,
+    read_json,
+    with_digests,
+)
 
 FORMAT = 2
 STATE, META, BEST = "state.pt", "meta.json", "best.json"
@@ -50,10 +60,11 @@ def save(
     aside.mkdir()
     try:
         with open(aside / STATE, "wb") as f:
-            torch.save({"learner": dict(learner), "run": dict(run)}, f)
+            hashed = HashedFile(f)
+            torch.save({"learner": dict(learner), "run": dict(run)}, cast(IO[bytes], hashed))
             _sync(f)
         with open(aside / META, "w", encoding="utf-8") as f:
-            f.write(json.dumps({"format": FORMAT, **meta}) + "\n")
+            f.write(json.dumps(with_digests({"format": FORMAT, **meta}, STATE, hashed.digest())) + "\n")
             _sync(f)
     except (OSError, RuntimeError) as e:  # PyTorch reports a full disk as RuntimeError
         shutil.rmtree(aside, ignore_errors=True)
@@ -105,15 +116,20 @@ def _sync(file: IO[Any]) -> None:
 
 def steps(folder: Path) -> list[Path]:
     """List the folders of the checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("[0-9]*") if p.is_dir())
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.name.isdecimal() and os.path.isdir(entry)]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names)]
 
 
 def _best(folder: Path) -> dict[str, Any] | None:
     try:
-        best: dict[str, Any] = json.loads((folder / BEST).read_text(encoding="utf-8"))
-        return best if (folder / best["checkpoint"]).is_dir() else None
-    except (OSError, ValueError, KeyError):
+        best = read_json(folder / BEST)
+    except (OSError, ValueError):
         return None
+    names = [path.name for path in steps(folder)]
+    return best if best.get("checkpoint") in names and is_finite(best.get("score")) else None
 
 
 def has_best(folder: Path) -> bool:
@@ -121,53 +137,67 @@ def has_best(folder: Path) -> bool:
     return _best(folder) is not None
 
 
-def load(folder: Path, which: str = "last") -> Checkpoint:
-    """Read the `last` or the `best` checkpoint, or the one with this name; raises `UserError`.
+def load(folder: Path, which: str = "last", check: Callable[[Checkpoint], None] = lambda _: None) -> Checkpoint:
+    """Read the `last` or the `best` checkpoint, or the one with this name.
 
-    If the last one cannot be read, the one before it is read, with a warning; if none can be read, the error names
-    the newest.
+    If the last one is damaged, the one before it is read, with a warning, and the last if the best one is.
+
+    Args:
+        folder: folder that holds the checkpoints.
+        which: last, best, or a name.
+        check: raises `UserError` or `ValueError` if a checkpoint does not suit.
+
+    Raises:
+        UserError: there is no such checkpoint, or none can be read; the message names the newest.
     """
     paths = steps(folder)
     if not paths:
         raise UserError(f"no checkpoint in {str(folder)!r}: the run ended before its first; start another")
-    if which == "last":
-        errors = []
-        for path in reversed(paths):
-            try:
-                checkpoint = _read(path)
-            except UserError as e:
-                errors.append(e)
-                continue
-            for error in errors:
-                warnings.warn(f"{error}; going on with {path.name}", stacklevel=2)
-            return checkpoint
-        raise errors[0]
+    candidates = list(reversed(paths))
     if which == "best":
         best = _best(folder)
         if best is None:
             raise UserError(f"no best checkpoint in {str(folder)!r}: no score was known; use --checkpoint last")
-        return _read(folder / best["checkpoint"])
-    path = folder / which
-    if path not in paths:  # otherwise a path could lead to another run's
-        raise UserError(f"no checkpoint {which!r}; there are last, best, {', '.join(p.name for p in paths)}")
-    return _read(path)
+        candidates = [folder / best["checkpoint"], *(p for p in candidates if p.name != best["checkpoint"])]
+    elif which != "last":
+        path = folder / which
+        if path not in paths:  # otherwise a path could lead to another run's
+            names = ", ".join(p.name for p in paths)
+            raise UserError(f"no checkpoint '{shorten(which)}'; there are last, best, {names}")
+        return _read(path, check)
+    errors: list[UserError] = []
+    for path in candidates:
+        try:
+            checkpoint = _read(path, check)
+        except UserError as e:
+            errors.append(e)
+            continue
+        for error in errors:
+            warnings.warn(f"{error}; going on with {path.name}", stacklevel=2)
+        return checkpoint
+    raise errors[0]
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path, check: Callable[[Checkpoint], None]) -> Checkpoint:
     try:
-        meta = json.loads((path / META).read_text(encoding="utf-8"))
+        meta = read_json(path / META)
+        if (version := meta.get("format")) != FORMAT:
+            raise UserError(
+                f"the checkpoint {str(path)!r} has format {shorten(repr(version))}, this version reads {FORMAT}"
+            )
+        check_meta(meta)
+        check_digest(path / STATE, meta)
         state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-        learner, run = state["learner"], state["run"]
-        checkpoint = Checkpoint(path, learner["agent"], learner, run, meta)
+        check_state(state)
+        checkpoint = Checkpoint(path, state["learner"]["agent"], state["learner"], state["run"], meta)
+        check(checkpoint)
+    except UserError:
+        raise
     except Exception as e:  # torch raises anything on a damaged file
-        reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise UserError(
-            f"the checkpoint {str(path)!r} is damaged ({reason}); name another with --checkpoint"
+            f"the checkpoint {str(path)!r} is damaged ({shorten(reason, 200)}); name another with --checkpoint"
         ) from None
-    if meta.get("format") != FORMAT:
-        raise UserError(
-            f"the checkpoint {str(path)!r} has format {meta.get('format')}, this version reads {FORMAT}"
-        )
     return checkpoint
 
 
@@ -186,6 +216,8 @@ def _differences(saved: Mapping[str, torch.Tensor], required: Mapping[str, torch
             yield f"{name} is missing"
         elif saved[name].shape != tensor.shape:
             yield f"{name} is {list(saved[name].shape)}, the configuration needs {list(tensor.shape)}"
+        elif saved[name].dtype != tensor.dtype:
+            yield f"{name} is {saved[name].dtype}, the configuration needs {tensor.dtype}"
     for name in saved:
         if name not in required:
             yield f"{name} is in excess"

@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
+import os
 import platform
 import shlex
 import shutil
@@ -14,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from impala_mi.config import C, Config, build_as, to_yaml
+from impala_mi.config_text import read_config
 from impala_mi.errors import UserError
 from impala_mi.host.files import lock, write_atomically
+from impala_mi.paths import local_path
 from impala_mi.yaml_text import parse_yaml
 
 MIN_DISK_BYTES = 500 * 2**20
 """Free disk space that a run needs to start."""
+MAX_STEM = 200
+"""Characters of a configuration's name that the name of its run keeps."""
 JOURNAL = "pbt.jsonl"
 """Journal of decisions in the folder of a population."""
 PACKAGES = (
@@ -55,11 +61,7 @@ class RunFolder:
     def config_as(self, model: type[C], overrides: Sequence[str] = ()) -> C:
         """Configuration of another kind than `Config`, with overrides; raises `UserError`."""
         file = self.path / "config.yaml"
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
-            raise UserError(f"{file}: cannot be read: {e}") from None
-        return build_as(model, str(file), parse_yaml(text, str(file)), overrides)
+        return build_as(model, str(file), parse_yaml(read_config(file), str(file)), overrides)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -89,14 +91,16 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", to_yaml(config))
 
 
+class RunExists(UserError):
+    """The folder of a new run exists."""
+
+
 def create(config: Config, name: str) -> RunFolder:
-    """Make the folder of a new run; raises `UserError` if it exists, cannot be written or the disk is full."""
-    path = Path(config.run.root).expanduser() / name
-    if path.exists():
-        raise UserError(
-            f"the run {str(path)!r} exists; continue it with: impala-mi resume {shlex.quote(str(path))}, "
-            "or choose another run.name"
-        )
+    """Make the folder run.root/NAME of a new run.
+
+    Raises `RunExists` if it exists, and `UserError` if it cannot be written or the disk is full.
+    """
+    path = local_path(config.run.root, "run.root") / name
     try:
         path.mkdir(parents=True)
         try:
@@ -106,6 +110,15 @@ def create(config: Config, name: str) -> RunFolder:
         except BaseException:  # a signal too: the name stays free
             shutil.rmtree(path, ignore_errors=True)
             raise
+    except FileExistsError:
+        if path.is_dir():
+            raise RunExists(
+                f"the run {str(path)!r} exists; continue it with: impala-mi resume {shlex.quote(str(path))}, "
+                "or choose another run.name"
+            ) from None
+        raise UserError(
+            f"run.root={config.run.root!r}: cannot make {str(path)!r}: a file has a name in it"
+        ) from None
     except OSError as e:
         raise UserError(
             f"run.root={config.run.root!r}: cannot make the folder {str(path)!r}: {e.strerror}"
@@ -113,13 +126,29 @@ def create(config: Config, name: str) -> RunFolder:
     return folder
 
 
+def create_named(config: Config, configuration: str) -> RunFolder:
+    """Make the folder of a new run: run.root/run.name or, if the run has no name, run.root/CONFIGURATION-DATE-TIME.
+
+    Raises as `create`; runs without a name that start in the same second are numbered.
+    """
+    if config.run.name is not None:
+        return create(config, config.run.name)
+    name = f"{configuration[:MAX_STEM]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(2):
+        try:
+            return create(config, name if number == 2 else f"{name}-{number - 1}")
+        except RunExists:
+            continue
+    raise AssertionError
+
+
 @contextlib.contextmanager
-def new_run(config: Config, name: str) -> Iterator[RunFolder]:
-    """Folder of a new run, locked inside the `with` block; raises what `create` raises.
+def new_run(config: Config, configuration: str) -> Iterator[RunFolder]:
+    """Folder of a new run, locked inside the `with` block; see `create_named`.
 
     The folder is removed if a run is refused or interrupted before its first checkpoint, so the name stays free.
     """
-    folder = create(config, name)
+    folder = create_named(config, configuration)
     try:
         with folder.locked():
             yield folder
@@ -141,7 +170,7 @@ def check_disk(path: Path) -> None:
 
 def open_run(path: str) -> RunFolder:
     """Open the folder of an existing run; raises `UserError`."""
-    folder = Path(path).expanduser()
+    folder = local_path(path)
     if not folder.is_dir():
         raise UserError(f"no run {path!r}: there is no such folder")
     if not (folder / "config.yaml").is_file():
@@ -154,7 +183,13 @@ def open_run(path: str) -> RunFolder:
 
 def is_population(folder: Path) -> bool:
     """Whether a folder belongs to a population, not to one run."""
-    return (folder / JOURNAL).is_file()
+    return os.path.isfile(folder / JOURNAL)
+
+
+def local_population(run: str) -> Path | None:
+    """Folder of a population of this machine that a user named, or None if it is not one; raises `UserError`."""
+    folder = None if "://" in run else local_path(run)
+    return folder if folder is not None and is_population(folder) else None
 
 
 def versions() -> dict[str, str | None]:

@@ -1,10 +1,9 @@
 """Reading a run's folder in any state: settings, records, events, evaluations and checkpoints."""
 
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,8 +11,18 @@ from typing import Any, BinaryIO
 import fsspec
 import numpy as np
 
-from impala_mi.errors import UserError
-from impala_mi.yaml_text import parse_yaml
+from impala_mi.errors import UserError, shorten
+from impala_mi.paths import local_path
+from impala_mi.runs.log_lines import (
+    MAX_LINE_BYTES,
+    Record,
+    Skipped,
+    parse_evaluation,
+    parse_event,
+    parse_line,
+    parse_record,
+)
+from impala_mi.yaml_text import MAX_BYTES, parse_yaml
 
 CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
 MAX_RECORDS = 1000
@@ -23,7 +32,6 @@ MAX_WHOLE_BYTES = 8 * 2**20
 _TAIL_BYTES = 2**20
 """Bytes at the end of a longer log in which the last records are looked for."""
 _KIND = re.compile(rb'"event": "([^"]+)"')
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class History:
     """Results in eval/, those of the latest checkpoint first."""
     written_at: float | None = None
     """Time of the last record in seconds since 1970, or None if it is unknown."""
+    skipped: int = 0
+    """Lines of the logs and evaluations that are damaged and were skipped, of those that were looked at."""
 
     @property
     def last(self) -> Record:
@@ -72,8 +82,9 @@ class History:
 def read(path: str) -> History:
     """Read a sample of a run, in time that does not grow with its length.
 
-    Damaged and half-written lines and files are skipped. `path` is the run's folder, or a copy of it in any file
-    system that fsspec knows (`s3://bucket/runs/a`). Raises `UserError` if there is no such folder or it is no run.
+    Damaged lines and files are skipped and counted; a last line that is half-written is only skipped. `path` is the
+    run's folder, or a copy of it in any file system that fsspec knows (`s3://bucket/runs/a`). Raises `UserError` if
+    there is no such folder or it is no run.
     """
     files, root = _locate(path)
 
@@ -81,10 +92,12 @@ def read(path: str) -> History:
         return _opened(files, f"{root}/{name}")
 
     evaluations = sorted(files.glob(f"{root}/eval/*.json"), reverse=True)
-    events, newest = _events(opened(EVENTS))
+    skipped = Skipped()
+    events, newest = _events(opened(EVENTS), skipped)
     return History(
-        path, Path(root).name, dict(flat(_config(opened(CONFIG)))), _records(opened(METRICS)), events, newest,
-        _evaluations(_opened(files, file) for file in evaluations), _written_at(files, f"{root}/{METRICS}"),
+        path, Path(root).name, dict(flat(_config(opened(CONFIG)))), _records(opened(METRICS), skipped), events,
+        newest, skipped.keep(_evaluation(_opened(files, file)) for file in evaluations),
+        _written_at(files, f"{root}/{METRICS}"), skipped.count,
     )  # fmt: skip
 
 
@@ -101,12 +114,14 @@ class Run:
     """Configuration as nested mappings; empty if it cannot be read."""
     checkpoints: list[str]
     """Names of the checkpoints, oldest first, for `load_agent(run, checkpoint)`."""
+    skipped: int = 0
+    """Lines of the logs that are damaged and were skipped."""
 
 
 def read_run(run: str | os.PathLike[str]) -> Run:
     """Read a whole run.
 
-    Damaged and half-written lines are skipped.
+    Damaged and half-written lines are skipped and counted.
 
     Args:
         run: a run's folder, or a copy of one in any file system that fsspec knows (`s3://bucket/runs/a`).
@@ -116,18 +131,21 @@ def read_run(run: str | os.PathLike[str]) -> Run:
     """
     files, root = _locate(os.fspath(run))
 
-    def lines(name: str, key: str) -> list[Record]:
+    skipped = Skipped()
+
+    def lines(name: str, parse: Callable[[bytes], Record | None]) -> list[Record]:
         if (file := _opened(files, f"{root}/{name}")) is None:
             return []
         with file:
-            return [record for record in _parsed(file.read().splitlines()) if key in record]
+            return skipped.keep(map(parse, _whole_lines(file.read())))
 
     checkpoints = [Path(path).parent.name for path in files.glob(f"{root}/checkpoints/*/meta.json")]
     return Run(
-        _columns(lines(METRICS, "env_frames")),
-        lines(EVENTS, "event"),
+        _columns(lines(METRICS, parse_record)),
+        lines(EVENTS, parse_event),
         _config(_opened(files, f"{root}/{CONFIG}")),
-        sorted(name for name in checkpoints if name.isdigit()),
+        sorted(name for name in checkpoints if name.isdecimal()),
+        skipped.count,
     )
 
 
@@ -147,11 +165,13 @@ def _columns(records: list[Record]) -> dict[str, np.ndarray]:
 def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """File system of a run's folder and the folder's path in it; raises `UserError` if it is not a run."""
     try:
-        files, root = fsspec.core.url_to_fs(str(Path(path).expanduser()) if "://" not in path else path)
+        files, root = fsspec.core.url_to_fs(path if "://" in path else str(local_path(path)))
         files.invalidate_cache(root)  # otherwise buckets list what they held when first read
         exists = files.isdir(root)
+    except UserError:
+        raise
     except Exception as e:  # file systems raise anything
-        raise UserError(f"{path!r} cannot be read: {e}") from None
+        raise UserError(f"'{shorten(path)}' cannot be read: {shorten(str(e), 300)}") from None
     if not exists:
         raise UserError(f"no run {path!r}: there is no such folder")
     root = root.rstrip("/")
@@ -175,58 +195,52 @@ def _written_at(files: fsspec.AbstractFileSystem, path: str) -> float | None:
         return None
 
 
-def _parsed(lines: list[bytes]) -> Iterator[Record]:
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:  # the line is incomplete or damaged
-            continue
-        if isinstance(value, dict):
-            yield value
+def _whole_lines(content: bytes) -> list[bytes]:
+    """Lines of a log, without a last one that is still being written."""
+    lines = content.splitlines()
+    return lines if content.endswith(b"\n") or (lines and parse_line(lines[-1])) else lines[:-1]
 
 
-def _records(file: BinaryIO | None) -> list[Record]:
+def _records(file: BinaryIO | None, skipped: Skipped) -> list[Record]:
     if file is None:
         return []
     with file:
         size = file.seek(0, 2)
         file.seek(0)
         if size <= MAX_WHOLE_BYTES:
-            lines = file.read().splitlines()
-            while lines and not next(_parsed(lines[-1:]), None):  # the line is incomplete
-                lines.pop()
-            if len(lines) > MAX_RECORDS:
-                spread = sorted({round(i * (len(lines) - 1) / (MAX_RECORDS - 1)) for i in range(MAX_RECORDS)})
-                lines = [lines[i] for i in spread]
-        else:
-            lines = [file.readline()]
-            for i in range(1, MAX_RECORDS):
-                file.seek(size * i // MAX_RECORDS)
-                file.readline()  # rest of a line
-                lines.append(file.readline())
-            file.seek(max(0, size - _TAIL_BYTES))
-            lines += file.read().splitlines()[-2:]
-    records: list[Record] = []
-    for line in _parsed(lines):
-        record = {k: v for k, v in line.items() if isinstance(v, int | float)}
-        frames = record.get("env_frames")
-        if frames is not None and (size <= MAX_WHOLE_BYTES or not records or frames > records[-1]["env_frames"]):
+            records = skipped.keep(map(parse_record, _whole_lines(file.read())))
+            if len(records) > MAX_RECORDS:
+                spread = {round(i * (len(records) - 1) / (MAX_RECORDS - 1)) for i in range(MAX_RECORDS)}
+                records = [records[i] for i in sorted(spread)]
+            return records
+        lines = [file.readline(_TAIL_BYTES)]
+        for i in range(1, MAX_RECORDS):
+            file.seek(size * i // MAX_RECORDS)
+            file.readline(_TAIL_BYTES)  # rest of a line
+            lines.append(file.readline(_TAIL_BYTES))
+        file.seek(max(0, size - _TAIL_BYTES))
+        lines += _whole_lines(file.read())[-2:]
+    records = []
+    for record in skipped.keep(map(parse_record, lines)):
+        if not records or record["env_frames"] > records[-1]["env_frames"]:
             records.append(record)
     return records
 
 
-def _events(file: BinaryIO | None) -> tuple[Counter[str], list[Record]]:
+def _events(file: BinaryIO | None, skipped: Skipped) -> tuple[Counter[str], list[Record]]:
     kinds, last = Counter[str](), list[bytes]()
     if file is None:
         return kinds, []
     with file:
-        for line in file:
+        while line := file.readline(MAX_LINE_BYTES):
             if kind := _KIND.search(line):
                 kinds[kind[1].decode(errors="replace")] += 1
                 last.append(line)
                 if len(last) > 200:
                     del last[:100]
-    return kinds, [record for record in _parsed(last[-100:]) if "event" in record]
+            else:
+                skipped.count += 1
+    return kinds, skipped.keep(map(parse_event, last[-100:]))
 
 
 def _config(file: BinaryIO | None) -> dict[str, Any]:
@@ -235,7 +249,7 @@ def _config(file: BinaryIO | None) -> dict[str, Any]:
         return {}
     with file:
         try:
-            values = parse_yaml(file.read().decode(), "config.yaml")
+            values = parse_yaml(file.read(MAX_BYTES + 1).decode(), "config.yaml")
         except (UserError, UnicodeDecodeError):
             return {}
     return values if isinstance(values, dict) else {}
@@ -250,10 +264,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _evaluations(files: Iterable[BinaryIO | None]) -> list[Record]:
-    results: list[Record] = []
-    for file in files:
-        if file is not None:
-            with file:
-                results += _parsed([file.read().replace(b"\n", b" ")])
-    return results
+def _evaluation(file: BinaryIO | None) -> Record | None:
+    if file is None:
+        return None
+    with file:
+        return parse_evaluation(file.read(MAX_LINE_BYTES + 1))

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from impala_mi.errors import UserError
 from impala_mi.hooks import load_hook
 from impala_mi.host.files import write_atomically
 from impala_mi.runs.folder import is_population
+from impala_mi.runs.log_lines import parse_line, parse_record
 from impala_mi.types import RolloutPreview
 
 Record = Mapping[str, float]
@@ -69,7 +70,7 @@ class RunInfo:
         """
         file = self.folder / "sinks.json"
         with _ids_lock:
-            ids = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            ids = (parse_line(file.read_bytes()) or {}) if file.exists() else {}
             if sink not in ids:
                 ids[sink] = f"{self.name}-{uuid.uuid4().hex[:8]}" if make is None else make()
                 write_atomically(file, json.dumps(ids) + "\n")
@@ -104,8 +105,9 @@ class JsonLines(Sink):
     def __init__(self, info: RunInfo) -> None:
         file = info.folder / "metrics.jsonl"
         if info.resumed_at is not None and file.exists():
-            kept = [line for line in _whole_lines(file) if json.loads(line)["env_frames"] <= info.resumed_at]
-            write_atomically(file, "".join(kept))
+            lines = file.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if (r := parse_record(line)) and r["env_frames"] <= info.resumed_at]
+            write_atomically(file, b"".join(kept).decode())
         self._file = open(file, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, record: Record) -> None:
@@ -117,13 +119,6 @@ class JsonLines(Sink):
         """See `Sink`."""
         os.fsync(self._file.fileno())
         self._file.close()
-
-
-def _whole_lines(file: Path) -> Iterator[str]:
-    for line in file.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):  # the process died while it wrote the line
-            json.loads(line)
-            yield line + "\n"
 
 
 class BackgroundSink(Sink):

@@ -5,19 +5,27 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
-from impala_mi.nn.agent import meta_agent
+from impala_mi.host.threads import cores
+from impala_mi.nn.agent import Agent, meta_agent
 from impala_mi.runs.mirror import Mirror
 from impala_mi.runs.sinks import check_sinks
 from impala_mi.types import leaves, transitions_buffer
 
 SHARED_MEMORY = Path("/dev/shm")
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
+LEARNER_COPIES = 6
+"""Copies of the weights in a rank: weights, gradients twice, two slots of the optimiser, and what it publishes."""
+OTHER_COPIES = 2
+"""Copies of the weights in an actor or an inference worker, and in the driver."""
+BATCH_COPIES = 3
+"""Batches that a run holds at once: one learnt from, one staged, one waiting."""
 
 
 class Processors(NamedTuple):
@@ -68,6 +76,8 @@ def check(config: Config, runs: int = 1) -> Suite:
             "act for"
         )
     _check_gpus(config, runs)
+    _check_threads(config)
+    _check_memory(config, suite, runs)
     needed = runs * object_store_bytes(config, suite)  # raises if the torso does not suit the frames
     if SHARED_MEMORY.is_dir() and not os.environ.get("RAY_ADDRESS"):
         free = shutil.disk_usage(SHARED_MEMORY).free
@@ -78,6 +88,64 @@ def check(config: Config, runs: int = 1) -> Suite:
                 "learner.unroll_length" + (", or pbt.concurrent" if runs > 1 else "")
             )
     return suite
+
+
+def _check_threads(config: Config) -> None:
+    """Raise `UserError` if a process would have more threads than this machine has cores."""
+    if os.environ.get("RAY_ADDRESS"):  # other machines may have more
+        return
+    keys = {
+        "learner.num_threads": config.learner.num_threads,
+        "inference.num_threads": config.inference.num_threads,
+    }
+    for key, threads in keys.items():
+        if threads is not None and threads > cores():
+            raise UserError(f"{key}={threads}: more than the {cores()} cores that this process may use")
+
+
+def _check_memory(config: Config, suite: Suite, runs: int) -> None:
+    """Raise `UserError` if the agents and batches of a number of runs do not fit into this machine's memory."""
+    settings, learner = config.agent, config.learner
+    agent = _meta_agent(config, suite)
+    weights = 4 * agent.num_parameters
+    count = processors(config, len(suite.levels))
+    ranks = 0 if learner.num_gpus else learner.size
+    copies = OTHER_COPIES * (1 + (count.workers or count.actors)) + LEARNER_COPIES * ranks
+    batch = config.rollouts_per_batch * rollout_bytes(config, suite, agent)
+    if os.environ.get("RAY_ADDRESS"):  # processes share the memory of several machines
+        runs, copies = 1, LEARNER_COPIES
+    memory = psutil.virtual_memory().total
+    if runs * (weights * copies + batch * BATCH_COPIES) <= memory:
+        return
+    parts = {
+        f"weights of {_size(weights)} (agent.core_width={settings.core_width}), {copies} copies": weights * copies,
+        f"batches of {_size(batch)} (learner.unroll_length={learner.unroll_length}, "
+        f"learner.batch_size={learner.batch_size}), {BATCH_COPIES} at a time": batch * BATCH_COPIES,
+    }
+    largest = max(parts, key=parts.__getitem__)
+    raise UserError(
+        f"memory: the run needs {_size(runs * sum(parts.values()))}, this machine has {_size(memory)}; "
+        f"most are {largest}" + (f", in {runs} runs at a time" if runs > 1 else "")
+    )
+
+
+def _meta_agent(config: Config, suite: Suite) -> Agent:
+    """`meta_agent`, or `UserError` if PyTorch cannot even count the size of its weights."""
+    try:
+        return meta_agent(config.agent, suite.spaces)
+    except RuntimeError as e:
+        if "overflow" not in str(e):
+            raise
+        widths = f"agent.core_width={config.agent.core_width}, agent.context_width={config.agent.context_width}"
+        raise UserError(
+            f"memory: weights of {widths} need more than {_size(2**63)}, this machine has "
+            f"{_size(psutil.virtual_memory().total)}"
+        ) from None
+
+
+def _size(number: float) -> str:
+    """Bytes as GiB, or MiB if they are fewer."""
+    return f"{number / GIB:,.1f} GiB" if number >= GIB else f"{number / MIB:,.0f} MiB"
 
 
 def _check_gpus(config: Config, runs: int) -> None:
@@ -96,13 +164,21 @@ def _check_gpus(config: Config, runs: int) -> None:
     )
 
 
+def rollout_bytes(config: Config, suite: Suite, agent: Agent) -> int:
+    """Size of the arrays of one actor's rollout, without allocating them."""
+
+    def size(steps: int) -> int:
+        # Every array has an axis of the environments, so one environment tells the size of all.
+        buffer = transitions_buffer(suite.spaces, steps, 1, 0, agent.initial_state(1))
+        return sum(array.nbytes for array in leaves(buffer))
+
+    length, first, second = config.learner.unroll_length, size(1), size(2)
+    tokens = 4 * config.agent.instruction_tokens * (length + 1) if suite.spaces.instructions else 0
+    return config.actors.envs * (first + (length - 1) * (second - first) + tokens)
+
+
 def object_store_bytes(config: Config, suite: Suite) -> int:
     """Size of the object store: every rollout that can exist at once, weights of several versions, and slack."""
-    agent, learner = meta_agent(config.agent, suite.spaces), config.learner
-    envs = config.actors.envs
-    buffer = transitions_buffer(
-        suite.spaces, learner.unroll_length, envs, config.agent.instruction_tokens, agent.initial_state(envs)
-    )
-    rollout = sum(array.nbytes for array in leaves(buffer))
+    agent = _meta_agent(config, suite)
     waiting = 3 * config.rollouts_per_batch + 2 * config.actors.number(len(suite.levels))
-    return max(128 * MIB, int(1.5 * waiting * rollout) + 8 * 4 * agent.num_parameters)
+    return max(128 * MIB, int(1.5 * waiting * rollout_bytes(config, suite, agent)) + 8 * 4 * agent.num_parameters)

@@ -1,6 +1,7 @@
 """Recorder: gathers the metrics and events of a run and writes them, its checkpoints, and copies of its folder."""
 
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ from impala_mi.runs.mirror import Mirror
 from impala_mi.runs.sinks import RunInfo, make_sinks
 from impala_mi.types import Fault, RolloutInfo, RolloutPreview
 
+MAX_LEVELS = 10
+"""Levels that an event about skipped updates names."""
 Report = Callable[[Mapping[str, float]], None]
 
 
@@ -53,6 +56,7 @@ class Recorder:
         self._time_before, self._discarded, self._starts = 0.0, 0, 0
         self._member: dict[str, Any] = {}
         self._extra: dict[str, float] = {}
+        self._skipped, self._skipped_levels = 0, Counter[int]()
         if resumed is not None:
             run = resumed.run
             self._scores.load_state(run["scores"])
@@ -169,6 +173,10 @@ class Recorder:
                 of versions between the weights that acted and those that learnt from it.
         """
         self._means.add(metrics)
+        rollouts = list(rollouts)
+        if not all(map(math.isfinite, (metrics.get("loss/total", 0.0), metrics.get("learner/grad_norm", 0.0)))):
+            self._skipped_levels.update(level for levels, _ in rollouts for level in set(levels))
+            self._skipped += 1
         frames = self._config.learner.unroll_length * self._suite.action_repeat
         for levels, lag in rollouts:
             for level, environments in Counter(levels).items():
@@ -194,6 +202,7 @@ class Recorder:
             return
         if time_s - before_s >= 1:  # the last record may come at once after the one before
             self._fps = (frames - before) / (time_s - before_s)
+        self._report_skipped_updates()
         means = self._means.take()
         update_s = means.get("time/update_s", 0.0)
         per_update = self._config.steps_per_update * self._suite.action_repeat
@@ -211,10 +220,20 @@ class Recorder:
             **means,
             **self._scores.metrics(),
             **self._counts.metrics(),
+            "learner/skipped_updates": counters.skipped,
         }
         self._sinks.write(record)
         self._report(record)
         self._logged, self._logged_at = (time_s, frames), self._now()
+
+    def _report_skipped_updates(self) -> None:
+        """Write an event about updates that were skipped since the last one, with the levels of their batches."""
+        if self._skipped:
+            levels = {
+                self._suite.level_names[k]: count for k, count in self._skipped_levels.most_common(MAX_LEVELS)
+            }
+            self.event("updates_skipped", updates=self._skipped, rollouts_by_level=levels)
+            self._skipped, self._skipped_levels = 0, Counter()
 
     def save(self, state: dict[str, Any], preview: Callable[[], RolloutPreview | None] = lambda: None) -> Path:
         """Write a checkpoint of the learner's state, and what `preview` returns to the sinks."""

@@ -1,3 +1,4 @@
+import time
 from collections import Counter
 
 import numpy as np
@@ -7,11 +8,12 @@ from hypothesis import strategies as st
 
 from impala_mi.analysis.evaluation import draw_scores, score_episodes, summarise
 from impala_mi.analysis.play import play, waves
+from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Level, Suite
 from impala_mi.nn.agent import Agent
 from impala_mi.types import Episode
 from tests.envs.test_base import Faulting
-from tests.games import CountingGame
+from tests.games import CountingGame, counting
 from tests.tiny import tiny_config
 
 
@@ -69,6 +71,28 @@ def test_an_agent_plays_every_level_the_same_way_under_a_seed(config, suite):
     assert a == b
     assert [len(x) for x in a] == [4] * 5
     assert play(agent, suite, 4, 8) != a
+
+
+def test_an_episode_without_end_is_cut_off_and_counted():
+    made = counting(EnvConfig(suite="x", levels=["long", "terminates"]))
+    long, short = play(None, made, 3, 3, max_steps=4, columns=2)
+    assert [e.length for e in long] == [4] * 3
+    assert all(100 <= e.return_ <= 108 for e in long)  # 10 (1 + 2 + 3 + 4), and four actions
+    assert [e.length for e in short] == [3] * 3
+
+
+def test_the_limit_of_time_leaves_what_has_ended_and_there_is_word_meanwhile(monkeypatch):
+    from impala_mi.analysis import play as module
+
+    monkeypatch.setattr(module, "PROGRESS_S", 0.02)
+    made, heard = counting(EnvConfig(suite="x", levels=["terminates", "long"])), []
+    start = time.monotonic()
+    short, long = play(None, made, 2, 3, columns=2, max_time_s=0.3, on_progress=lambda *word: heard.append(word))
+    assert time.monotonic() - start < 5
+    assert len(short) == 2
+    assert len(long) <= 2
+    assert heard
+    assert heard[-1][1] > 3
 
 
 def test_without_task_ids_the_level_is_hidden(suite):

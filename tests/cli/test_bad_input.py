@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,11 @@ ROOT = Path(__file__).resolve().parents[2]
         (["cartpole", "agent.torso=shallow"], "use agent.torso=mlp"),
         (["cartpole", "run.root=/proc/nothing"], "cannot make the folder"),
         (["cartpole", "env.levels=[NoSuch-v1]"], "Gymnasium cannot make 'NoSuch-v1'"),
+        (["cartpole", "run.root=s3://bucket/runs"], "name it in run.mirror"),
+        (["cartpole", "run.root=~nosuchuser/x"], "run.root='~nosuchuser/x': there is no such user"),
+        (["cartpole", "agent.core_width=1e9"], "this machine has"),
+        (["cartpole", "learner.unroll_length=1e9"], "batches of"),
+        (["cartpole", "learner.num_threads=4000"], "learner.num_threads=4000: more than the"),
     ],
 )
 def test_train(tmp_path, args, says):
@@ -118,6 +124,49 @@ def test_resume(run, args, says):
     kept = (run / "config.yaml").read_text()
     refused(impala("resume", *args, cwd=cwd), says)
     assert (run / "config.yaml").read_text() == kept
+
+
+def test_paths_and_numbers_of_commands_on_runs(run):
+    cwd = run.parent.parent
+    for command in ("eval", "resume", "tsne", "video", "units", "report", "watch"):
+        for path in ("~nosuchuser/x", "a\0b", "n" * 300, ""):
+            refused(impala(command, path, cwd=cwd), repr(path)[:5])
+    for args in (["eval", str(2**70)], ["tsne", str(2**40)], ["video", str(2**64)], ["units", "9" * 5000]):
+        done = impala(args[0], "runs/x", "--seed", args[1], cwd=cwd)
+        assert done.returncode == 2
+        assert "Error: Invalid value for '--seed'" in done.stderr
+
+
+def test_runs_without_a_name_that_start_in_the_same_second(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder.time, "strftime", lambda _: "20261128-093800")
+    config = tiny_config(f"run.root={tmp_path}")
+    names = [run_folder.create_named(config, "tiny").path.name for _ in range(4)]
+    assert names == [f"tiny-20261128-093800{suffix}" for suffix in ("", "-2", "-3", "-4")]
+    with ThreadPoolExecutor(8) as threads:
+        many = list(threads.map(lambda _: run_folder.create_named(config, "together").path, range(8)))
+    assert len(set(many)) == 8
+    named = tiny_config(f"run.root={tmp_path}", "run.name=mine")
+    run_folder.create_named(named, "tiny")
+    with pytest.raises(UserError, match="exists; continue it with"):
+        run_folder.create_named(named, "tiny")
+
+
+def test_bench_envs_checks_only_what_it_uses(tmp_path):
+    done = impala(
+        "bench", "envs", "env.suite=tiny", "env.levels=all", "actors.envs=31", "--seconds", "0.1", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    refused(
+        impala("bench", "inference", "env.suite=tiny", "env.levels=all", "actors.envs=31", cwd=tmp_path),
+        "must be a multiple",
+    )
+
+
+def test_a_shipped_alternative_gives_way_to_the_command_line(tmp_path):
+    with pytest.warns(UserWarning, match="replaces actors.per_level=5 of dmlab30"):
+        done = impala("train", "dmlab30", "actors.count=2", "--print-config", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "per_level: null" in done.stdout
 
 
 def test_resume_of_a_damaged_or_foreign_checkpoint(run):

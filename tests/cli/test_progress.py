@@ -12,6 +12,7 @@ def test_a_line_says_how_long_is_left_and_how_often_levels_failed():
     config = tiny_config("train.env_frames=7000")
     assert line(config, RECORD) == "0:01:01  frames 1,000  100 frames/s  ETA 0:01:00  lag 1.2"
     assert line(config, RECORD | {"actors/faults": 3}).endswith("faults 3")
+    assert line(config, RECORD | {"learner/skipped_updates": 2}).endswith("skipped updates 2")
     assert "ETA -" in line(config, RECORD | {"fps": 0.0})  # every level waits
     limited = tiny_config("train.env_frames=7000", "train.max_time_s=70")
     assert "ETA 0:00:09" in line(limited, RECORD | {"fps": 0.0})

@@ -259,3 +259,52 @@ def test_a_games_protocol_is_all_that_is_needed():
 def test_unknown_suites(name, says):
     with pytest.raises(UserError, match=says):
         make_suite(EnvConfig(suite=name))
+
+
+class Raising(CountingGame):
+    """Raises an error at the calls in `at`, counted over the game's life."""
+
+    def __init__(self, level, error, at):
+        super().__init__(level)
+        self.error, self.at, self.calls = error, at, 0
+
+    def step(self, action):
+        self.calls += 1
+        if self.calls in self.at:
+            raise self.error
+        return super().step(action)
+
+
+def test_an_exception_in_step_costs_the_episode(slept):
+    env = Environment(Raising("long", RuntimeError("the level broke"), {3}), 2, EpisodeSeeds([5], "long"), False)
+    env.reset()
+    *_, lost = play(env, 3)
+    assert (lost.truncated, lost.first, lost.episode) == (True, True, None)
+    assert lost.final_observation.frame[1] == 2
+    [fault] = env.take_faults()
+    assert (fault.kind, fault.message) == (
+        "error",
+        f"level '2', seed {fault.seed}, step 2: RuntimeError: the level broke",
+    )
+    assert env.step(1).observation.frame[1] == 1
+
+
+@pytest.mark.parametrize("error", [TrainingError("no licence"), UserError("no data"), LevelBroken(1, "gone")])
+def test_errors_of_training_are_no_faults(error):
+    env = Environment(Raising("long", error, {1}), 2, EpisodeSeeds([5], "long"), False)
+    env.reset()
+    with pytest.raises(type(error), match=str(error)):
+        env.step(1)
+
+
+def test_a_level_that_cannot_be_closed_is_named():
+    class Stuck(CountingGame):
+        def close(self):
+            raise ValueError("already closed")
+
+    env = counting(EnvConfig(suite="x", levels=["long"]))
+    env = Suite("x", env.levels, env.spaces, env.actions, Stuck).make_environment(
+        0, EpisodeSeeds([5], "long"), "first"
+    )
+    with pytest.raises(TrainingError, match="level 'long' cannot be closed: ValueError: already closed"):
+        env.close()

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from impala_mi.envs.base import Environment, GameFault, Observation, Outcome
-from impala_mi.envs.process import ProcessGame
+from impala_mi.envs.process import PACKET_BYTES, ProcessGame
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.host.tempdirs import sweep
 
@@ -270,3 +270,44 @@ class Talking(DyingGame):
     def reset(self, seed: int) -> Observation:
         print("x" * 999, flush=True)
         return super().reset(seed)
+
+
+class Wide(DyingGame):
+    """Frames of several packets; instructions too."""
+
+    def reset(self, seed: int) -> Observation:
+        return Observation(np.full((1024, 1024, 5), seed % 256, np.uint8), "word " * seed)
+
+    def step(self, action: int) -> Outcome:
+        return Outcome(Observation(np.full(action, 7, np.uint8)), float(action))
+
+
+def test_frames_of_any_size_are_played():
+    g = ProcessGame(functools.partial(Wide, "well"), "a_level", 30)
+    first = g.reset(200_000)
+    assert first.frame.shape == (1024, 1024, 5)
+    assert (first.frame == 200_000 % 256).all()
+    assert len(first.instruction) == 1_000_000
+    for size in (1, PACKET_BYTES - 1000, PACKET_BYTES, 3 * PACKET_BYTES + 17, 1):
+        frame = g.step(size).observation.frame
+        assert frame.shape == (size,)
+        assert (frame == 7).all()
+    g.close()
+
+
+def test_files_in_the_working_folder_that_are_named_like_modules_replace_none(tmp_path, monkeypatch):
+    for name in ("random", "select", "pickle", "numpy", "signal"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')\n")
+    (tmp_path / "games_of_my_own.py").write_text("from tests.envs.test_process import DyingGame as Mine\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(ROOT), *sys.path])
+    g = ProcessGame(functools.partial(own_game, "well"), "a_level", 30)
+    assert g.reset(3).frame[0, 0, 0] == 3
+    g.close()
+
+
+def own_game(how: str, folder: str) -> DyingGame:
+    import games_of_my_own  # lies in the working folder
+
+    game: DyingGame = games_of_my_own.Mine(how, folder)
+    return game

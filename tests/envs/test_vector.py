@@ -6,6 +6,7 @@ import pytest
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Suite
 from impala_mi.envs.vector import VectorEnv
+from impala_mi.errors import TrainingError
 from impala_mi.types import AgentInput, transitions_buffer
 from tests.games import CountingGame, counting
 
@@ -63,11 +64,11 @@ def test_resting_columns_do_not_step():
 def test_an_error_in_a_thread_reaches_the_caller():
     class Breaks(CountingGame):
         def step(self, action):
-            raise RuntimeError(f"in {threading.current_thread().name}")
+            raise TrainingError(f"in {threading.current_thread().name}")
 
     v, out = vector(suite(step_threads=3, make_game=Breaks))
     v.reset(out)
-    with pytest.raises(RuntimeError, match="in step games"):
+    with pytest.raises(TrainingError, match="in step games"):
         v.step(np.zeros(6, np.int64), out)
     v.close()
 

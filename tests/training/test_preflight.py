@@ -1,11 +1,14 @@
 """Checks of a configuration before anything starts."""
 
+import time
+
 import pytest
 
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
+from impala_mi.nn.agent import meta_agent
 from impala_mi.training import preflight
-from impala_mi.types import leaves
+from impala_mi.types import leaves, transitions_buffer
 from tests.tiny import tiny_config
 
 
@@ -14,9 +17,37 @@ def test_an_invalid_mirror_is_refused():
         preflight.check(tiny_config("run.mirror=nonsense://x"))
 
 
-def test_the_object_store_holds_the_recurrent_states_of_rollouts(monkeypatch):
-    config, buffers = tiny_config("agent.core=lstm", "actors.envs=5"), []
-    make = preflight.transitions_buffer
-    monkeypatch.setattr(preflight, "transitions_buffer", lambda *args: buffers.append(make(*args)) or buffers[-1])
-    preflight.object_store_bytes(config, make_suite(config.env))
-    assert {state.shape for state in leaves(buffers[0].state)} == {(5, config.agent.core_width)}
+def test_the_object_store_holds_the_recurrent_states_of_rollouts():
+    config = tiny_config("agent.core=lstm", "actors.envs=5")
+    suite = make_suite(config.env)
+    agent = meta_agent(config.agent, suite.spaces)
+    buffer = transitions_buffer(
+        suite.spaces, config.learner.unroll_length, 5, config.agent.instruction_tokens, agent.initial_state(5)
+    )
+    assert {state.shape for state in leaves(buffer.state)} == {(5, config.agent.core_width)}
+    assert preflight.rollout_bytes(config, suite, agent) == sum(array.nbytes for array in leaves(buffer))
+    assert preflight.object_store_bytes(config, suite) >= 2**27
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        (
+            "agent.core_width=1e9",
+            r"agent.core_width=1000000000, .* more than 8,589,934,592.0 GiB, this machine has",
+        ),
+        (
+            "agent.core_width=1e6",
+            r"needs [\d,.]+ GiB, this machine has .* weights of [\d,.]+ GiB .*core_width=1000000",
+        ),
+        ("learner.unroll_length=1e9", r"needs [\d,.]+ GiB, .* batches of [\d,.]+ GiB .*unroll_length=1000000000"),
+        ("learner.batch_size=1e9", "batch_size=1000000000"),
+        ("learner.num_threads=4096", "learner.num_threads=4096: more than the [0-9]+ cores"),
+        ("inference.num_threads=4096", "inference.num_threads=4096: more than"),
+    ],
+)
+def test_what_this_machine_cannot_hold_is_refused_at_once(override, says):
+    start = time.process_time()
+    with pytest.raises(UserError, match=says):
+        preflight.check(tiny_config("actors.inference=central", override))
+    assert time.process_time() - start < 5
