@@ -117,7 +117,9 @@ class InterferenceConfig(Section):
     tasks: Annotated[Whole, Field(ge=1, le=64)] = 16
     """Number of tasks, the levels of the suite."""
     contradiction: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the symbols for which every task has a right action of its own."""
+    """Share of the symbols for which every task has a right action of its own, in steps of 1/32."""
+    rules_seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
+    """Seed of the right actions and of the symbols' features; all runs with this seed play the same rules."""
 
 
 class GymConfig(Section):

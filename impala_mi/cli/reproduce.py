@@ -168,17 +168,15 @@ def language_model(
     _run("language-model", out, settings)
 
 
-SEEDS = click.option(
-    "--seeds", type=click.IntRange(2, 1000), default=3, show_default=True, help="Runs of each head."
-)
-
-
 @command.command("interference", help=EXPERIMENTS["interference"], short_help=EXPERIMENTS["interference"])
-@_options("One number of tasks and fewer frames: an hour on two cores with three seeds.")
-@SEEDS
+@_options("One number of tasks and fewer frames: some three hours on one core.")
+@click.option(
+    "--seeds", type=click.IntRange(2, 1000), default=8, show_default=True,
+    help="Runs of each head at each point; fixed for a folder.",
+)  # fmt: skip
 def interference(quick: bool, seed: int, out: Path | None, seeds: int) -> None:
     """Run the experiment; EXPERIMENTS has the help."""
-    _run("interference", out, {"quick": quick, "seed": seed, "seeds": seeds, "device": "cpu"})
+    _run("interference", out, {"quick": quick, "seed": seed, "repetitions": seeds, "device": "cpu"})
 
 
 @command.command(
@@ -189,7 +187,7 @@ def interference(quick: bool, seed: int, out: Path | None, seeds: int) -> None:
     "learner.num_gpus=1 uses a GPU.",
 )
 @_options("A million frames a run of five Doom levels: an hour or two on two cores.")
-@SEEDS
+@click.option("--seeds", type=click.IntRange(2, 1000), default=3, show_default=True, help="Runs of each head.")
 @click.option(
     "--episodes",
     type=click.IntRange(min=1),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from impala_mi.config import build
+from impala_mi.config import InterferenceConfig, build
 from impala_mi.envs.interference import ACTIONS, STEPS, SYMBOLS, right_actions
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
@@ -14,24 +14,31 @@ def suite(**settings):
     return make_suite(build("test", {"env": {"suite": "interference", "interference": settings}}).env)
 
 
+def rules_of(tasks, contradiction, seed=0):
+    return right_actions(InterferenceConfig(tasks=tasks, contradiction=contradiction, rules_seed=seed))
+
+
 @pytest.mark.parametrize("contradiction", [0.0, 0.25, 1.0])
 def test_tasks_disagree_on_their_share_of_the_symbols_alone(contradiction):
-    rules = right_actions(32, contradiction)
+    rules = rules_of(64, contradiction)
     agreed = (rules == rules[0]).all(0)
     assert agreed.sum() == (1 - contradiction) * SYMBOLS
-    disagreement = np.mean(rules[1:, ~agreed] != rules[0, ~agreed]) if contradiction else 1 - 1 / ACTIONS
-    assert disagreement == pytest.approx(1 - 1 / ACTIONS, abs=0.05), "own actions are independent"
+    if contradiction:
+        pairs = np.mean(rules[:32, ~agreed] != rules[32:, ~agreed])
+        assert pairs == pytest.approx(1 - 1 / ACTIONS, abs=0.05), "independent actions agree by chance"
 
 
-def test_more_contradiction_contests_more_symbols_and_changes_no_other():
-    less, more = right_actions(16, 0.25), right_actions(16, 0.5)
+def test_more_contradiction_or_tasks_change_nothing_else():
+    less, more = rules_of(16, 0.25), rules_of(16, 0.5)
     contested = (less != less[0]).any(0)
     assert (less[:, contested] == more[:, contested]).all()
+    assert (rules_of(4, 0.5) == rules_of(64, 0.5)[:4]).all()
+    assert (rules_of(4, 0.5, seed=1) != rules_of(4, 0.5)).any()
 
 
 def test_right_actions_earn_the_reference_and_frames_do_not_tell_the_task():
     own = suite(tasks=3, contradiction=1.0)
-    rules = right_actions(3, 1.0)
+    rules = rules_of(3, 1.0)
     frames = {}
     for task, rule in enumerate(rules):
         game = own.make_game(f"task_{task}")

@@ -8,7 +8,7 @@ from impala_mi.learner.update import Learner
 from impala_mi.types import Transitions
 
 Cosines = dict[str, tuple[float, float]]
-"""By part of the agent: mean cosine between unrolls of one level, and between unrolls of different levels."""
+"""Mean cosine between unrolls of one level, and between unrolls of different levels, by part of the agent."""
 
 
 def gradient_cosines(learner: Learner, batch: Transitions) -> Cosines:
@@ -19,11 +19,18 @@ def gradient_cosines(learner: Learner, batch: Transitions) -> Cosines:
 
     Args:
         learner: learner on the CPU.
-        batch: batch [T+1, B, ...] whose columns play one level each, with two columns or more of some level.
+        batch: batch [T+1, B, ...] whose columns play one level each.
+
+    Raises:
+        ValueError: no level has two columns, or there is only one level.
     """
     agent = learner.agent
     parts = {"torso": agent.torso, "core": agent.core, "policy": agent.head.policy, "value": agent.head.value}
     levels = batch.inputs.level[0]
+    same = levels[:, None] == levels[None, :]
+    different, same = ~same, same & ~torch.eye(len(levels), dtype=torch.bool)
+    if not (same.any() and different.any()):
+        raise ValueError(f"columns of levels {levels.tolist()}: two of one level and two levels are needed")
     gradients: dict[str, list[Tensor]] = {name: [] for name in parts}
     for unroll in split(batch, batch.action.shape[1]):
         learner.optimizer.zero_grad()
@@ -33,8 +40,6 @@ def gradient_cosines(learner: Learner, batch: Transitions) -> Cosines:
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters()]
             gradients[name].append(torch.cat([grad.flatten() for grad in grads]))
     learner.optimizer.zero_grad()
-    same = levels[:, None] == levels[None, :]
-    different, same = ~same, same & ~torch.eye(len(levels), dtype=torch.bool)
     result = {}
     for name, rows in gradients.items():
         unit = torch.nn.functional.normalize(torch.stack(rows), dim=1)

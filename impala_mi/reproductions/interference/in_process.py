@@ -35,7 +35,7 @@ def train_in_process(
 ) -> LearningCurve:
     """Train for `train.env_frames`, and call `on_window` with the learner and its last batch after each window.
 
-    Every level needs an episode in each window. Raises what the levels and the learner raise.
+    Raises `ValueError` if a level ends no episode in a window, and what the levels and the learner raise.
     """
     learner = Learner(config, suite.spaces, suite.action_repeat, torch.device("cpu"))
     workers = [RolloutWorker(config, suite, i) for i in range(config.actors.number(len(suite.levels)))]
@@ -60,6 +60,10 @@ def train_in_process(
             learner.update(stacked)
             frames = learner.counters.env_frames
             if frames * windows >= config.train.env_frames * (len(curve.frames) + 1):
+                if len(returns) < len(suite.levels):
+                    raise ValueError(
+                        f"train.env_frames={config.train.env_frames}: a window without episodes of a level"
+                    )
                 scores = [normalised(suite.levels[k], np.mean(returns[k])) for k in range(len(suite.levels))]
                 curve.frames.append(frames)
                 curve.scores.append([float(score) for score in scores if score is not None])

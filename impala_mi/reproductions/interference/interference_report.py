@@ -1,28 +1,24 @@
 """Map of who wins by how much, learning curves and gradients' cosines."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from impala_mi.analysis.stats import (
-    bonferroni,
-    bootstrap_interval,
-    interquartile_mean,
-    mean_interval,
-    welch_interval,
-)
+from impala_mi.analysis.stats import bonferroni, bootstrap_interval, interquartile_mean, mean_interval, t_factor
 from impala_mi.reproductions.study_report import ResultTable, StudyReport
 
 BASELINE = "shared"
+"""Arm with which all others are compared."""
 FINAL_WINDOWS = 4
 """Windows at the end of a run whose mean is its final score."""
+BOOTSTRAP_SEEDS = 8
+"""Smallest number of seeds whose interquartile mean and bootstrap interval say more than a mean."""
 CLAIM = (
-    "tasks interfere in a shared output layer; weights that are generated from the task, or from a context that is "
-    "learnt, remove the interference (section 6.1, which has no such experiment)."
+    "one head per task gains over a shared head, a sign of interference between tasks; a multiplicative head gains "
+    "at least as much, also with a learnt context (section 6.1, where the strength of interference is not varied)."
 )
 Point = tuple[int, float]
 """Number of tasks and contradiction."""
@@ -32,7 +28,7 @@ Point = tuple[int, float]
 class Run:
     """Result of one run."""
 
-    head: str
+    arm: str
     tasks: int
     contradiction: float
     seed: int
@@ -42,6 +38,7 @@ class Run:
     """Normalised score of each level in each window."""
     cosines: Sequence[Mapping[str, Sequence[float]]]
     """Gradients' cosines in each window, if measured: within a level and between levels, by part of the agent."""
+    head_parameters: int
 
     @property
     def curve(self) -> np.ndarray:
@@ -56,86 +53,100 @@ class Run:
 
 @dataclass(frozen=True)
 class Gain:
-    """Final score of a head minus that of the shared head, over seeds."""
+    """Final score of an arm minus that of the baseline with the same seed, which plays the same rules."""
 
     mean: float
-    interval: tuple[float, float]
-    """Welch's interval; all intervals of the study hold together at 95 % (Bonferroni)."""
+    half: float
+    """Half of Student's interval of the mean over seeds; all of a study hold together at 95 % (Bonferroni)."""
     improvement: float
-    """Probability that a run of the head beats a run of the shared head (ties count half)."""
+    """Share of seeds in which the arm is better than the baseline (ties count half)."""
 
     @property
     def sign(self) -> int:
-        """1 if the head is better, -1 if it is worse, 0 if the interval holds 0."""
-        return int(self.interval[0] > 0) - int(self.interval[1] < 0)
+        """1 if the arm is better, -1 if it is worse, 0 if the interval holds 0."""
+        return int(self.mean > self.half) - int(self.mean < -self.half)
 
 
-def interference_report(runs: Sequence[Run], protocol: Mapping[str, Any]) -> StudyReport:
-    """Compare every head with the shared head at each point. The criterion was fixed before the runs: a head pays
-    where the corrected interval of its gain is above 0.
-    """
-    finals: dict[Point, dict[str, np.ndarray]] = {}
-    for run in runs:
-        point = finals.setdefault((run.tasks, run.contradiction), {})
-        point[run.head] = np.append(point.get(run.head, []), run.final)
-    others = [head for head in protocol["heads"] if head != BASELINE]
-    level = bonferroni(len(finals) * len(others))
+def interference_report(runs: Sequence[Run], arms: Sequence[str]) -> StudyReport:
+    """Compare every arm with the baseline at each point: an arm pays where the interval of its gain is above 0."""
+    finals: dict[Point, dict[str, list[float]]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        finals.setdefault((run.tasks, run.contradiction), {}).setdefault(run.arm, []).append(run.final)
+    compared = [arm for arm in arms if arm != BASELINE]
+    level = bonferroni(len(finals) * len(compared))
     gains = {
-        (point, head): compare(scores[head], scores[BASELINE], level)
+        (point, arm): compare(np.array(scores[arm]), np.array(scores[BASELINE]), level)
         for point, scores in finals.items()
-        for head in others
+        for arm in compared
     }
-    seeds = sorted({run.seed for run in runs})
+    seeds, points = sorted({run.seed for run in runs}), list(finals)
+    sizes = {(run.tasks, run.arm): run.head_parameters for run in runs}
+    statistic = (
+        "interquartile mean [bootstrap interval]" if len(seeds) >= BOOTSTRAP_SEEDS else "mean ± half interval"
+    )
+    headers = [f"{tasks} tasks, {contradiction:.0%}" for tasks, contradiction in points]
     return StudyReport(
         CLAIM,
         verdict(gains),
         [
             ResultTable(
-                f"Final score: interquartile mean over {len(seeds)} seeds [95 % bootstrap interval]",
-                ["tasks", "contradiction", *protocol["heads"]],
-                [[*p, *(_summary(scores[head]) for head in protocol["heads"])] for p, scores in finals.items()],
+                f"Final score, {statistic} of 95 % over {len(seeds)} seeds; 0 is random, 100 the best possible",
+                ["head", *headers],
+                [[arm, *(_summary(np.array(finals[point][arm])) for point in points)] for arm in arms],
             ),
             ResultTable(
-                "Gain over the shared head [all intervals together 95 %], probability of improvement",
-                ["tasks", "contradiction", *others],
-                [[*point, *(_format(gains[point, head]) for head in others)] for point in finals],
+                "Gain over the shared head, paired by seed (all intervals together 95 %), and seeds that gain",
+                ["head", *headers],
+                [[arm, *(_format(gains[point, arm]) for point in points)] for arm in compared],
+            ),
+            ResultTable(
+                "Parameters of the head",
+                ["head", *(f"{tasks} tasks" for tasks in dict(points))],
+                [[arm, *(sizes[tasks, arm] for tasks in dict(points))] for arm in arms],
             ),
         ],
-        {"map": _draw_map(gains, list(finals), others), "curves": _draw_curves(runs, list(finals), protocol),
-         "cosines": _draw_cosines(runs, list(finals))},
-        {"seeds": seeds, "final": [[*p, {h: s.tolist() for h, s in row.items()}] for p, row in finals.items()]},
-    )  # fmt: skip
+        {
+            "map": _draw_map(gains, points, compared),
+            "curves": _draw_curves(runs, points, arms),
+            "cosines": _draw_cosines(runs, points),
+        },
+        {"seeds": seeds, "runs": [asdict(run) | {"curve": run.curve.tolist(), "final": run.final} for run in runs]},
+    )
 
 
 def compare(scores: np.ndarray, baseline: np.ndarray, level: float) -> Gain:
-    """Gain of scores [S] over a baseline's [S], with Welch's interval of that confidence level."""
-    wins = (scores[:, None] > baseline) + 0.5 * (scores[:, None] == baseline)
-    return Gain(float(scores.mean() - baseline.mean()), welch_interval(scores, baseline, level), float(wins.mean()))
+    """Gain of scores [S] over a baseline's [S], of the same seeds, with an interval of that confidence level."""
+    difference = scores - baseline
+    half = t_factor(len(difference), level) * difference.std(ddof=1) / np.sqrt(len(difference))
+    improvement = (difference > 0).mean() + 0.5 * (difference == 0).mean()
+    return Gain(float(difference.mean()), float(half), float(improvement))
 
 
 def verdict(gains: Mapping[tuple[Point, str], Gain]) -> str:
-    """Heads that are better or worse than the shared head, by point."""
+    """Arms that are better or worse than the shared head, by point."""
     texts = []
-    for point in dict.fromkeys(point for point, _ in gains):
-        here = {head: gain for (at, head), gain in gains.items() if at == point}
-        words = [
-            f"{word} are " + ", ".join(f"{head} ({here[head].mean:+.1f})" for head in chosen)
+    for tasks, contradiction in dict.fromkeys(point for point, _ in gains):
+        at_point = {arm: gain for (point, arm), gain in gains.items() if point == (tasks, contradiction)}
+        statements = [
+            f"{word} than the shared head: " + ", ".join(f"{arm} ({at_point[arm].mean:+.1f})" for arm in chosen)
             for word, sign in (("better", 1), ("worse", -1))
-            if (chosen := [head for head in here if here[head].sign == sign])
+            if (chosen := [arm for arm, gain in at_point.items() if gain.sign == sign])
         ]
-        tasks, contradiction = point
-        at = f"{tasks} tasks, {contradiction:.0%} contradiction"
-        texts.append(f"{at}: {'; '.join(words) or 'no difference to the shared head is shown'}")
+        text = "; ".join(statements) or "no difference to the shared head is shown"
+        texts.append(f"{tasks} tasks, {contradiction:.0%} contradiction: {text}")
     return ". ".join(texts) + "."
 
 
 def _summary(scores: np.ndarray) -> str:
-    low, high = bootstrap_interval([scores], interquartile_mean) if len(scores) > 1 else (np.nan, np.nan)
+    if len(scores) < BOOTSTRAP_SEEDS:
+        mean, half = mean_interval(scores)
+        return f"{mean:.1f} ± {half:.1f}"
+    low, high = bootstrap_interval([scores], interquartile_mean)
     return f"{interquartile_mean(scores):.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _format(gain: Gain) -> str:
-    return f"{gain.mean:+.1f} [{gain.interval[0]:+.1f}, {gain.interval[1]:+.1f}], {gain.improvement:.2f}"
+    return f"{gain.mean:+.1f} ± {gain.half:.1f}, {gain.improvement:.0%}"
 
 
 def _draw_map(gains: Mapping[tuple[Point, str], Gain], points: Sequence[Point], heads: Sequence[str]) -> Figure:
@@ -155,17 +166,17 @@ def _draw_map(gains: Mapping[tuple[Point, str], Gain], points: Sequence[Point], 
     return figure
 
 
-def _draw_curves(runs: Sequence[Run], points: Sequence[Point], protocol: Mapping[str, Any]) -> Figure:
-    """Learning curves of the heads, one panel a point."""
+def _draw_curves(runs: Sequence[Run], points: Sequence[Point], arms: Sequence[str]) -> Figure:
+    """Learning curves of the arms, one panel a point."""
     figure, panels = _panels(points)
     for axes, point in zip(panels, points, strict=True):
-        for number, head in enumerate(protocol["heads"]):
-            own = [run for run in runs if (run.tasks, run.contradiction, run.head) == (*point, head)]
+        for number, arm in enumerate(arms):
+            own = [run for run in runs if (run.tasks, run.contradiction, run.arm) == (*point, arm)]
             mean, half = mean_interval(np.stack([run.curve for run in own]))
             frames = np.array(own[0].frames) / 1e3
-            axes.plot(frames, mean, color=f"C{number}", label=head)
+            axes.plot(frames, mean, color=f"C{number % 10}", label=arm)
             if len(own) > 1:
-                axes.fill_between(frames, mean - half, mean + half, color=f"C{number}", alpha=0.15, lw=0)
+                axes.fill_between(frames, mean - half, mean + half, color=f"C{number % 10}", alpha=0.15, lw=0)
         axes.set(xlabel="env frames (thousands)", ylim=(0, 100))
     panels[0].set(ylabel="score")
     panels[0].legend(frameon=False, fontsize=8)
@@ -176,12 +187,12 @@ def _draw_cosines(runs: Sequence[Run], points: Sequence[Point]) -> Figure:
     """Cosines of the shared head's gradients between levels (solid) and within a level (dashed)."""
     figure, panels = _panels(points)
     for axes, point in zip(panels, points, strict=True):
-        own = [run for run in runs if (run.tasks, run.contradiction, run.head) == (*point, BASELINE)]
+        own = [run for run in runs if (run.tasks, run.contradiction, run.arm) == (*point, BASELINE)]
         frames = np.array(own[0].frames) / 1e3
         for number, part in enumerate(own[0].cosines[0]):
             values = np.array([[window[part] for window in run.cosines] for run in own]).mean(0)
-            axes.plot(frames, values[:, 0], "--", color=f"C{number}", alpha=0.6)
-            axes.plot(frames, values[:, 1], color=f"C{number}", label=part)
+            axes.plot(frames, values[:, 0], "--", color=f"C{number % 10}", alpha=0.6)
+            axes.plot(frames, values[:, 1], color=f"C{number % 10}", label=part)
         axes.axhline(0, color="0.7", lw=0.8)
         axes.set(xlabel="env frames (thousands)")
     panels[0].set(ylabel="cosine of gradients, shared head")

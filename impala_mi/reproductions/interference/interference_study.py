@@ -4,27 +4,38 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from impala_mi.config import Config, build
 from impala_mi.envs.suites import make_suite
+from impala_mi.nn.meta import num_parameters
 from impala_mi.reproductions.interference.gradient_cosines import gradient_cosines
 from impala_mi.reproductions.interference.in_process import train_in_process
 from impala_mi.reproductions.interference.interference_report import BASELINE, Run, interference_report
+from impala_mi.reproductions.network_stack import prepare_process
 from impala_mi.reproductions.study import Study
 from impala_mi.reproductions.study_report import StudyReport
 
 WINDOWS = 20
 """Points of a learning curve."""
-BASE = {
+ENVS, ENVS_PER_TASK = 64, 2
+"""Environments of a run: at least so many, and so many of each task."""
+BASE: dict[str, dict[str, Any]] = {
     "agent": {"torso": "mlp", "core": "lstm", "core_width": 64, "context_width": 32},
-    "actors": {"count": 1, "envs": 64},
     "learner": {
-        "unroll_length": 16, "batch_size": 64, "discount": 0.5, "optimizer": "adam", "epsilon": 1e-6,
-        "learning_rate": 2e-3, "max_grad_norm": 40.0, "entropy_cost": 0.1, "reward_clipping": "none",
+        "unroll_length": 16, "discount": 0.5, "optimizer": "adam", "epsilon": 1e-6, "learning_rate": 2e-3,
+        "max_grad_norm": 40.0, "entropy_cost": 0.1, "reward_clipping": "none",
     },
 }  # fmt: skip
-"""Settings of every run: an unroll is an episode, and a batch has an unroll of each of 64 environments."""
+"""Settings of every run: an unroll is an episode, and a batch has an unroll of each environment."""
+ARMS: dict[str, dict[str, Any]] = {
+    BASELINE: {"head": "shared"},
+    "shared, as large as mi_task": {"head": "shared", "match_parameters": "mi_task"},
+    **{
+        head: {"head": head}
+        for head in ("per_task", "concat", "film_task", "low_rank_task", "hyper_task", "mi_task")
+    },
+    **{head: {"head": head} for head in ("concat_context", "film_context", "low_rank_context", "mi_context")},
+}
+"""Settings of the agent by arm. Heads that are not told the task infer it from rewards, with the LSTM."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +46,8 @@ class InterferenceProtocol:
     """Numbers of tasks."""
     contradictions: tuple[float, ...]
     """Shares of symbols on which tasks disagree."""
-    heads: tuple[str, ...]
-    """Values of agent.head. Heads that are not told the task infer it from rewards, with the LSTM."""
+    arms: tuple[str, ...]
+    """Names in `ARMS`."""
     frames: int
     """Env frames of a run, over all tasks."""
 
@@ -47,48 +58,57 @@ class InterferenceProtocol:
                 yield tasks, contradiction
 
 
-HEADS = ("shared", "per_task", "concat", "film_task", "low_rank_task", "hyper_task", "mi_task", "mi_context")
-FULL = InterferenceProtocol((4, 16, 64), (0.0, 0.25, 0.5, 1.0), HEADS, 1_000_000)
-QUICK = InterferenceProtocol((16,), (0.0, 0.5, 1.0), HEADS, 300_000)
+FULL = InterferenceProtocol((4, 16, 64), (0.0, 0.25, 0.5, 1.0), tuple(ARMS), 1_000_000)
+QUICK = InterferenceProtocol((16,), (0.0, 0.5, 1.0), tuple(ARMS), 300_000)
 
 
 def run_study(study: Study) -> StudyReport:
-    """Train each head at each point from each seed, and compare them; finished parts are read."""
+    """Train each arm at each point from each seed, and compare them; finished parts are read.
+
+    `study.settings["repetitions"]` is the number of seeds. It cannot change in a folder: intervals that are looked
+    at before it is decided whether to add seeds do not hold.
+    """
     protocol = QUICK if study.quick else FULL
     study.begin(**asdict(protocol), base=BASE)
-    torch.set_num_threads(1)
-    seeds = [study.seed + number for number in range(study.settings["seeds"])]
-    # All heads and points of a seed come before the next seed: an interrupted study is whole for fewer seeds.
-    plan = [(s, p, head) for s in seeds for p in protocol.points() for head in protocol.heads]
+    prepare_process()
+    seeds = [study.seed + number for number in range(study.settings["repetitions"])]
+    plan = [(seed, point, arm) for seed in seeds for point in protocol.points() for arm in protocol.arms]
     runs = []
-    for number, (seed, point, head) in enumerate(plan):
+    for number, (seed, point, arm) in enumerate(plan):
         tasks, contradiction = point
-        study.progress(number / len(plan), f"{head}, {tasks} tasks, contradiction {contradiction}, seed {seed}")
-        name = f"{head}-{tasks}x{contradiction}-{seed}"
-        config = run_config(head, tasks, contradiction, seed, protocol.frames)
+        study.progress(number / len(plan), f"{arm}, {tasks} tasks, contradiction {contradiction}, seed {seed}")
+        name = f"{arm.replace(', ', '-').replace(' ', '-')}-{tasks}x{contradiction}-{seed}"
+        config = run_config(arm, tasks, contradiction, seed, protocol.frames)
         result = study.part(name, lambda config=config: train_part(config))  # type: ignore[misc]
-        runs.append(Run(head, tasks, contradiction, seed, result["frames"], result["scores"], result["cosines"]))
-    return interference_report(runs, asdict(protocol))
+        fields = {key: result[key] for key in ("frames", "scores", "cosines", "head_parameters")}
+        runs.append(Run(arm, tasks, contradiction, seed, **fields))
+    return interference_report(runs, protocol.arms)
 
 
-def run_config(head: str, tasks: int, contradiction: float, seed: int, frames: int) -> Config:
-    """Configuration of one run."""
+def run_config(arm: str, tasks: int, contradiction: float, seed: int, frames: int) -> Config:
+    """Configuration of one run; all arms of a seed play the same rules."""
+    interference = {"tasks": tasks, "contradiction": contradiction, "rules_seed": seed}
+    envs = max(ENVS, ENVS_PER_TASK * tasks)
     own: dict[str, Any] = {
-        "env": {"suite": "interference", "interference": {"tasks": tasks, "contradiction": contradiction}},
-        "agent": BASE["agent"] | {"head": head},
+        "env": {"suite": "interference", "interference": interference},
+        "agent": BASE["agent"] | ARMS[arm],
+        "actors": {"count": 1, "envs": envs},
+        "learner": BASE["learner"] | {"batch_size": envs},
         "train": {"env_frames": frames},
         "seed": seed,
     }
-    return build("interference", BASE | own)
+    return build("interference", own)
 
 
 def train_part(config: Config) -> dict[str, Any]:
-    """Train one run; returns its learning curve and, for the shared head, the gradients' cosines in each window."""
+    """Train one run: its learning curve, the head's size and, for the baseline, the gradients' cosines."""
     cosines: list[dict[str, Any]] = []
+    sizes: list[int] = []
 
     def measure(learner: Any, batch: Any) -> None:
-        if config.agent.head == BASELINE:  # interference is that of the shared head
+        sizes.append(num_parameters(learner.agent.head))
+        if config.agent.head == BASELINE and config.agent.match_parameters is None:
             cosines.append(gradient_cosines(learner, batch))
 
     curve = train_in_process(config, make_suite(config.env), WINDOWS, measure)
-    return asdict(curve) | {"cosines": cosines}
+    return asdict(curve) | {"cosines": cosines, "head_parameters": sizes[0]}

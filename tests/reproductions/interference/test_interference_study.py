@@ -6,17 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
+from impala_mi.envs.interference import right_actions
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 from impala_mi.learner.batching import stack, to_device
+from impala_mi.learner.data_parallel import split
 from impala_mi.learner.update import Learner
 from impala_mi.reproductions.interference import interference_study
 from impala_mi.reproductions.interference.gradient_cosines import gradient_cosines
 from impala_mi.reproductions.interference.in_process import train_in_process
-from impala_mi.reproductions.interference.interference_report import Gain, Run, compare, verdict
+from impala_mi.reproductions.interference.interference_report import Run, compare, interference_report
 from impala_mi.reproductions.interference.interference_study import (
-    BASE,
+    ARMS,
+    FULL,
     InterferenceProtocol,
     run_config,
     run_study,
@@ -25,7 +29,7 @@ from impala_mi.reproductions.study import Study
 from impala_mi.reproductions.study_report import write_study_report
 from tests.tiny import started
 
-SETTINGS = {"quick": True, "seed": 3, "seeds": 2, "device": "cpu"}
+SETTINGS = {"quick": True, "seed": 3, "repetitions": 2, "device": "cpu"}
 
 
 @pytest.mark.slow
@@ -69,25 +73,73 @@ def test_gradients_of_levels_that_agree_point_the_same_way():
     assert all(np.array_equal(before[k], v) for k, v in learner.weights().items()), "nothing is learnt"
 
 
+def test_columns_without_pairs_are_refused():
+    config = run_config("shared", 2, 1.0, 1, 10_000)
+    learner = Learner(config, make_suite(config.env).spaces, 1, torch.device("cpu"))
+    worker = started(config, make_suite(config.env), 0, (0, 0, 0))
+    worker.load(learner.weights(), 0)
+    batch = to_device(stack([worker.collect().data]), learner.device)
+    with pytest.raises(ValueError, match="two levels are needed"):
+        gradient_cosines(learner, split(batch, 64)[0])
+
+
+@pytest.mark.parametrize("tasks", FULL.tasks)
+def test_every_task_has_pairs_of_environments(tasks):
+    config = run_config("shared", tasks, 1.0, 1, 10_000)
+    assert config.actors.envs == config.learner.batch_size >= 2 * tasks
+
+
+def test_arms_of_a_seed_play_the_same_rules_and_seeds_different_ones():
+    def rules(arm, seed):
+        return right_actions(run_config(arm, 16, 0.5, seed, 10_000).env.interference)
+
+    assert all(np.array_equal(rules(arm, 1), rules("shared", 1)) for arm in ARMS)
+    assert not np.array_equal(rules("shared", 1), rules("shared", 2))
+
+
 def test_gains_say_what_is_sure():
-    rng = np.random.default_rng(0)
-    worse, better = rng.normal(50, 1, 8), rng.normal(60, 1, 8)
-    gain = compare(better, worse, 0.99)
-    assert gain.mean == pytest.approx(better.mean() - worse.mean())
-    assert gain.interval[0] < gain.mean < gain.interval[1]
+    """Student's factor of a mean of 4 is 3.182 at 95 % and 5.841 at 99 %."""
+    baseline, difference = np.array([10.0, 20.0, 30.0, 40.0]), np.array([1, 2, 3, 4])
+    gain = compare(baseline + difference, baseline, 0.95)
+    deviation = np.std([1, 2, 3, 4], ddof=1)
+    assert (gain.mean, gain.half) == (2.5, pytest.approx(3.182 * deviation / 2, abs=1e-3))
     assert (gain.sign, gain.improvement) == (1, 1.0)
-    assert compare(worse, better, 0.99).sign == -1
-    assert (compare(worse, worse, 0.99).sign, compare(worse, worse, 0.99).improvement) == (0, 0.5)
-    unsure = Gain(1.0, (-1.0, 3.0), 0.6)
-    contested, agreed = (4, 0.5), (4, 0.0)
-    gains = {(contested, "good"): gain, (contested, "bad"): compare(worse, better, 0.99), (agreed, "good"): unsure}
-    text = verdict(gains)
-    assert "4 tasks, 50% contradiction: better are good (+8.8); worse are bad (-8.8)" in text
-    assert "4 tasks, 0% contradiction: no difference" in text
+    assert compare(baseline - difference, baseline, 0.95).sign == -1
+    wider = compare(baseline + difference, baseline, 0.99)
+    assert (wider.half, wider.sign) == (pytest.approx(5.841 * deviation / 2, abs=1e-3), 0)
+    same = compare(baseline, baseline, 0.99)
+    assert (same.mean, same.sign, same.improvement) == (0.0, 0, 0.5)
+
+
+def synthetic(arm, contradiction, seed, score):
+    curve = [[score, score + 2.0]] * 5
+    return Run(arm, 2, contradiction, seed, range(5), curve, [{"policy": (0.5, 0.1)}] * 5, 7)
+
+
+def test_a_report_corrects_for_all_its_comparisons():
+    """Two arms at two points are four comparisons: 98.75 % each. Gains of 1 to 4 are sure at 95 %, not so."""
+    runs = [
+        synthetic(arm, contradiction, seed, 10.0 * seed + slope * seed + gain)
+        for contradiction in (0.0, 1.0)
+        for arm, slope, gain in (("shared", 0, 0), ("mi_task", 1, 0), ("per_task", 0, 100))
+        for seed in (1, 2, 3, 4)
+    ]
+    report = interference_report(runs, ("shared", "mi_task", "per_task"))
+    factor = stats.t.ppf(1 - 0.0125 / 2, 3)
+    scores, gains, sizes = report.tables
+    assert gains.rows[0][1] == f"+2.5 ± {factor * np.std([1, 2, 3, 4], ddof=1) / 2:.1f}, 100%"
+    assert scores.rows[0][1] == f"26.0 ± {stats.t.ppf(0.975, 3) * np.std([10, 20, 30, 40], ddof=1) / 2:.1f}"
+    assert sizes.rows == [["shared", 7], ["mi_task", 7], ["per_task", 7]]
+    better = "better than the shared head: per_task (+100.0)"
+    assert report.verdict == f"2 tasks, 0% contradiction: {better}. 2 tasks, 100% contradiction: {better}."
+    assert len(report.data["runs"]) == 24
+    assert report.data["runs"][0]["final"] == 11.0
+    eight = [synthetic(arm, 0.0, seed, 10.0) for arm in ("shared", "mi_task") for seed in range(8)]
+    assert "interquartile" in interference_report(eight, ("shared", "mi_task")).tables[0].title
 
 
 def test_the_final_score_is_the_mean_of_the_last_windows():
-    run = Run("shared", 2, 0.0, 1, range(6), [[0.0, 0.0]] * 2 + [[10.0, 20.0]] * 4, [])
+    run = Run("shared", 2, 0.0, 1, range(6), [[0.0, 0.0]] * 2 + [[10.0, 20.0]] * 4, [], 7)
     assert run.final == 15.0
     assert run.curve.tolist() == [0.0, 0.0, 15.0, 15.0, 15.0, 15.0]
 
@@ -97,18 +149,18 @@ def test_the_whole_in_miniature(tmp_path, monkeypatch):
     small = InterferenceProtocol((2,), (0.0, 1.0), ("shared", "mi_task"), 1024)
     monkeypatch.setattr(interference_study, "QUICK", small)
     monkeypatch.setattr(interference_study, "WINDOWS", 4)
-    few = {"actors": {"count": 1, "envs": 4}, "learner": BASE["learner"] | {"batch_size": 4}}
-    monkeypatch.setattr(interference_study, "BASE", BASE | few)
+    monkeypatch.setattr(interference_study, "ENVS", 4)
     shares = []
     own = Study("interference", tmp_path, SETTINGS, lambda share, description: shares.append(share))
     report = run_study(own)
     assert shares == sorted(shares)
-    assert len(report.tables[0].rows) == 2
+    assert [row[0] for row in report.tables[0].rows] == ["shared", "mi_task"]
     files = write_study_report(own, report, "impala-mi reproduce interference")
     assert [f.name for f in files] == ["map.png", "curves.png", "cosines.png", "results.md", "results.json"]
     written = json.loads((tmp_path / "results.json").read_text())
-    assert [row[:2] for row in written["data"]["final"]] == [[2, 0.0], [2, 1.0]]
-    assert all(len(v) == 2 for row in written["data"]["final"] for v in row[2].values())
+    keys = [(run["seed"], run["contradiction"], run["arm"]) for run in written["data"]["runs"]]
+    assert keys == [(seed, c, arm) for seed in (3, 4) for c in (0.0, 1.0) for arm in ("shared", "mi_task")]
+    assert [len(run["cosines"]) for run in written["data"]["runs"]] == [4, 0] * 4
     own._lock.close()
     monkeypatch.setattr(interference_study, "train_part", None)  # nothing is trained again
     again = Study("interference", tmp_path, SETTINGS)
