@@ -7,48 +7,23 @@ names the nearest valid one; a value of the wrong type or range names the key, t
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from impala_mi.config_text import apply_overrides, find
+from impala_mi.config_values import (
+    Count,
+    Folder,
+    Frames,
+    NonNegative,
+    Positive,
+    Processors,
+    Seconds,
+    Threads,
+    Whole,
+    listed,
+)
 from impala_mi.errors import UserError, explain, shorten
-from impala_mi.paths import check_path
 from impala_mi.yaml_text import dump_yaml, parse_yaml
-
-
-def _whole(value: object) -> object:
-    """Integer of a whole number that is written as a float, such as 1e9."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _listed(value: object) -> object:
-    """Value of env.levels; a single name raises an error that shows how a list is written."""
-    if isinstance(value, str) and value != "all":
-        raise ValueError(f"write a list: [{value}], or all")
-    return value
-
-
-def _folder(value: str) -> str:
-    """Path of a folder as given; raises ValueError if none can have it."""
-    if (problem := check_path(value)) is not None:
-        raise ValueError(problem + "; name it in run.mirror to copy runs there" * ("://" in value))
-    return value
-
-
-CENTURY_S = 3_155_760_000
-"""Seconds of 100 years, the longest time of any setting."""
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
-Frames = Annotated[Whole, Field(ge=1, lt=10**15)]
-"""Number of env frames; names of checkpoints have 15 digits."""
-Seconds = Annotated[float, Field(gt=0, le=CENTURY_S)]
-Positive = Annotated[float, Field(ge=1e-30, le=1e30)]
-"""Number that neither vanishes nor overflows in float32."""
-NonNegative = Annotated[float, Field(ge=0, le=1e30)]
-Processors = Annotated[float, Field(gt=0, le=1e4)]
-"""CPUs that Ray reserves."""
-Threads = Annotated[Whole, Field(ge=1, le=4096)]
-Folder = Annotated[str, AfterValidator(_folder)]
 
 
 class Section(BaseModel):
@@ -138,7 +113,7 @@ class EnvConfig(Section):
 
     suite: str = "doom"
     """A shipped suite, or `package.module:function` that returns a `Suite`."""
-    levels: Annotated[list[str] | Literal["all"], BeforeValidator(_listed)] = "all"
+    levels: Annotated[list[str] | Literal["all"], BeforeValidator(listed)] = "all"
     """Names of the levels; each is a task."""
     action_repeat: Annotated[Whole, Field(ge=1, le=10**4)] | None = None
     """Frames for which an action is repeated; by default the suite's own."""
@@ -438,14 +413,6 @@ class Config(Section):
     def steps_per_update(self) -> int:
         """Agent steps of a batch."""
         return self.learner.unroll_length * self.learner.batch_size
-
-
-class GamesConfig(Config):
-    """Configuration of which only the games are used: batches need not suit the numbers of environments."""
-
-    @model_validator(mode="after")
-    def _batches(self) -> Self:
-        return self
 
 
 C = TypeVar("C", bound=Config)

@@ -167,7 +167,7 @@ def evaluate(
             )  # fmt: skip
     for k in range(len(suite.levels)):
         if not played[k] or (random is not None and not random[k]):
-            broken.setdefault(k, f"no episode ended within {max_time_s:g} s")
+            broken.setdefault(k, f"no episode ended within {max_time_s:g} s; --max-steps cuts episodes off")
     return score_episodes(suite.levels, played, random, faults, broken)
 
 

@@ -94,8 +94,7 @@ def play(
         on_step: called with every step of the agent.
         on_episode: called with every episode.
         on_fault: called with every fault.
-        on_broken: called with every level that is given up after repeated faults, which then has no episodes;
-            without it such a level raises `LevelBroken`.
+        on_broken: called with a level that is given up and has no episodes; by default `LevelBroken` is raised.
         on_progress: called every `PROGRESS_S` seconds.
         columns: environments played at once, `max_columns` by default.
         levels: indices of the levels to play, all by default.

@@ -5,9 +5,11 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from typing import Self
 
 import numpy as np
 import torch
+from pydantic import model_validator
 
 from impala_mi.actors.rollout import FIRST_SEED_EPOCH, RolloutWorker, columns_of_groups
 from impala_mi.bench.measure import Cost, per_frame
@@ -23,6 +25,15 @@ from impala_mi.learner.update import Learner
 from impala_mi.nn.agent import Agent, meta_agent
 from impala_mi.nn.precision import choose_dtype
 from impala_mi.types import AgentInput, Spaces, Transitions, leaves, transitions_buffer
+
+
+class GamesConfig(Config):
+    """Configuration of which only the games are used: batches need not suit the numbers of environments."""
+
+    @model_validator(mode="after")
+    def _batches(self) -> Self:
+        return self
+
 
 CPU = torch.device("cpu")
 BATCHES = (1, 16, 32, 64)

@@ -180,10 +180,11 @@ def _tune(config: "Config", levels: int, output: dict[str, Any]) -> None:
 
 def _load_games(config: str, overrides: Sequence[str]) -> "tuple[Config, Suite]":
     """Load a configuration and its suite for games alone, whose numbers need not suit a learner."""
-    from impala_mi import config as configuration
+    from impala_mi.bench.parts import GamesConfig
+    from impala_mi.config import load_as
     from impala_mi.envs.suites import make_suite
 
-    loaded = configuration.load_as(configuration.GamesConfig, *_named(config, overrides))
+    loaded = load_as(GamesConfig, *_named(config, overrides))
     suite = make_suite(loaded.env)
     suite.check()
     return loaded, suite

@@ -266,8 +266,8 @@ there, and `_module_path` puts it behind all others, so that a random.py in it r
 
 def _module_path() -> str:
     """Path of modules for the child: this process's own, with the current folder last."""
-    here = {"", ".", str(Path.cwd())}
-    own = [path for path in sys.path if path not in here]
+    current = {"", ".", str(Path.cwd())}
+    own = [path for path in sys.path if path not in current]
     return "\x1f".join([*own, str(Path.cwd())] if len(own) < len(sys.path) else own)
 
 

@@ -44,7 +44,7 @@ class HashedFile:
 
 def with_digests(meta: Mapping[str, Any], state_name: str, state_digest: str) -> dict[str, Any]:
     """The content of meta.json with the schema and digests."""
-    rest = {**meta, "schema": SCHEMA}
+    rest = {key: value for key, value in meta.items() if key != DIGESTS} | {"schema": SCHEMA}
     return rest | {DIGESTS: {state_name: state_digest, "meta.json": _digest_of(rest)}}
 
 

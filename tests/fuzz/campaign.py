@@ -145,9 +145,9 @@ def plausible(annotation: Any) -> st.SearchStrategy[str]:
         return st.sampled_from(["true", "false"])
     if annotation is int:
         powers = st.integers(-3, 70).map(lambda k: 2**k if k >= 0 else k)
-        return st.one_of(st.integers(-2, 70), powers, st.floats(0, 1e18)).map(str)
+        return st.one_of(*[st.integers(1, 64)] * 6, st.integers(-2, 70), powers, st.floats(0, 1e18)).map(str)
     if annotation is float:
-        return st.floats(allow_nan=True, allow_infinity=True).map(str)
+        return st.one_of(*[st.floats(0.01, 1)] * 4, st.floats()).map(str)
     return st.sampled_from(["null", "a", "tiny", "runs"])
 
 
@@ -162,9 +162,9 @@ def overrides(draw: st.DrawFn) -> list[str]:
     out = []
     for _ in range(draw(st.integers(0, 4))):
         key = draw(st.sampled_from(list(KEYS)))
-        value = draw(st.one_of(*[plausible(KEYS[key])] * 4, odd()))
-        key = draw(st.one_of(*[st.just(key)] * 12, st.text(max_size=12), st.just(key + ".x"), st.just(key[:-1])))
-        out.append(draw(st.sampled_from([f"{key}={value}"] * 16 + [key, f"={value}", f"{key}==", value])))
+        value = draw(st.one_of(*[plausible(KEYS[key])] * 12, odd()))
+        key = draw(st.one_of(*[st.just(key)] * 40, st.text(max_size=12), st.just(key + ".x"), st.just(key[:-1])))
+        out.append(draw(st.sampled_from([f"{key}={value}"] * 60 + [key, f"={value}", f"{key}==", value])))
     return out
 
 
@@ -231,5 +231,7 @@ def campaign(examples: int, first_seed: int = 1) -> Tally:
         tally.add([arg.replace("\0", "") for arg in args])  # which no program can be given
 
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        for command in ("pbt", *OPTIONS):
+            run([command, "nowhere"])  # imports what it needs
         attempt()
     return tally
