@@ -99,6 +99,11 @@ class GradientSum:
         count = len(first) - len(scalars)
         return torch.cat([first[:count], self._sum]), first[count:]
 
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over all ranks."""
+        if tensor.numel():
+            dist.all_reduce(tensor)
+
     def _count_gradient(self, _: Tensor) -> None:
         self._missing -= 1
         if not self._missing:

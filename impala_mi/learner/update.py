@@ -194,7 +194,10 @@ class Learner:
         """Compute and apply an update; returns its scalars and the host's time by stage."""
         config = self.config.learner
         result = self._gradient(batch) if self._shards is None else self._sharded_gradient(batch)
-        gradient, start = result.gradient, time.perf_counter()
+        gradient, start, normaliser = result.gradient, time.perf_counter(), self.agent.normaliser
+        statistics = normaliser.statistics(result.returns, batch.inputs.level[:-1])
+        if self._sum is not None:  # the last exchange of ranks, before any of them changes a weight
+            self._sum.add_up(statistics)
         norm = torch.linalg.vector_norm(gradient)
         if config.max_grad_norm is not None:
             gradient *= (config.max_grad_norm / (norm + 1e-6)).clamp(max=1)
@@ -204,15 +207,14 @@ class Learner:
             self.optimizer.step(gradient, rate, finite)
         elif finite:  # reading it costs nothing on a CPU, and a branch is cheaper than a mask
             self.optimizer.step(gradient, rate)
-        normaliser = self.agent.normaliser
-        normaliser.update(result.returns, batch.inputs.level[:-1], self.agent.head.value, finite)
-        own = {"learner/grad_norm": norm} | normaliser.metrics()
+        normaliser.update(statistics, self.agent.head.value, finite)
+        further = {"learner/grad_norm": norm} | normaliser.metrics()
         seconds = {
             "time/forward_s": result.forward_s,
             "time/backward_s": result.backward_s,
             "time/optimizer_s": time.perf_counter() - start,
         }
-        return UpdateStats((*names, *own), torch.cat([values, torch.stack([*own.values()])])), seconds
+        return UpdateStats((*names, *further), torch.cat([values, torch.stack([*further.values()])])), seconds
 
     def loss(self, batch: Transitions) -> tuple[Loss, Float[Tensor, "T B"]]:
         """Loss of a batch and the V-trace value targets."""

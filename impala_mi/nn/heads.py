@@ -299,7 +299,6 @@ class Head(nn.Module):
         """
         if self.context is None or not self.spec.generates_weights:
             return {}
-        h = h if self.hidden is None else self.hidden(h)
         vectors = {"context": self.context(h, level)}
         for name, output in (("policy", self.policy), ("value", self.value)):
             if isinstance(output, ContextOutput):

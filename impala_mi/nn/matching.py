@@ -26,35 +26,37 @@ def make_head(config: AgentConfig, num_params: int, num_levels: int, value_per_l
         return Head(config, num_params, num_levels, value_per_level)
     pick(HEADS, config.match_parameters, "agent.match_parameters", HeadSpec)
 
-    def count(**changes: object) -> int:
-        hidden = changes.pop("hidden", None)
-        assert hidden is None or isinstance(hidden, int)
-        with on_meta():
-            head = Head(config.model_copy(update=changes), num_params, num_levels, value_per_level, hidden)
-        return num_parameters(head)
-
-    target = count(head=config.match_parameters)
     if config.head == config.match_parameters:
         return Head(config, num_params, num_levels, value_per_level)
-    name = "hidden" if head_spec(config).context is None else "context_width"
-    width = _closest_width(lambda width: count(**{name: width}), target)
-    size = count(**{name: width})
+    has_context = head_spec(config).context is not None
+
+    def make(width: int) -> Head:
+        changed = config.model_copy(update={"context_width": width}) if has_context else config
+        return Head(changed, num_params, num_levels, value_per_level, None if has_context else width)
+
+    def count(width: int) -> int:
+        with on_meta():
+            return num_parameters(make(width))
+
+    with on_meta():
+        other = config.model_copy(update={"head": config.match_parameters})
+        target = num_parameters(Head(other, num_params, num_levels, value_per_level))
+    width = _closest_width(count, target)
+    size = count(width)
     if abs(size - target) > TOLERANCE * target:
-        part = "a hidden layer" if name == "hidden" else "a context"
+        part = "a context" if has_context else "a hidden layer"
         raise UserError(
             f"agent.match_parameters={config.match_parameters!r}: that head has {target:,} parameters; the closest "
             f"that agent.head={config.head!r} comes is {size:,}, with {part} of width {width}, which is not within "
             f"{TOLERANCE:.0%}; a larger agent.core_width or agent.context_width has finer steps"
         )
-    if name == "hidden":
-        return Head(config, num_params, num_levels, value_per_level, width)
-    return Head(config.model_copy(update={name: width}), num_params, num_levels, value_per_level)
+    return make(width)
 
 
 def _closest_width(count: Callable[[int], int], target: int) -> int:
-    """Width of at least 1 whose count, which grows with the width, is closest to the target."""
+    """Width of at least 1 whose count is closest to the target; the count grows with the width, or never does."""
     above = 1
-    while count(above) < target:
+    while count(above) < target and count(2 * above) > count(above):
         above *= 2
     below = above // 2
     while above - below > 1:

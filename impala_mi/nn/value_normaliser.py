@@ -22,7 +22,7 @@ and adding t_k to the constant part of the bias multiplies the generated row, wh
     FiLM             a_k * gamma(z)                a_k beta(z) + b_k       a_k, b_k
     hypernetwork     A_k g(z) + v_k                c_k g(z) + b_k          A_k, v_k, c_k, b_k
 
-The gradients are those of Hessel et al.: each level moves its own row, in normalised units. One output for all
+As in Hessel et al. each level moves its own row, in normalised units. One output for all
 levels with a factor and a shift for each, n_k = a_k y + c_k, would preserve values too, but not train like that.
 With constants, a_k sigma_k never changes: V_k = y for ever, and the layer must output unnormalised returns. With
 trained factors, all levels share one row up to its length, and a level with a_k = 1/1000 barely moves it.
@@ -36,7 +36,6 @@ import math
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from impala_mi.config import AgentConfig
@@ -66,12 +65,18 @@ class ValueNormaliser(Protocol):
         """Advantages [...] of returns, scaled for the policy gradient."""
         ...
 
-    def update(self, returns: Tensor, level: Tensor, value_output: nn.Module, finite: Tensor) -> None:
-        """Learn from the value targets [T, B] of this rank's batch, after its gradient was applied.
+    def statistics(self, returns: Tensor, level: Tensor) -> Tensor:
+        """What `update` learns from the value targets [T, B] of this rank's batch: sums, of any shape.
+
+        The learner adds them up over its ranks before it changes a weight, so that ranks stay equal.
+        """
+        ...
+
+    def update(self, statistics: Tensor, value_output: nn.Module, finite: Tensor) -> None:
+        """Learn from the statistics of a batch, after its gradient was applied.
 
         `value_output` is the head's output layer, whose weights may be changed so that denormalised values stay
-        the same. If the scalar `finite` is false the update was skipped and everything must stay unchanged. With
-        several ranks a normaliser sums its statistics over them itself, so that all ranks stay equal.
+        the same. If the scalar `finite` is false the update was skipped and everything must stay unchanged.
         """
         ...
 
@@ -100,7 +105,11 @@ class Identity(nn.Module):
         """The advantages themselves."""
         return advantages
 
-    def update(self, returns: Tensor, level: Tensor, value_output: nn.Module, finite: Tensor) -> None:
+    def statistics(self, returns: Tensor, level: Tensor) -> Tensor:
+        """Empty."""
+        return returns.new_zeros(0)
+
+    def update(self, statistics: Tensor, value_output: nn.Module, finite: Tensor) -> None:
         """Nothing to learn."""
 
     def metrics(self) -> dict[str, Tensor]:
@@ -113,10 +122,12 @@ class PopArt(nn.Module):
 
     A return moves its level's mean and second moment by `beta` towards itself and its square. A batch with n
     returns of a level moves them by 1 - (1 - beta)^n towards their means over the batch, which is the same up to
-    the order of returns, and does not depend on how ranks share the batch.
+    the order of returns, and does not depend on how ranks share the batch. Statistics start at mean 0 and sigma 1,
+    which they forget within about 1 / beta returns.
 
-    An update uses the statistics of the batches before it. The first batch of a level therefore only sets them: it
-    has neither a policy nor a value gradient, which would be as large as the returns are.
+    An update uses the statistics of the batches before it: the gradient is applied first, then the statistics move.
+    (Algorithm 1 of van Hasselt et al. moves them first; values are preserved in both.) The first batch of a level
+    therefore only moves them: it has neither a policy nor a value gradient, which would be as large as the returns.
 
     Args:
         config: configuration of the agent; `popart_beta` is the step size per return.
@@ -160,9 +171,17 @@ class PopArt(nn.Module):
         return advantages * (self.seen / self.sigma).to(advantages.dtype)[level]
 
     @torch.no_grad()
-    def update(self, returns: Tensor, level: Tensor, value_output: nn.Module, finite: Tensor) -> None:
+    def statistics(self, returns: Tensor, level: Tensor) -> Tensor:
+        """Number, sum and sum of squares of each level's returns [3, K], float64."""
+        returns, level = returns.flatten().double(), level.flatten()
+        # A product with a mask has a fixed order of addition, unlike a scatter on a GPU.
+        mask = (level[:, None] == torch.arange(len(self.mean), device=level.device)).to(returns.dtype)
+        return torch.stack([torch.ones_like(returns), returns, returns.square()]) @ mask
+
+    @torch.no_grad()
+    def update(self, statistics: Tensor, value_output: nn.Module, finite: Tensor) -> None:
         """Move the statistics, and rescale the output layer so that values stay the same."""
-        count, first, second = self._sums(returns.flatten().double(), level.flatten())
+        count, first, second = statistics
         step = -torch.expm1(count * math.log1p(-self.beta))
         mean = self.mean + step * (first / count.clamp(min=1) - self.mean)
         square = self.second_moment + step * (second / count.clamp(min=1) - self.second_moment)
@@ -172,16 +191,8 @@ class PopArt(nn.Module):
         self.seen.masked_fill_((count > 0) & finite, 1)
         sigma = self.sigma
         rescale: Any = value_output.rescale
-        rescale((old_sigma / sigma).to(returns.dtype), ((old_mean - self.mean) / sigma).to(returns.dtype))
-
-    def _sums(self, returns: Tensor, level: Tensor) -> Tensor:
-        """Number, sum and sum of squares of each level's returns [3, K], over all ranks."""
-        # A product with a mask has a fixed order of addition, unlike a scatter on a GPU.
-        mask = (level[:, None] == torch.arange(len(self.mean), device=level.device)).to(returns.dtype)
-        sums = torch.stack([torch.ones_like(returns), returns, returns.square()]) @ mask
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-        return sums
+        dtype = next(value_output.parameters()).dtype
+        rescale((old_sigma / sigma).to(dtype), ((old_mean - self.mean) / sigma).to(dtype))
 
     def metrics(self) -> dict[str, Tensor]:
         """Mean and largest sigma of the levels that had returns; 0 before the first."""
@@ -202,6 +213,6 @@ def make_normaliser(config: AgentConfig, num_levels: int) -> ValueNormaliser:
         raise UserError(
             f"agent.value_normaliser={config.value_normaliser!r}: {type(normaliser).__name__} is no "
             "impala_mi.nn.value_normaliser.ValueNormaliser, which has value_per_level, denormalise, normalise, "
-            "scale, update and metrics"
+            "scale, statistics, update and metrics"
         )
     return normaliser

@@ -189,9 +189,9 @@ def test_state_restores_bit_for_bit(changed):
         assert learner.update(b) | dict.fromkeys(("time/forward_s", "time/backward_s", "time/optimizer_s"), 0) == (
             other.update(b) | dict.fromkeys(("time/forward_s", "time/backward_s", "time/optimizer_s"), 0)
         )
-    now, there = learner.agent.state_dict(), other.agent.state_dict()
-    assert all(torch.equal(tensor, there[name]) for name, tensor in now.items())
-    changes = [name for name, tensor in saved["agent"].items() if not torch.equal(tensor, now[name])]
+    first, second = learner.agent.state_dict(), other.agent.state_dict()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    changes = [name for name, tensor in saved["agent"].items() if not torch.equal(tensor, first[name])]
     assert ("normaliser.mean" in changes) == ("popart" in changed)
 
 
@@ -209,8 +209,8 @@ def test_resumed_hyperparameters_are_the_configurations():
 @pytest.mark.parametrize(
     ("torso", "core", "head", "normaliser"),
     [
-        *(("shallow", core, "mi_context", "none") for core in ("mlstm", "highway")),
-        ("deep", "lstm", "mi_context", "none"),
+        *(("shallow", core, head, "none") for core in ("mlstm", "highway") for head in ("mi_context", "per_task")),
+        *(("deep", "lstm", head, "none") for head in ("mi_context", "shared", "mi_task", "concat")),
         *(("shallow", "lstm", head, normaliser) for head in HEADS for normaliser in NORMALISERS),
         *(("shallow agent.torso_conditioning=" + by, "lstm", "shared", "none") for by in ("task", "instruction")),
     ],

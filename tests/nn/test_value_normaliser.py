@@ -45,7 +45,9 @@ def test_statistics_are_those_of_one_return_after_the_other():
             for _ in values:
                 mean[k] = (1 - beta) * mean[k] + beta * values.mean()
                 square[k] = (1 - beta) * square[k] + beta * (values**2).mean()
-        normaliser.update(torch.from_numpy(returns), torch.from_numpy(levels), make("shared").value, TRUE)
+        normaliser.update(
+            normaliser.statistics(torch.from_numpy(returns), torch.from_numpy(levels)), make("shared").value, TRUE
+        )
         np.testing.assert_allclose(normaliser.mean, mean)
         np.testing.assert_allclose(
             normaliser.sigma, [math.sqrt(b - a * a) for a, b in zip(mean, square, strict=True)]
@@ -62,7 +64,7 @@ def test_the_scale_stays_within_its_bounds():
     for value, bound in ((7.0, MIN_SCALE), (0.0, MIN_SCALE), (1e9, MAX_SCALE)):
         returns = torch.full((50, 1), value, dtype=torch.float64)
         returns[25:] *= -1 if bound == MAX_SCALE else 1
-        normaliser.update(returns, level, make("shared").value, TRUE)
+        normaliser.update(normaliser.statistics(returns, level), make("shared").value, TRUE)
         assert normaliser.sigma[0].item() == pytest.approx(bound)
 
 
@@ -89,7 +91,7 @@ def test_values_are_preserved_for_every_input_as_the_statistics_move(head, condi
     for _ in range(3):
         returns = 10**exponent * (torch.randn(8, 5, dtype=torch.float64) + 2)
         sigma = normaliser.sigma
-        normaliser.update(returns, torch.randint(0, K, (8, 5)), module.value, TRUE)
+        normaliser.update(normaliser.statistics(returns, torch.randint(0, K, (8, 5))), module.value, TRUE)
         assert not torch.equal(normaliser.sigma, sigma)
         torch.testing.assert_close(values(), before, rtol=1e-9, atol=1e-9 * max(1, 10**exponent))
     assert torch.equal(module(h, level).logits, policy)
@@ -100,7 +102,9 @@ def test_values_are_preserved_to_the_rounding_of_float32(head):
     module, normaliser = make(head).float(), popart()
     h, level = torch.randn(40, H), torch.arange(K).repeat(10)
     before = normaliser.denormalise(module(h, level).value, level)
-    normaliser.update(1000 * torch.rand(8, 5), torch.randint(0, K, (8, 5)), module.value, TRUE)
+    normaliser.update(
+        normaliser.statistics(1000 * torch.rand(8, 5), torch.randint(0, K, (8, 5))), module.value, TRUE
+    )
     after = normaliser.denormalise(module(h, level).value, level)
     assert normaliser.mean.max() > 10
     # Sums of numbers as large as the mean round to float32.
@@ -125,7 +129,7 @@ def test_training_equals_a_transcription_of_popart(head):
             module.value.parameters(), torch.autograd.grad(loss, module.value.parameters()), strict=True
         ):
             p.data -= rate * g
-        normaliser.update(target[None], k[None], module.value, TRUE)
+        normaliser.update(normaliser.statistics(target[None], k[None]), module.value, TRUE)
         # The transcription; the first batch of a level only sets its statistics.
         sigma = np.sqrt(square - mean**2)
         gradient_w, gradient_b = np.zeros_like(w), np.zeros_like(b)
@@ -170,10 +174,14 @@ def test_the_loss_is_in_units_of_the_scale():
 
 def test_an_update_that_was_skipped_changes_nothing():
     module, normaliser = make("mi_task"), popart()
-    normaliser.update(torch.randn(5, 5).double(), torch.randint(0, K, (5, 5)), module.value, TRUE)
+    normaliser.update(
+        normaliser.statistics(torch.randn(5, 5).double(), torch.randint(0, K, (5, 5))), module.value, TRUE
+    )
     kept = {name: t.clone() for name, t in (module.state_dict() | normaliser.state_dict()).items()}
     returns = torch.full((5, 5), float("nan"), dtype=torch.float64)
-    normaliser.update(returns, torch.randint(0, K, (5, 5)), module.value, torch.tensor(False))
+    normaliser.update(
+        normaliser.statistics(returns, torch.randint(0, K, (5, 5))), module.value, torch.tensor(False)
+    )
     assert all(torch.equal(t, kept[name]) for name, t in (module.state_dict() | normaliser.state_dict()).items())
 
 
