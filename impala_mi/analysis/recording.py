@@ -206,4 +206,4 @@ def note_instructions(suite: Suite, length: int) -> tuple[Suite, dict[bytes, str
 
     if not suite.spaces.instructions:
         return suite, words
-    return replace(suite, make_game=lambda name: _NotedGame(suite.make_game(name), note)), words
+    return replace(suite, make_game=lambda name: _NotedGame(suite.make_game(name), note), make_batch=None), words
