@@ -81,6 +81,14 @@ class DmlabConfig(Section):
     """Seconds without an answer after which a level counts as hung; at most 60 for a step that builds no map."""
 
 
+class EnvpoolConfig(Section):
+    """EnvPool, for the suite `envpool`; docs/envpool.md describes its families of levels."""
+
+    atari: Literal["no_ops", "sticky"] = "no_ops"
+    """Protocol of Atari games: up to 30 no-ops at the start of an episode (Mnih et al. 2015), or `sticky` actions,
+    which the game replaces by the previous one with probability 0.25 (Machado et al. 2018)."""
+
+
 class EnvConfig(Section):
     """Suite and levels."""
 
@@ -91,9 +99,12 @@ class EnvConfig(Section):
     action_repeat: Count | None = None
     """Frames for which an action is repeated; by default the suite's own."""
     dmlab: DmlabConfig = DmlabConfig()
+    envpool: EnvpoolConfig = EnvpoolConfig()
 
     @model_validator(mode="after")
     def _one_suite(self) -> Self:
+        if self.suite != "envpool" and self.envpool != EnvpoolConfig():
+            raise ValueError(f"env.envpool belongs to env.suite=envpool, not to {self.suite!r}")
         if self.suite != "dmlab30" and self.dmlab != DmlabConfig():
             raise ValueError(f"env.dmlab belongs to env.suite=dmlab30, not to {self.suite!r}")
         return self

@@ -205,7 +205,7 @@ class BatchPlayers:
                 instruction = self._instructions[e] if instructions is None else instructions[i]
                 result.final_observations.append((e, Observation(frame[i].copy(), instruction)))
         going = np.flatnonzero(~ended)
-        words = None if instructions is None else [instructions[i] for i in going]
+        words = None if instructions is None else [instructions[i] for i in going.tolist()]
         self._write(columns[going], frame[going], words, out)
         return games[ended]
 
