@@ -103,6 +103,8 @@ FAMILIES = {
         action_repeat=4,
     ),
 }
+BROKEN = ("BabyAI-SynthS5R2-v0",)
+"""Levels of EnvPool 1.2.5 whose first reset never ends."""
 _PACKAGES = {"envpool.minigrid": "grid", "envpool.procgen": "procgen", "envpool.atari": "atari"}
 """Family of the levels that a package of EnvPool registers."""
 _LISTED = ", ".join(LISTS)
@@ -171,6 +173,8 @@ def _common_family(ids: Sequence[str], specs: Mapping[str, tuple[str, str, Mappi
             close = difflib.get_close_matches(level, [*known, *LISTS], n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"lists of levels are {_LISTED}"
             raise UserError(f"env.levels: no MiniGrid, BabyAI, Procgen or Atari level {level!r} in EnvPool; {hint}")
+        if level in BROKEN:
+            raise UserError(f"env.levels: {level!r} hangs in EnvPool 1.2.5, which never finishes its map")
         if known[level] != known[ids[0]]:
             raise UserError(
                 f"env.levels: {ids[0]!r} and {level!r} cannot be trained together: {FAMILIES[known[ids[0]]].title} "

@@ -232,6 +232,7 @@ def test_atari_has_the_full_action_set_and_its_frame_limit():
         (["BabyAI-GoToLocal-v0", "babyai40"], "'BabyAI-GoToLocal-v0' is given twice"),
         (["BabyAI-GoToLocal-v0", "Pong-v5"], "cannot be trained together: MiniGrid and BabyAI against Atari"),
         (["MiniGrid-Dynamic-Obstacles-5x5-v0"], "has 3 actions, but the levels of its family have 7"),
+        (["BabyAI-SynthS5R2-v0"], "'BabyAI-SynthS5R2-v0' hangs in EnvPool"),
         (["Ant-v5"], "no MiniGrid, BabyAI, Procgen or Atari level 'Ant-v5' in EnvPool"),
         ([], "needs env.levels"),
     ],
