@@ -5,6 +5,9 @@ BIN    := $(VENV)/bin
 RUN    ?= smoke-$(shell date +%Y%m%d-%H%M%S)
 STAMP  := $(VENV)/.installed
 
+# Tests start many processes, which would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: smoke test quick learn lint check-wheel clean
 
 smoke: $(STAMP)

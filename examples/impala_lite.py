@@ -109,6 +109,7 @@ def learn(agent: Agent, optimizer: Optimizer, config: Config, batch: Transitions
     gradient = optimizer.gradient()
     norm = torch.linalg.vector_norm(gradient)
     optimizer.step(gradient * (config.learner.max_grad_norm / norm).clamp(max=1), config.learner.learning_rate)
+    agent.normaliser.update(targets.targets.vs, targets.level, agent.head.value, norm.isfinite())  # such as PopArt
     return {name: scalar.item() for name, scalar in loss.scalars.items()}
 
 

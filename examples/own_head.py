@@ -1,5 +1,7 @@
 """A head of your own: FiLM (Perez et al. 2018), which scales and shifts the features by functions of the task.
 
+The shipped `film_task` is such a head too; this one shows all that it takes.
+
     python examples/own_head.py                               # trains three tiny tasks for 30 s, scores
     impala-mi train CONFIG agent.head=own_head:film           # from the command line, in this folder
 

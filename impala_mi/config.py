@@ -89,6 +89,15 @@ class EnvpoolConfig(Section):
     which the game replaces by the previous one with probability 0.25 (Machado et al. 2018)."""
 
 
+class InterferenceConfig(Section):
+    """Tasks that contradict each other, for the suite `interference`."""
+
+    tasks: Annotated[Whole, Field(ge=1, le=64)] = 16
+    """Number of tasks, the levels of the suite."""
+    contradiction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the symbols for which every task has a right action of its own."""
+
+
 class EnvConfig(Section):
     """Suite and levels."""
 
@@ -100,13 +109,17 @@ class EnvConfig(Section):
     """Frames for which an action is repeated; by default the suite's own."""
     dmlab: DmlabConfig = DmlabConfig()
     envpool: EnvpoolConfig = EnvpoolConfig()
+    interference: InterferenceConfig = InterferenceConfig()
 
     @model_validator(mode="after")
     def _one_suite(self) -> Self:
-        if self.suite != "envpool" and self.envpool != EnvpoolConfig():
-            raise ValueError(f"env.envpool belongs to env.suite=envpool, not to {self.suite!r}")
-        if self.suite != "dmlab30" and self.dmlab != DmlabConfig():
-            raise ValueError(f"env.dmlab belongs to env.suite=dmlab30, not to {self.suite!r}")
+        for name, section, suite in (
+            ("dmlab", self.dmlab, "dmlab30"),
+            ("envpool", self.envpool, "envpool"),
+            ("interference", self.interference, "interference"),
+        ):
+            if self.suite != suite and section != type(section)():
+                raise ValueError(f"env.{name} belongs to env.suite={suite}, not to {self.suite!r}")
         return self
 
 
@@ -115,17 +128,28 @@ class AgentConfig(Section):
 
     torso: Literal["shallow", "deep", "mlp"] = "shallow"
     """Features of a frame: two convolutions, IMPALA's residual net, or two linear layers."""
+    torso_conditioning: Literal["none", "task", "instruction"] = "none"
+    """What scales and shifts the torso's features (FiLM): nothing, the task ID or the embedded instruction."""
     core: str = "lstm"
     """Recurrent core: lstm, mlstm (multiplicative LSTM), or without memory highway or feedforward."""
     core_width: Count = 256
     """H, the width of the core's output."""
     head: str = "mi_context"
-    """How the task enters the policy and the value (paper, section 6.1): shared, per_task, concat, mi_task or
-    mi_context, or your own `HeadSpec` as package.module:name."""
+    """How the task enters policy and value (paper, section 6.1): shared, per_task; told the task concat, mi_task
+    (multiplicative), film_task, low_rank_task, hyper_task; with a context learnt from the core's output mi_context,
+    concat_context, film_context, low_rank_context, hyper_context; or your own `HeadSpec` as package.module:name."""
     conditioned: Literal["both", "policy", "value"] = "both"
     """Outputs that the head conditions; the other one is a shared linear layer."""
     context_width: Count = 32
-    """C, the width of the context z of the multiplicative heads."""
+    """C, the width of the head's context z; also the rank of low_rank heads and the hidden width of hyper heads."""
+    match_parameters: str | None = None
+    """Name of a head, such as mi_task: the head gets as many parameters as that one, within 2 %, by another
+    `context_width` or, if it has no context, by a hidden layer."""
+    value_normaliser: str = "none"
+    """Scale of values: none, popart (a mean and scale of returns for each level, Hessel et al. 2019), or your own
+    `ValueNormaliser` as package.module:name."""
+    popart_beta: Annotated[float, Field(gt=0, lt=1)] = 3e-4
+    """Step size of PopArt's statistics, per return."""
     instruction_tokens: Count = 32
     """L, words after which an instruction is cut."""
 

@@ -4,28 +4,21 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that wait do not take a core
 
-from jaxtyping import install_import_hook
+from typing import Any
 
-_hook = install_import_hook(["impala_mi.nn", "impala_mi.losses", "impala_mi.learner.update"], "beartype.beartype")
-
-from collections.abc import Sequence
-from pathlib import Path
-
-import hypothesis
-import numpy as np
 import pytest
-import torch
 
-from impala_mi.actors.rollout import RolloutWorker
-from impala_mi.config import Config, build
-from impala_mi.envs.base import Suite
-from impala_mi.envs.suites import make_suite
 
-hypothesis.settings.register_profile("shared machines", deadline=None)
-hypothesis.settings.load_profile("shared machines")
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare a process that runs tests; one that only hands them to xdist workers needs no libraries."""
+    if config.getoption("numprocesses", None):
+        return
+    import hypothesis
+    from jaxtyping import install_import_hook
 
-DOUBLES = Path(__file__).parent / "doubles"
-"""Holds a look-alike of deepmind_lab."""
+    install_import_hook(["impala_mi.nn", "impala_mi.losses", "impala_mi.learner.update"], "beartype.beartype")
+    hypothesis.settings.register_profile("shared machines", deadline=None)
+    hypothesis.settings.load_profile("shared machines")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,42 +29,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def lab_double(monkeypatch: pytest.MonkeyPatch) -> None:
     """`deepmind_lab` is found, here and in processes that are started."""
+    from tests.tiny import DOUBLES
+
     monkeypatch.syspath_prepend(str(DOUBLES))
 
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_a_seed() -> None:
+    import numpy as np
+    import torch
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     np.random.seed(0)
 
 
-def tiny_config(*overrides: str) -> Config:
-    """Small and quick: five levels in words and 5x5 images."""
-    return build(
-        "test",
-        {
-            "env": {"suite": "tiny"},
-            "agent": {"torso": "mlp", "head": "mi_context", "core_width": 32, "context_width": 8},
-            "actors": {"count": 1, "envs": 5},
-            "learner": {"unroll_length": 7, "batch_size": 5, "optimizer": "adam", "epsilon": 1e-6},
-        },
-        overrides,
-    )
-
-
 @pytest.fixture
-def config() -> Config:
+def config() -> Any:
+    """`tiny_config()`."""
+    from tests.tiny import tiny_config
+
     return tiny_config()
 
 
 @pytest.fixture
-def suite(config: Config) -> Suite:
+def suite(config: Any) -> Any:
+    """Suite of `config`."""
+    from impala_mi.envs.suites import make_suite
+
     return make_suite(config.env)
-
-
-def started(config: Config, suite: Suite, actor: int, seed_epoch: Sequence[int]) -> RolloutWorker:
-    """A rollout whose environments have started."""
-    rollout = RolloutWorker(config, suite, actor)
-    rollout.start(seed_epoch)
-    return rollout

@@ -181,3 +181,27 @@ def tiny_processes(config: EnvConfig) -> Suite:
 
 def in_child(make: Callable[[str], Game], level: str, folder: str) -> Game:
     return make(level)
+
+
+class ScaledGame(Game):
+    """One step: a digit of four is shown; `ones` pays 1 for repeating it, `thousands` 1000 for the next digit."""
+
+    def __init__(self, level: str) -> None:
+        self.level = level
+
+    def reset(self, seed: int) -> Observation:
+        self.digit = seed % 4
+        return Observation(np.eye(4, dtype=np.float32)[self.digit])
+
+    def step(self, action: int) -> Outcome:
+        right = self.digit if self.level == "ones" else (self.digit + 1) % 4
+        reward = (1.0 if self.level == "ones" else 1000.0) * (action == right)
+        return Outcome(Observation(np.zeros(4, np.float32)), reward, terminated=True)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def scaled(config: EnvConfig) -> Suite:
+    levels = choose_levels("scaled", [Level("ones", 0.25, 1.0), Level("thousands", 250.0, 1000.0)], config.levels)
+    return Suite("scaled", levels, Spaces((4,), "float32", 4, len(levels), False), tuple("abcd"), ScaledGame)

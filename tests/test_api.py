@@ -20,7 +20,7 @@ from impala_mi.nn.agent import Agent
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.folder import create
 from tests.commands import impala
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 CARTPOLE = {
     "env": {"suite": "gym", "levels": ["CartPole-v1"]},
@@ -93,6 +93,7 @@ def test_other_names_are_refused():
 # -- acting ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("level", ["catch", "memory", "language", "CartPole-v1"])
 def test_a_loop_of_steps_acts_exactly_as_evaluation_does(request, level, greedy):
@@ -281,7 +282,7 @@ SEEN = {"image": FRAME, "mission": ""}
         ({"picture": FRAME, "mission": ""}, {}, "observation: no frame.* frame, image, pixels"),
         (FRAME, {}, "observation: no instruction.*instruction or mission"),
         ({"image": FRAME, "mission": 7}, {}, "observation: instruction 7"),
-        (SEEN, {"task": None}, "task: agent.head='mi_task' .* one of catch, memory"),
+        (SEEN, {"task": None}, "task: the policy of agent.head='mi_task' .* one of catch, memory"),
         (SEEN, {"task": "chess"}, "task='chess': .*name or index, of catch, memory"),
         (SEEN, {"task": 5}, "task=5: .*name or index"),
         (SEEN, {"task": -1}, "task=-1: .*name or index"),
@@ -393,6 +394,7 @@ def test_only_the_keys_of_a_machine_can_be_overridden(tiny_run, function, overri
 # -- evaluating, training --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_scores_every_level_the_same_way_under_a_seed(tiny_run):
     result = impala_mi.evaluate(tiny_run, episodes=4, against_random=True)
     assert isinstance(result, impala_mi.Evaluation)
@@ -425,6 +427,18 @@ def test_what_evaluate_refuses(tiny_run):
         impala_mi.evaluate(tiny_run, task_ids=False)
     with pytest.raises(impala_mi.UserError, match="episodes=0"):
         impala_mi.evaluate(tiny_run, episodes=0)
+
+
+def test_a_torso_of_the_task_needs_the_task(tmp_path):
+    config = tiny_config("agent.head=shared", "agent.torso_conditioning=task")
+    run = save_run(tmp_path, config, 1.0)
+    says = "the policy of agent.torso_conditioning='task' is computed from the task"
+    with pytest.raises(impala_mi.UserError, match=f"without task IDs: {says} ID and cannot act without it"):
+        impala_mi.evaluate(run, task_ids=False)
+    agent = impala_mi.load_agent(run)
+    with pytest.raises(impala_mi.UserError, match=f"task: {says}; pass one of catch, memory"):
+        agent.step(SEEN, agent.initial_state())
+    assert agent.step(SEEN, agent.initial_state(), task="catch")[0] in range(3)
 
 
 @pytest.mark.parametrize(

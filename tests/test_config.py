@@ -20,6 +20,7 @@ def test_defaults_are_valid_and_survive_a_round_trip():
     assert build("x", configuration.parse_yaml(text, "x")) == Config()
 
 
+@pytest.mark.slow
 @given(st.floats(1e-9, 1e3, allow_nan=False), st.integers(1, 10**12))
 def test_numbers_survive_a_round_trip(rate, frames):
     made = build("x", {"learner": {"learning_rate": rate}, "train": {"env_frames": frames}})

@@ -12,7 +12,7 @@ from impala_mi.envs.base import Observation, Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError, allow_only
 from impala_mi.nn.agent import Agent
-from impala_mi.nn.heads import policy_needs_task
+from impala_mi.nn.heads import task_settings
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.folder import RunFolder, open_run
 from impala_mi.tokenizer import tokenize
@@ -182,10 +182,10 @@ class TrainedAgent:
         if task is None:
             if len(names) == 1:
                 return np.zeros(n, np.int64)
-            if policy_needs_task(self.config.agent):
+            settings = task_settings(self.config.agent)
+            if settings:
                 raise UserError(
-                    f"task: agent.head={self.config.agent.head!r} computes its policy from the task; pass one of "
-                    f"{', '.join(names)}"
+                    f"task: the policy of {settings} is computed from the task; pass one of {', '.join(names)}"
                 )
             return None
         tasks = _repeated(task, str | int | np.integer, n)

@@ -17,7 +17,7 @@ from impala_mi.analysis.stats import bootstrap_interval, standard_error
 from impala_mi.envs.base import Level, Suite
 from impala_mi.envs.scores import capped_mean, normalised
 from impala_mi.errors import UserError
-from impala_mi.nn.heads import policy_needs_task
+from impala_mi.nn.heads import task_settings
 from impala_mi.types import Episode
 
 Progress = Callable[[str, int], contextlib.AbstractContextManager[OnEpisode]]
@@ -135,11 +135,12 @@ def evaluate(
         UserError: the policy needs task IDs and is not told them.
     """
     config = agent.config.agent
-    if not task_ids and policy_needs_task(config):
+    settings = task_settings(config)
+    if not task_ids and settings:
         raise UserError(
-            f"without task IDs: the policy of agent.head={config.head!r} with "
-            f"agent.conditioned={config.conditioned!r} is computed from the task ID and cannot act without it; "
-            "train with agent.head=mi_context or agent.conditioned=value"
+            f"without task IDs: the policy of {settings} is computed from the task ID and cannot act without it; "
+            "train with agent.head=mi_context or agent.conditioned=value, and agent.torso_conditioning=none or "
+            "instruction"
         )
     faults, broken = Counter[int](), dict[int, str]()
     total = episodes * len(suite.levels)

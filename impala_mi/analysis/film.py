@@ -116,7 +116,8 @@ def film_episodes(
         if steps:
             steps[-1].reward = float(inputs.last_reward[0])
         cores.append(action.core[0].numpy().copy())
-        value = agent.head(action.core, torch.from_numpy(inputs.level)).value
+        told = torch.from_numpy(inputs.level)
+        value = agent.normaliser.denormalise(agent.head(action.core, told).value, told)
         steps.append(
             FilmStep(
                 suite.picture(inputs.frame[0]).copy(), words.get(inputs.tokens[0].tobytes(), ""),

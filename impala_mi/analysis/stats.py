@@ -75,9 +75,9 @@ def standard_error(values: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.asarray(stats.sem(values, axis))
 
 
-def interquartile_mean(values: np.ndarray) -> float:
-    """Mean of the middle half of the values [N]."""
-    return float(stats.trim_mean(values, 0.25))
+def interquartile_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Mean of the middle half of the values along an axis."""
+    return np.asarray(stats.trim_mean(values, 0.25, axis=axis))
 
 
 RESAMPLES = 10_000

@@ -123,7 +123,7 @@ def _hold_row(number: int) -> Callable[..., Tensor]:
 
 def count(agent: Agent, ablated: Ablated) -> int:
     """Number of directions that can be ablated."""
-    return agent.config.context_width if ablated == "context" else agent.spaces.action_space.num_params
+    return agent.head.config.context_width if ablated == "context" else agent.spaces.action_space.num_params
 
 
 def episodes_played(levels: int, ablations: int, episodes: int) -> int:

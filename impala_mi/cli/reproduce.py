@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "neural-process": "Figure 5(a): decoders of a neural process on draws from a Gaussian process.",
     "language-model": "Table 1: an LSTM language model with multiplicative embeddings.",
     "multitask": "Figure 4(b, c): heads of the agent on one suite, by equal frames.",
+    "interference": "Heads of the agent on tasks that contradict each other by a chosen degree.",
 }
 
 
@@ -166,6 +167,17 @@ def language_model(
     _run("language-model", out, settings)
 
 
+SEEDS = click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Runs of each head.")
+
+
+@command.command("interference", help=EXPERIMENTS["interference"], short_help=EXPERIMENTS["interference"])
+@_options("One number of tasks and fewer frames: an hour on two cores with three seeds.")
+@SEEDS
+def interference(quick: bool, seed: int, out: Path | None, seeds: int) -> None:
+    """Run the experiment; EXPERIMENTS has the help."""
+    _run("interference", out, {"quick": quick, "seed": seed, "seeds": seeds, "device": "cpu"})
+
+
 @command.command(
     "multitask",
     short_help=EXPERIMENTS["multitask"],
@@ -174,7 +186,7 @@ def language_model(
     "learner.num_gpus=1 uses a GPU.",
 )
 @_options("A million frames a run of five Doom levels: an hour or two on two cores.")
-@click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Runs of each head.")
+@SEEDS
 @click.option(
     "--episodes",
     type=click.IntRange(min=1),

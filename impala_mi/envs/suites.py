@@ -14,6 +14,7 @@ SUITES = {
     "envpool": "impala_mi.envs.envpool:envpool",
     "gym": "impala_mi.envs.gym:gym",
     "tiny": "impala_mi.envs.tiny:tiny",
+    "interference": "impala_mi.envs.interference:interference",
     "noise": "impala_mi.envs.noise:noise",
 }
 

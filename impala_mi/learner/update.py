@@ -56,7 +56,7 @@ class PendingUpdate:
     """An update that the device may still be computing."""
 
     stats: UpdateStats
-    """Scalars of the loss, and `learner/grad_norm`."""
+    """Scalars of the loss and of the value normaliser, and `learner/grad_norm`."""
     rate: float
     """Learning rate."""
     agent_steps: int
@@ -204,15 +204,17 @@ class Learner:
             self.optimizer.step(gradient, rate, finite)
         elif finite:  # reading it costs nothing on a CPU, and a branch is cheaper than a mask
             self.optimizer.step(gradient, rate)
-        self.agent.normaliser.update(result.returns, batch.inputs.level[:-1], self.agent.head.value, finite)
+        normaliser = self.agent.normaliser
+        normaliser.update(result.returns, batch.inputs.level[:-1], self.agent.head.value, finite)
+        own = {"learner/grad_norm": norm} | normaliser.metrics()
         seconds = {
             "time/forward_s": result.forward_s,
             "time/backward_s": result.backward_s,
             "time/optimizer_s": time.perf_counter() - start,
         }
-        return UpdateStats((*names, "learner/grad_norm"), torch.cat([values, norm.unsqueeze(0)])), seconds
+        return UpdateStats((*names, *own), torch.cat([values, torch.stack([*own.values()])])), seconds
 
-    def _loss(self, batch: Transitions) -> tuple[Loss, Float[Tensor, "T B"]]:
+    def loss(self, batch: Transitions) -> tuple[Loss, Float[Tensor, "T B"]]:
         """Loss of a batch and the V-trace value targets."""
         # Autocast's cache of cast weights is off: threads would share it, with weights cast without gradients.
         bfloat16 = self.dtype != torch.float32
@@ -235,7 +237,7 @@ class Learner:
     def _gradient(self, batch: Transitions) -> _Gradient:
         """Gradient of this rank's batch, summed over the ranks if there are several."""
         start = time.perf_counter()
-        loss, returns = self._loss(batch)
+        loss, returns = self.loss(batch)
         names, values = _stats(loss)
         if self._sum is not None:
             self._sum.expect()
@@ -259,7 +261,7 @@ class Learner:
 
         def shard_gradient(shard: Transitions) -> _Gradient:
             start, share = time.perf_counter(), shard.reward.shape[1] / width
-            loss, returns = self._loss(shard)
+            loss, returns = self.loss(shard)
             names, values = _stats(loss)
             forward_done = time.perf_counter()
             total = loss.total * share if self._mean else loss.total

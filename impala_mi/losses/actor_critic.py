@@ -14,7 +14,7 @@ def actor_critic_loss(inputs: LossInputs) -> Loss:
     """
     config, targets, normaliser, level = inputs.config, inputs.targets, inputs.normaliser, inputs.level
     advantages = normaliser.scale(targets.advantages, level)
-    value_targets = normaliser.normalise(targets.vs, level)
+    value_targets = normaliser.normalise(targets.vs, inputs.normalised_values, level)
     policy = inputs.reduce(-inputs.log_pi * advantages)
     value = inputs.reduce(0.5 * (value_targets - inputs.normalised_values).square())
     entropy = inputs.reduce(inputs.policy.entropy())

@@ -1,22 +1,23 @@
 """The agent: torso, instruction encoder, core and head (paper, appendix E)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from impala_mi.config import AgentConfig
+from impala_mi.errors import UserError
 from impala_mi.hooks import pick
 from impala_mi.nn.core import FeedForwardCore, HighwayCore, LSTMCore, StatesBefore
 from impala_mi.nn.distributions import ActionEncoder, Distribution, distribution
-from impala_mi.nn.heads import Head
 from impala_mi.nn.instruction import InstructionEncoder
+from impala_mi.nn.matching import make_head
+from impala_mi.nn.meta import num_parameters, on_meta
 from impala_mi.nn.mlstm import MultiplicativeLSTMCore
-from impala_mi.nn.torsos import WIDTH, make_torso
-from impala_mi.nn.value_normaliser import Identity, ValueNormaliser
+from impala_mi.nn.torsos import WIDTH, FeatureFilm, make_torso
+from impala_mi.nn.value_normaliser import make_normaliser
 from impala_mi.types import AgentInput, RecurrentState, Spaces
 
 CORES: dict[str, type[nn.Module]] = {
@@ -60,24 +61,40 @@ class Agent(nn.Module):
         config: configuration of the agent.
         spaces: spaces of the suite.
 
-    Raises `UserError` if the torso does not suit the frames, or a head or core of that name is not known.
+    Raises `UserError` if the torso does not suit the frames, if it is conditioned on instructions and there are
+    none, or if a head, core or normaliser of that name is not known.
     """
 
     def __init__(self, config: AgentConfig, spaces: Spaces) -> None:
         super().__init__()
         self.config, self.spaces = config, spaces
         self.torso = make_torso(config.torso, spaces.frame_shape)
+        self.torso_film = self._make_film()
         self.instruction = InstructionEncoder() if spaces.instructions else None
         self.last_action = ActionEncoder(spaces.action_space)
         inputs = WIDTH + self.last_action.width + 1 + (InstructionEncoder.width if spaces.instructions else 0)
         self.core = pick(CORES, config.core, "agent.core", type)(inputs, config.core_width)
-        self.head = Head(config, spaces.action_space.num_params, spaces.num_levels)
-        self.normaliser: ValueNormaliser = Identity()
+        normaliser = make_normaliser(config, spaces.num_levels)
+        self.head = make_head(config, spaces.action_space.num_params, spaces.num_levels, normaliser.value_per_level)
+        self.normaliser = normaliser
+
+    def _make_film(self) -> FeatureFilm | None:
+        """Conditioning of the torso's features, or None."""
+        if self.config.torso_conditioning == "none":
+            return None
+        if self.config.torso_conditioning == "task":
+            return FeatureFilm(self.spaces.num_levels)
+        if not self.spaces.instructions:
+            raise UserError(
+                "agent.torso_conditioning='instruction': the levels of this suite give no instructions; accepted "
+                "are task and none"
+            )
+        return FeatureFilm(InstructionEncoder.width)
 
     @property
     def num_parameters(self) -> int:
         """Number of trained parameters."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return num_parameters(self)
 
     def initial_state(self, batch: int) -> RecurrentState:
         """Recurrent state [batch, ...] at the start of an episode, as the core declares it."""
@@ -100,15 +117,13 @@ class Agent(nn.Module):
     def forward(self, inputs: AgentInput, state: RecurrentState) -> AgentOutput:
         """Run over inputs [T, B, ...] from the recurrent state before the first of them."""
         first: Bool[Tensor, "T B"] = inputs.first
-        parts = [
-            self.torso(inputs.frame),
-            self.last_action(inputs.last_action),
-            inputs.last_reward.clamp(-1, 1).unsqueeze(-1),
-        ]
+        features, last_action = self.torso(inputs.frame), self.last_action(inputs.last_action)
         level = None if inputs.level is None else inputs.level.flatten()
         with torch.autocast(inputs.frame.device.type, enabled=False):  # that is for the torso
-            if self.instruction is not None:
-                parts.append(self.instruction(inputs.tokens))
+            words = None if self.instruction is None else self.instruction(inputs.tokens)
+            features = self._condition(features, inputs.level, words)
+            parts = [features, last_action, inputs.last_reward.clamp(-1, 1).unsqueeze(-1)]
+            parts += [] if words is None else [words]
             core = self.core(torch.cat(parts, -1), first, state)
             head = self.head(core.output.flatten(0, 1), level)
             value = self.normaliser.denormalise(head.value, level)
@@ -121,6 +136,20 @@ class Agent(nn.Module):
             core.state,
             core.before,
         )
+
+    def _condition(
+        self, features: Float[Tensor, "T B 256"], level: Tensor | None, words: Tensor | None
+    ) -> Float[Tensor, "T B 256"]:
+        """Features scaled and shifted as `torso_conditioning` says; ValueError if the level is missing."""
+        if self.torso_film is None:
+            return features
+        if self.config.torso_conditioning == "instruction":
+            assert words is not None
+            return self.torso_film(features, words)
+        if level is None:
+            raise ValueError("a torso that is conditioned on the task cannot act without task IDs")
+        levels = torch.arange(self.spaces.num_levels, device=level.device)
+        return self.torso_film(features, (level.unsqueeze(-1) == levels).to(self.torso_film.G.dtype))
 
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Load weights that the learner published."""
@@ -147,18 +176,10 @@ class Agent(nn.Module):
         return Action(policy.mode() if greedy else policy.sample(generator), logits, out.core.squeeze(0), out.state)
 
 
-class _SkipNormal(TorchFunctionMode):
-    """Mode without `normal_`: for meta tensors PyTorch loads its compiler to compute nothing (2 CPU seconds)."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        skipped = func in (Tensor.normal_, nn.init.normal_)
-        return (args[0] if args else kwargs["tensor"]) if skipped else func(*args, **(kwargs or {}))
-
-
 def meta_agent(config: AgentConfig, spaces: Spaces) -> Agent:
     """Agent on PyTorch's `meta` device: shapes and parameter counts without memory or initialisation.
 
     Raises `UserError` as `Agent` does.
     """
-    with torch.device("meta"), _SkipNormal():
+    with on_meta():
         return Agent(config, spaces)

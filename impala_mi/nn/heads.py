@@ -1,4 +1,4 @@
-"""Policy and value heads: shared, one per task, concatenated and multiplicative (paper, section 6.1).
+"""Policy and value heads: shared, one per task, multiplicative (paper, section 6.1) and what they compete with.
 
 `HEADS` is the registry. A head says how the task enters: an output layer for each of policy and value, and a
 context z that the output layers may read. `agent.head` names an entry, or a `HeadSpec` of your own as
@@ -14,12 +14,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from impala_mi.config import AgentConfig
+from impala_mi.errors import UserError
 from impala_mi.hooks import pick
-from impala_mi.nn.multiplicative import Additive, Generated, Multiplicative
+from impala_mi.nn.multiplicative import (
+    Additive,
+    DeepHyperNetwork,
+    Film,
+    Generated,
+    LowRank,
+    Multiplicative,
+    rescale_linear,
+)
 
 
 class HeadOutput(NamedTuple):
-    """Policy parameters and value of every row."""
+    """Policy parameters and (normalised) value of every row."""
 
     logits: Float[Tensor, "*d P"]
     value: Float[Tensor, "*d"]
@@ -31,7 +40,8 @@ class HeadSpec:
 
     output: Callable[[AgentConfig, int, int], nn.Module]
     """Makes an output layer from the configuration, its width k and the number of levels. It maps the core's output
-    [N, H], level [N] or None and context [N, C] or None to [N, k]."""
+    [N, H], level [N] or None and context [N, C] or None to [N, k]. PopArt also needs
+    `rescale(scale [k], shift [k])`, which turns outputs y into scale * y + shift for every input."""
     context: Callable[[AgentConfig, int], nn.Module] | None = None
     """Makes the context from the configuration and the number of levels, if the head has one. It maps the core's
     output [N, H] and level [N] or None to z [N, C]."""
@@ -39,6 +49,8 @@ class HeadSpec:
     """Whether the conditioned outputs need the task ID."""
     generates_weights: bool = False
     """Whether the context generates weights: the output layer is a `ContextOutput` whose W' depends on z."""
+    selects_level: bool = False
+    """Whether the output layer has outputs for each level, of which it returns those of the row's level."""
 
 
 class SharedOutput(nn.Module):
@@ -51,6 +63,10 @@ class SharedOutput(nn.Module):
     def forward(self, h: Tensor, level: Tensor | None, context: Tensor | None) -> Tensor:
         """[N, k]."""
         return self.linear(h)
+
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift."""
+        rescale_linear(self.linear, scale, shift)
 
 
 class PerTaskOutput(nn.Module):
@@ -69,6 +85,10 @@ class PerTaskOutput(nn.Module):
         index = level[:, None, None].expand(-1, 1, outputs.shape[-1])
         return outputs.gather(1, index).squeeze(1)
 
+    def rescale(self, scale: Float[Tensor, " rows"], shift: Float[Tensor, " rows"]) -> None:
+        """Outputs become scale * y + shift; rows = K * k, the k outputs of level 0 first."""
+        rescale_linear(self.linear, scale, shift)
+
 
 class ContextOutput(nn.Module):
     """Layer of two streams applied to the core's output and the context: y = W'(z) h + b'(z)."""
@@ -81,6 +101,10 @@ class ContextOutput(nn.Module):
         """[N, k]."""
         assert context is not None
         return self.layer(h, context)
+
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift, as the layer does it."""
+        self.layer.rescale(scale, shift)
 
 
 class TaskContext(nn.Module):
@@ -138,6 +162,20 @@ def _concatenated(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
     return ContextOutput(Additive(config.core_width, config.context_width, k))
 
 
+def _film(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
+    return ContextOutput(Film(config.core_width, config.context_width, k))
+
+
+def _low_rank(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
+    width = config.context_width
+    return ContextOutput(LowRank(config.core_width, width, k, rank=width))
+
+
+def _hyper(config: AgentConfig, k: int, num_levels: int) -> nn.Module:
+    width = config.context_width
+    return ContextOutput(DeepHyperNetwork(config.core_width, width, k, hidden=width))
+
+
 def _task_context(config: AgentConfig, num_levels: int) -> nn.Module:
     return TaskContext(num_levels, config.context_width)
 
@@ -148,12 +186,24 @@ def _learnt_context(config: AgentConfig, num_levels: int) -> nn.Module:
 
 HEADS = {
     "shared": HeadSpec(_shared),
-    "per_task": HeadSpec(_per_task, needs_task=True),
+    "per_task": HeadSpec(_per_task, needs_task=True, selects_level=True),
     "concat": HeadSpec(_concatenated, _task_context, needs_task=True),
     "mi_task": HeadSpec(_multiplicative, _task_context, needs_task=True, generates_weights=True),
     "mi_context": HeadSpec(_multiplicative, _learnt_context, generates_weights=True),
+    "concat_context": HeadSpec(_concatenated, _learnt_context),
+    "film_task": HeadSpec(_film, _task_context, needs_task=True, generates_weights=True),
+    "film_context": HeadSpec(_film, _learnt_context, generates_weights=True),
+    "low_rank_task": HeadSpec(_low_rank, _task_context, needs_task=True, generates_weights=True),
+    "low_rank_context": HeadSpec(_low_rank, _learnt_context, generates_weights=True),
+    "hyper_task": HeadSpec(_hyper, _task_context, needs_task=True, generates_weights=True),
+    "hyper_context": HeadSpec(_hyper, _learnt_context, generates_weights=True),
 }
-"""Heads by their name in `agent.head`."""
+"""Heads by their name in `agent.head`.
+
+`_task` heads compute the context from the task ID, `_context` heads from the core's output. The layers are those of
+`nn.multiplicative`: `mi` the full form, `concat` its opposite, which only adds; `film`, `low_rank` and `hyper` are
+between or beyond, with `context_width` also the rank and the hidden width of the hypernetwork.
+"""
 
 
 def head_spec(config: AgentConfig) -> HeadSpec:
@@ -161,9 +211,14 @@ def head_spec(config: AgentConfig) -> HeadSpec:
     return pick(HEADS, config.head, "agent.head", HeadSpec)
 
 
-def policy_needs_task(config: AgentConfig) -> bool:
-    """Whether the agent cannot act without a task ID."""
-    return head_spec(config).needs_task and config.conditioned != "value"
+def task_settings(config: AgentConfig) -> str | None:
+    """Settings by which the policy is computed from the task ID, or None if the agent can act without it."""
+    settings = []
+    if head_spec(config).needs_task and config.conditioned != "value":
+        settings.append(f"agent.head={config.head!r} with agent.conditioned={config.conditioned!r}")
+    if config.torso_conditioning == "task":
+        settings.append("agent.torso_conditioning='task'")
+    return " and ".join(settings) or None
 
 
 class Head(nn.Module):
@@ -176,19 +231,44 @@ class Head(nn.Module):
         config: configuration of the agent.
         num_params: P, the policy's parameters.
         num_levels: K.
+        value_per_level: whether the value layer has one output for each level, of which the level selects one, as a
+            value normaliser with statistics per level needs.
+        hidden: width of a hidden layer between the core and policy and value; none by default.
+
+    Raises `UserError` if `value_per_level` is set and the value layer has no `rescale`.
     """
 
-    def __init__(self, config: AgentConfig, num_params: int, num_levels: int) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        num_params: int,
+        num_levels: int,
+        value_per_level: bool = False,
+        hidden: int | None = None,
+    ) -> None:
         super().__init__()
-        self.spec = head_spec(config)
+        self.config, self.spec, self.hidden = config, head_spec(config), None
+        if hidden is not None:
+            linear = nn.Linear(config.core_width, hidden)
+            nn.init.normal_(linear.weight, std=(2 / config.core_width) ** 0.5)  # keeps the second moment
+            nn.init.zeros_(linear.bias)
+            self.hidden = nn.Sequential(linear, nn.ReLU())
+            config = config.model_copy(update={"core_width": hidden})
 
         def output(k: int, conditioned: bool) -> nn.Module:
             make = self.spec.output if conditioned else _shared
             return make(config, k, num_levels)
 
         self.policy = output(num_params, config.conditioned != "value")
-        self.value = output(1, config.conditioned != "policy")
-        self._only_value_reads_task = self.spec.needs_task and config.conditioned == "value"
+        value_conditioned = config.conditioned != "policy"
+        self._selects_value = value_per_level and not (self.spec.selects_level and value_conditioned)
+        self.value = output(num_levels if self._selects_value else 1, value_conditioned)
+        if value_per_level and not hasattr(self.value, "rescale"):
+            raise UserError(
+                f"agent.value_normaliser={config.value_normaliser!r} needs an output layer with rescale(scale, "
+                f"shift); agent.head={config.head!r} has {type(self.value).__name__} without it"
+            )
+        self._only_value_reads_task = not task_settings(config) and (self.spec.needs_task or value_per_level)
         self.context = None if self.spec.context is None else self.spec.context(config, num_levels)
 
     def forward(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> HeadOutput:
@@ -196,11 +276,21 @@ class Head(nn.Module):
 
         In evaluation mode a value that needs a missing task ID is NaN.
         """
-        if level is None and not self.training and self._only_value_reads_task:
-            logits = self.policy(h, None, None)  # acting needs no value
+        h = h if self.hidden is None else self.hidden(h)
+        acts_untold = level is None and not self.training and self._only_value_reads_task  # acting needs no value
+        context = None if self.context is None or (acts_untold and self.spec.needs_task) else self.context(h, level)
+        if acts_untold:
+            logits = self.policy(h, None, context)
             return HeadOutput(logits, logits.new_full(logits.shape[:-1], float("nan")))
-        context = None if self.context is None else self.context(h, level)
-        return HeadOutput(self.policy(h, level, context), self.value(h, level, context).squeeze(-1))
+        return HeadOutput(self.policy(h, level, context), self._value(h, level, context))
+
+    def _value(self, h: Tensor, level: Tensor | None, context: Tensor | None) -> Tensor:
+        values = self.value(h, level, context)
+        if not self._selects_value:
+            return values.squeeze(-1)
+        if level is None:
+            raise ValueError("values with statistics per level need the level")
+        return values.gather(1, level[:, None]).squeeze(1)
 
     def vectors(self, h: Float[Tensor, "N H"], level: Int[Tensor, " N"] | None) -> dict[str, Tensor]:
         """Context [N, C] and generated weights `policy` and `value` (W', flattened, [N, k * H]) of each row.
@@ -209,9 +299,14 @@ class Head(nn.Module):
         """
         if self.context is None or not self.spec.generates_weights:
             return {}
+        h = h if self.hidden is None else self.hidden(h)
         vectors = {"context": self.context(h, level)}
         for name, output in (("policy", self.policy), ("value", self.value)):
             if isinstance(output, ContextOutput):
                 generated: Generated = output.layer.generate(vectors["context"])
-                vectors[name] = generated.weight.flatten(1)
+                weight = generated.weight
+                if name == "value" and self._selects_value:
+                    assert level is not None
+                    weight = weight[torch.arange(len(level), device=level.device), level]
+                vectors[name] = weight.flatten(1)
         return vectors

@@ -2,6 +2,8 @@
 
 Every layer maps x [..., n] and a context z [..., m] to [..., k], and `generate(z)` returns the weights
 W'(z) [..., k, n] and the bias b'(z) [..., k] that it applies to x, so that y = W'(z) x + b'(z).
+`rescale(scale, shift)`, which the layers of heads have, changes the weights so that output i becomes
+scale[i] y[i] + shift[i] for every x and z: it multiplies row i of W'(z) and b'(z) (see `nn.value_normaliser`).
 
 Initialisation: for x and z of unit variance the output has the variance of `nn.Linear` (1/3) for every width of z.
 Half of it comes from V, half from W, whose entries shrink with the expected squared norm of z.
@@ -20,6 +22,13 @@ class Generated(NamedTuple):
 
     weight: Float[Tensor, "... k n"]
     bias: Float[Tensor, "... k"]
+
+
+def rescale_linear(linear: nn.Linear, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+    """Change a linear layer so that output i becomes scale[i] y[i] + shift[i] for every input."""
+    with torch.no_grad():
+        linear.weight.mul_(scale[:, None])
+        linear.bias.mul_(scale).add_(shift)
 
 
 def _uniform(*shape: int, variance: float) -> nn.Parameter:
@@ -60,6 +69,14 @@ class Multiplicative(nn.Module):
         """W' = z^T W + V [..., k, n] and b' = z^T U + b [..., k]."""
         return Generated(torch.einsum("...m,mnk->...kn", z, self.W) + self.V, z @ self.U + self.b)
 
+    @torch.no_grad()
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift: each parameter of output i is multiplied by scale[i]."""
+        self.W.mul_(scale)
+        self.U.mul_(scale)
+        self.V.mul_(scale[:, None])
+        self.b.mul_(scale).add_(shift)
+
 
 class LowRank(nn.Module):
     """Full form with W of low rank (Taylor & Hinton, 2009): y = ((x P) * (z Q)) R + z^T U + V x + b."""
@@ -81,6 +98,14 @@ class LowRank(nn.Module):
         """W' = sum_r (z^T Q)_r P_r R_r + V and b' = z^T U + b."""
         weight = torch.einsum("...r,nr,rk->...kn", z @ self.Q, self.P, self.R) + self.V
         return Generated(weight, z @ self.U + self.b)
+
+    @torch.no_grad()
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift, through R, U, V and b; P and Q belong to all outputs."""
+        self.R.mul_(scale)
+        self.U.mul_(scale)
+        self.V.mul_(scale[:, None])
+        self.b.mul_(scale).add_(shift)
 
 
 class Diagonal(nn.Module):
@@ -135,6 +160,32 @@ class ScaleBias(nn.Module):
         return scale.repeat_interleave(self.repeat, -1), bias.repeat_interleave(self.repeat, -1)
 
 
+class Film(nn.Module):
+    """Linear layer behind FiLM (Perez et al., 2018): y = A (gamma(z) * x + beta(z)) + b.
+
+    gamma = z^T G + g and beta = z^T U, so W' = A diag(gamma(z)): z stresses the same features in all rows.
+    """
+
+    def __init__(self, n: int, m: int, k: int) -> None:
+        super().__init__()
+        self.G = _uniform(m, n, variance=1 / (2 * m))
+        self.g = nn.Parameter(torch.full((n,), 0.5**0.5))
+        self.U = nn.Parameter(torch.zeros(m, n))
+        self.linear = nn.Linear(n, k)
+
+    def forward(self, x: Float[Tensor, "*d n"], z: Float[Tensor, "*d m"]) -> Float[Tensor, "*d k"]:
+        """[..., k]."""
+        return self.linear((z @ self.G + self.g) * x + z @ self.U)
+
+    def generate(self, z: Float[Tensor, "*d m"]) -> Generated:
+        """W' = A diag(z^T G + g) and b' = A (z^T U) + b."""
+        return Generated(self.linear.weight * (z @ self.G + self.g).unsqueeze(-2), self.linear(z @ self.U))
+
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift, through A and b; gamma and beta belong to all outputs."""
+        rescale_linear(self.linear, scale, shift)
+
+
 class HyperNetwork(nn.Module):
     """Layer y = W'(z) x + b'(z) of weights from a network g: [..., m] -> [..., k * n + k] (Ha et al., 2017).
 
@@ -157,6 +208,39 @@ class HyperNetwork(nn.Module):
         return Generated(weight.unflatten(-1, (self.k, self.n)), bias)
 
 
+class DeepHyperNetwork(nn.Module):
+    """Layer y = W'(z) x + b'(z) of weights from a network of two layers, with a ReLU between them.
+
+    A hypernetwork whose last layer is linear is the full form of an embedded context (paper, section 2), and is
+    computed like that: no weight matrix per row is made.
+
+    Args:
+        n: width of x.
+        m: width of the context z.
+        k: width of the output.
+        hidden: width of the generating network's hidden layer.
+    """
+
+    def __init__(self, n: int, m: int, k: int, hidden: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(m, hidden)
+        nn.init.normal_(self.embed.weight, std=(2 / m) ** 0.5)  # hidden units of second moment 1
+        nn.init.zeros_(self.embed.bias)
+        self.full = Multiplicative(n, hidden, k)
+
+    def forward(self, x: Float[Tensor, "*d n"], z: Float[Tensor, "*d m"]) -> Float[Tensor, "*d k"]:
+        """[..., k]."""
+        return self.full(x, torch.relu(self.embed(z)))
+
+    def generate(self, z: Float[Tensor, "*d m"]) -> Generated:
+        """W' and b' of the full form, with relu(embed(z)) for z."""
+        return self.full.generate(torch.relu(self.embed(z)))
+
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift, through the last layer of the generating network."""
+        self.full.rescale(scale, shift)
+
+
 class Additive(nn.Module):
     """Baseline W [x; z] + b: the context only shifts the output."""
 
@@ -173,3 +257,7 @@ class Additive(nn.Module):
         """W' is the same for every z."""
         w_x, w_z = self.linear.weight[:, : self.n], self.linear.weight[:, self.n :]
         return Generated(w_x.expand(*z.shape[:-1], *w_x.shape), z @ w_z.T + self.linear.bias)
+
+    def rescale(self, scale: Float[Tensor, " k"], shift: Float[Tensor, " k"]) -> None:
+        """Outputs become scale * y + shift."""
+        rescale_linear(self.linear, scale, shift)

@@ -161,3 +161,20 @@ class MLP(nn.Module):
         """[..., 256] of [..., *frame_shape]; uint8 is scaled to [0, 1], floats are taken as they are."""
         x = frame.flatten(-self._dimensions).to(compute_dtype(next(self.parameters())))
         return self.layers(x / 255 if frame.dtype == torch.uint8 else x)
+
+
+class FeatureFilm(nn.Module):
+    """FiLM of a torso's features (Perez et al., 2018): f -> (1 + z^T G) * f + z^T U, the identity at the start.
+
+    There is no random draw, so the other weights start as those of an agent without it. z is a one-hot level or an
+    embedded instruction.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.G = nn.Parameter(torch.zeros(width, WIDTH))
+        self.U = nn.Parameter(torch.zeros(width, WIDTH))
+
+    def forward(self, features: Float[Tensor, "*d 256"], z: Float[Tensor, "*d m"]) -> Float[Tensor, "*d 256"]:
+        """[..., 256]."""
+        return (1 + z @ self.G) * features + z @ self.U

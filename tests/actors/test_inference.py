@@ -11,16 +11,19 @@ from impala_mi.errors import UserError
 from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Learner
 from tests.actors.test_rollout import copied
-from tests.conftest import started, tiny_config
+from tests.tiny import started, tiny_config
 
 CPU = torch.device("cpu")
 
 
 def central(*overrides):
-    """A learner, a rollout of ten games in two groups, and who acts for it."""
+    """A learner, a rollout of ten games in two groups, and who acts for it; FiLM, if any, is not the identity."""
     config = tiny_config("actors.inference=central", "actors.envs=10", "learner.batch_size=10", *overrides)
     suite = make_suite(config.env)
     learner = Learner(config, suite.spaces, 1, CPU)
+    if learner.agent.torso_film is not None:
+        for p in learner.agent.torso_film.parameters():
+            torch.nn.init.normal_(p)
     inference = Inference(config, suite.spaces, CPU, seed=3)
     inference.load(learner.weights(), 0)
     return learner, started(config, suite, 0, [0]), inference
@@ -34,8 +37,9 @@ def relearnt(learner, data):
 
 
 @pytest.mark.slow
-def test_central_logits_are_learner_logits():
-    learner, rollout, inference = central()
+@pytest.mark.parametrize("conditioning", ["none", "task", "instruction"])
+def test_central_logits_are_learner_logits(conditioning):
+    learner, rollout, inference = central(f"agent.torso_conditioning={conditioning}")
     infer = Batcher(inference, enough=2, wait_s=0.01)
     for i in range(5):
         unroll = rollout.collect(infer)
@@ -64,6 +68,7 @@ def test_rows_of_unrolls_follow_each_other_and_actions_are_those_of_the_replies(
     np.testing.assert_array_equal(got, np.concatenate([np.stack(replies[0]), np.stack(replies[1])], 1))
 
 
+@pytest.mark.slow
 def test_an_unroll_that_lost_its_inference_begins_again_where_it_got_to():
     """The games are not started anew, and the state that is recorded is the new process's."""
     learner, rollout, inference = central()

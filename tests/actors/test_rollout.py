@@ -15,9 +15,9 @@ from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Learner
 from impala_mi.nn.agent import CORES
 from impala_mi.types import NO_ACTION, Transitions, leaves
-from tests.conftest import started, tiny_config
 from tests.games import LENGTHS, CountingGame
 from tests.nn.test_agent import RECURRENT
+from tests.tiny import started, tiny_config
 
 LEVELS = ["terminates", "truncates", "no_final"]
 CPU = torch.device("cpu")
@@ -190,6 +190,7 @@ def test_halves_are_all_columns(envs, sizes):
     assert [e for c in columns for e in range(envs)[c]] == list(range(envs))
 
 
+@pytest.mark.slow
 def test_alternating_groups_play_what_one_group_plays():
     """The same games and the same alignment; only the draws of actions come in another order."""
     config = counting()

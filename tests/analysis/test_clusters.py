@@ -24,6 +24,7 @@ def steps(rng, apart, time, levels=3, episodes=12):
     ]
 
 
+@pytest.mark.slow
 def test_levels_that_separate_over_time():
     rng = np.random.default_rng(0)
     octaves = level_separation(

@@ -10,9 +10,9 @@ from impala_mi.analysis.play import play, waves
 from impala_mi.envs.base import Level, Suite
 from impala_mi.nn.agent import Agent
 from impala_mi.types import Episode
-from tests.conftest import tiny_config
 from tests.envs.test_base import Faulting
 from tests.games import CountingGame
+from tests.tiny import tiny_config
 
 
 class Lottery(CountingGame):

@@ -11,7 +11,7 @@ from impala_mi.analysis.recording import head_vectors, note_instructions, octave
 from impala_mi.envs.tiny import WORDS
 from impala_mi.nn.agent import Agent
 from impala_mi.tokenizer import tokenize
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 
 def test_octaves():

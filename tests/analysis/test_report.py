@@ -72,6 +72,7 @@ def test_only_an_empty_run(tmp_path):
     assert "<h2>Learner</h2>" not in html
 
 
+@pytest.mark.slow
 def test_a_page_on_thirty_levels_is_small(tmp_path):
     levels = [f"family{k % 6}_level{k}" for k in range(30)]
     runs = [history(f"{head}{seed}", head, seed, levels, n=400) for head in "xy" for seed in (1, 2)]

@@ -13,7 +13,7 @@ from impala_mi.analysis.tsne import Panel, embed, opacity
 from impala_mi.analysis.tsne_page import write_tsne_page
 from impala_mi.envs.dmlab30 import SCORES
 from impala_mi.nn.agent import Agent
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 
 def test_embedding_keeps_clusters_apart():

@@ -19,7 +19,7 @@ from impala_mi.analysis.units import (
 )
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Agent
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from impala_mi.envs.tiny import WORDS
 from impala_mi.errors import UserError
 from impala_mi.nn.agent import Agent
 from impala_mi.types import Box, Episode
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 
 @pytest.fixture
@@ -67,6 +67,16 @@ def test_words_and_values_are_the_agents(agent, suite):
     [step] = one.steps
     assert step.instruction in WORDS
     assert 0 < step.entropy <= np.log(3) + 1e-6
+
+
+def test_values_are_in_units_of_returns(suite):
+    agent = Agent(tiny_config("agent.value_normaliser=popart").agent, suite.spaces).eval()
+    catch = suite.level_names.index("catch")
+    [plain] = shoot(agent, suite, catch, 1, 1, None)
+    agent.normaliser.mean[catch], agent.normaliser.second_moment[catch] = 30.0, 30.0**2 + 10.0**2
+    [scaled] = shoot(agent, suite, catch, 1, 1, None)
+    values = [10 * step.value + 30 for step in plain.steps]
+    assert [step.value for step in scaled.steps] == pytest.approx(values)
 
 
 def test_a_step_that_the_map_holds_lies_where_it_lies(agent, suite, chart):

@@ -10,8 +10,8 @@ from impala_mi.config import build
 from impala_mi.envs.conformance import check_game
 from impala_mi.envs.suites import make_suite
 from impala_mi.types import Spaces
-from tests.conftest import tiny_config
 from tests.games import CountingBatch
+from tests.tiny import tiny_config
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs import folder as run_folder
 from impala_mi.training import preflight
 from tests.commands import impala, refused
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

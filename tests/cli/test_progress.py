@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from impala_mi.cli.progress import line, reporting
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 RECORD = {"time_s": 61.0, "env_frames": 1000, "fps": 100.0, "lag_mean": 1.25}
 

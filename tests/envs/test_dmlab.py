@@ -22,7 +22,7 @@ from impala_mi.envs.vector import VectorEnv
 from impala_mi.nn.agent import Agent
 from impala_mi.tokenizer import tokenize
 from impala_mi.types import AgentInput, LSTMState, transitions_buffer
-from tests.conftest import DOUBLES
+from tests.tiny import DOUBLES
 
 RECORDINGS = Path(os.environ.get("DMLAB30_RECORDINGS", Path(__file__).parents[1] / "data" / "dmlab30"))
 
@@ -153,6 +153,7 @@ def test_instructions_change_in_the_middle_of_an_episode(tmp_path, monkeypatch):
     vector.close()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_episode_in_another_process_and_other_seeds_others(tmp_path):
     made = suite(tmp_path, "explore_goal_locations_small")
 

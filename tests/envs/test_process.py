@@ -160,6 +160,7 @@ def test_a_machine_that_cannot_start_another_process_is_a_fault_and_leaves_nothi
     assert len(os.listdir("/proc/self/fd")) == open_before
 
 
+@pytest.mark.slow
 def test_a_game_that_hangs_when_closed_is_ended_by_force(monkeypatch):
     monkeypatch.setattr("impala_mi.envs.process._CLOSE_S", 0.5)
     g = game("close")
@@ -213,6 +214,7 @@ def test_games_outlive_the_thread_that_started_them():
     g.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["hang", "faulty"])
 def test_an_interrupt_does_not_wait_for_a_call_or_a_pause(how):
     """Ctrl-C must not wait for the timeout of a hang or for the pause after consecutive faults."""
@@ -239,6 +241,7 @@ def test_an_interrupt_does_not_wait_for_a_call_or_a_pause(how):
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.slow
 def test_an_environment_goes_on_after_faults_of_its_process():
     env = Environment(game("abort"), 0, EpisodeSeeds([1], "a_level"), True)
     env.reset()

@@ -31,9 +31,10 @@ def cartpole_run(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_impala_lite_learns_opposite_actions_for_levels_that_look_alike(example, capsys):
+@pytest.mark.parametrize("normaliser", ["none", "popart"])
+def test_impala_lite_learns_opposite_actions_for_levels_that_look_alike(example, capsys, normaliser):
     """Random actions bring -1/3 each; a policy that ignores the task at most 0 on average."""
-    means = example("impala_lite").main(["--frames", "2400", *QUICK])
+    means = example("impala_lite").main(["--frames", "2400", *QUICK, f"agent.value_normaliser={normaliser}"])
     assert set(means) == {"always_left", "always_right"}
     assert min(means.values()) > 0.9
     assert "learner/rho_mean" in capsys.readouterr().out

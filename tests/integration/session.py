@@ -38,12 +38,12 @@ class Session:
         (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
         self.env = os.environ | {"PYTHONPATH": str(ROOT), "FAULT_ONCE": str(folder / "fault")}
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
+    def start(self, *args: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         for number in (signal.SIGINT, signal.SIGHUP):  # tests in the background, or under nohup
             if signal.getsignal(number) == signal.SIG_IGN:  # programs would inherit it
                 signal.signal(number, signal.default_int_handler)
         process = subprocess.Popen(
-            [sys.executable, "-m", "impala_mi", *args], cwd=self.folder, env=self.env, text=True,
+            [*prefix, sys.executable, "-m", "impala_mi", *args], cwd=self.folder, env=self.env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         self.processes.append(process)
@@ -56,9 +56,9 @@ class Session:
         assert not left_behind(process.pid)
         return out + err
 
-    def train(self, *overrides: str) -> subprocess.Popen[str]:
+    def train(self, *overrides: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         """A run `a` without end, when it has begun to learn."""
-        process = self.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9", *overrides)
+        process = self.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9", *overrides, prefix=prefix)
         wait_for(lambda: len(self.records("a")) > 1)
         return process
 

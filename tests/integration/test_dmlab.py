@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from impala_mi.config import load
-from tests.conftest import DOUBLES
 from tests.integration.session import ROOT, Session, left_behind, wait_for
 from tests.test_api import save_run
+from tests.tiny import DOUBLES
 
 pytestmark = pytest.mark.integration
 SMALL = (
@@ -92,22 +92,28 @@ def test_thirty_levels_survive_faults_of_every_kind_and_none_goes_uncounted(lab)
     assert shared_memory() <= shared
 
 
-def test_levels_of_their_own_actors_get_equal_frames_from_a_cache_that_was_filled(lab):
+def test_levels_play_equal_frames_from_a_filled_cache_and_a_killed_run_takes_its_games_along(lab):
     levels = "explore_goal_locations_small,skymaze_irreversible_path_hard"
     out = lab.run("cache", "dmlab30", "--levels", levels, "--episodes", "40", "env.dmlab.level_cache=cache")
     assert "40" in out
-    lab.run(
+    process = lab.start(
         "train", *SMALL, "run.name=a", f"env.levels=[{levels}]", "actors.per_level=1", "actors.balance=frames",
-        "learner.batch_size=2", "train.env_frames=8000",
+        "learner.batch_size=2", "train.env_frames=1e9", "train.checkpoint_every_s=1",
     )  # fmt: skip
+    wait_for(lambda: lab.records("a") and lab.records("a")[-1]["env_frames"] >= 8000)
+    process.kill()
+    process.communicate(timeout=60)
+    wait_for(lambda: not any(name.isdigit() for name in remains(lab)), 10)
     last = lab.records("a")[-1]
     for level in levels.split(","):
         assert last[f"level/{level}/frames_share"] == pytest.approx(0.5, abs=0.02)
         assert last[f"level/{level}/cache_hits"] > 10
         assert f"level/{level}/cache_misses" not in last
-    # A resumed run continues the counts.
-    lab.run("resume", "runs/a", "train.env_frames=12000")
-    assert lab.records("a")[-1][f"level/{level}/env_frames"] > last[f"level/{level}/env_frames"]
+    # A resumed run continues the counts, and removes the files of the one that was killed.
+    saved = lab.checkpoint("a").meta["env_frames"]
+    lab.run("resume", "runs/a", f"train.env_frames={saved + 4000}")
+    for level in levels.split(","):
+        assert lab.records("a")[-1][f"level/{level}/env_frames"] >= (saved + 4000) * 0.45
     assert remains(lab) == []
 
 
@@ -145,16 +151,6 @@ def begin(lab: Session, *args: str) -> subprocess.Popen[str]:
         "train", *SMALL, "run.name=a", "env.levels=[rooms_watermaze,lasertag_one_opponent_small]",
         "actors.per_level=1", "learner.batch_size=2", *args,
     )  # fmt: skip
-
-
-def test_a_killed_run_takes_its_games_along_and_the_next_removes_its_files(lab):
-    process = begin(lab)
-    wait_for(lambda: (lab.folder / "runs" / "a" / "metrics.jsonl").exists() and lab.records("a"))
-    process.kill()
-    process.communicate(timeout=60)
-    wait_for(lambda: not any(name.isdigit() for name in remains(lab)), 10)
-    lab.run("resume", "runs/a", "train.env_frames=1e4", "train.log_every_s=100")
-    assert remains(lab) == []
 
 
 def test_an_interrupt_does_not_wait_for_a_map_that_is_being_compiled(lab):

@@ -16,7 +16,7 @@ from impala_mi.envs.suites import make_suite
 from impala_mi.learner.group import LearnerGroup, RolloutsLost, start_ranks
 from impala_mi.training.placement import reserve
 from impala_mi.training.ray_port import RAY
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.integration
 

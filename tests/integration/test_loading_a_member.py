@@ -15,7 +15,7 @@ from impala_mi.learner.update import Learner
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.folder import RunFolder
 from impala_mi.training.trainer import Trainer
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.integration
 

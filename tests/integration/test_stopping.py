@@ -15,19 +15,6 @@ from tests.integration.session import left_behind, wait_for
 pytestmark = pytest.mark.integration
 
 
-def test_a_signal_leaves_a_checkpoint_and_no_process(session):
-    process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9")
-    metrics = session.folder / "runs" / "a" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and metrics.read_text())
-    os.kill(process.pid, signal.SIGTERM)  # `Session.stop` sends SIGINT
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, out + err
-    assert "continue with: impala-mi resume runs/a" in out
-    assert not left_behind(process.pid)
-    assert session.checkpoint("a").meta["env_frames"] == session.records("a")[-1]["env_frames"]
-    assert session.events("a")[-2:] == ["checkpoint", "interrupted"]
-
-
 def test_a_signal_while_ray_starts_leaves_nothing(session):
     process = session.start("train", "tiny.yaml", "run.name=a", "train.env_frames=1e9")
     time.sleep(3)  # wherever it is by then
@@ -57,33 +44,32 @@ def test_a_signal_within_an_import_is_not_lost(session, module):
     assert not (session.folder / "runs" / "a").exists()
 
 
-def test_nohup_is_respected(session):
-    process = subprocess.Popen(
-        ["nohup", sys.executable, "-m", "impala_mi", "train", "tiny.yaml", "run.name=a", "train.env_frames=30000"],
-        cwd=session.folder, env=session.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    metrics = session.folder / "runs" / "a" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and metrics.read_text())
-    os.kill(process.pid, signal.SIGHUP)
-    assert process.wait(timeout=240) == 0
-    assert session.records("a")[-1]["env_frames"] >= 30000
-
-
-def test_an_interrupted_doom_leaves_no_game_and_no_file(session):
+def test_doom_trains_scores_draws_and_leaves_no_game_when_it_is_stopped(session):
     temporary = session.folder / "tmp"
     temporary.mkdir()
     session.env |= {"TMPDIR": str(temporary)}
-    for command in (("train", "smoke", "run.name=a"), ("eval", "runs/a", "--episodes", "500")):
-        process = session.start(*command)
-        wait_for(lambda process=process: games(process) >= 5)
-        if command[0] == "train":
-            wait_for(lambda: session.records("a"))
+
+    def stopped(process):
         os.kill(process.pid, signal.SIGTERM)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130, out + err
         assert not left_behind(process.pid)
         assert list(temporary.glob("impala-mi-*")) == []
+
+    process = session.start("train", "smoke", "run.name=a", "train.log_every_s=1")
+    wait_for(lambda: session.records("a") and session.records("a")[-1]["env_frames"] >= 8000)
+    assert games(process) >= 5
+    stopped(process)
+    last = session.records("a")[-1]
+    assert last["env_frames"] == 4 * last["agent_steps"]
+    out = session.run("eval", "runs/a", "--episodes", "2", "--against-random")
+    assert "health_gathering" in out
+    session.run("tsne", "runs/a", "--episodes", "1")
+    assert list((session.folder / "runs" / "a" / "tsne").glob("*.png"))
+    process = session.start("eval", "runs/a", "--episodes", "500")
+    wait_for(lambda: games(process) >= 5)
+    stopped(process)
+    assert {p.name for p in session.folder.iterdir()} == {"runs", "tiny.yaml", "tmp"}
 
 
 def games(process):

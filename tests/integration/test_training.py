@@ -25,15 +25,3 @@ def test_one_agent_learns_five_tasks_at_once(session):
         "config.yaml", "versions.json", "metrics.jsonl", "events.jsonl", "tensorboard", "checkpoints",
     }  # fmt: skip
     assert session.checkpoint("a", "best").meta["score"] > 80
-
-
-def test_doom_trains_scores_and_draws(session):
-    session.run("train", "smoke", "run.name=a", "train.env_frames=20000", "train.log_every_s=1")
-    last = session.records("a")[-1]
-    assert last["env_frames"] == 4 * last["agent_steps"]
-    out = session.run("eval", "runs/a", "--episodes", "2", "--against-random")
-    assert "health_gathering" in out
-    session.run("tsne", "runs/a", "--episodes", "1")
-    assert list((session.folder / "runs" / "a" / "tsne").glob("*.png"))
-    litter = {p.name for p in session.folder.iterdir()} - {"runs", "tiny.yaml"}
-    assert litter == set()

@@ -14,7 +14,7 @@ from impala_mi.learner.update import Learner
 from impala_mi.nn.agent import CORES
 from impala_mi.nn.core import CoreOutput
 from impala_mi.types import leaves, map_arrays
-from tests.conftest import started, tiny_config
+from tests.tiny import started, tiny_config
 
 CPU = torch.device("cpu")
 MEMORY = 3
@@ -99,6 +99,7 @@ def test_actors_learner_and_previews_take_any_state(config, central):
     assert preview(learner.agent, column, CPU, pad_to_buckets=False).vectors["context"].shape == (8, 8)
 
 
+@pytest.mark.slow
 def test_final_values_continue_any_state(config):
     """V of a final observation is one more step of its own episode."""
     from impala_mi.learner.update import final_values

@@ -10,6 +10,7 @@ from impala_mi.learner.batching import pad_to_buckets, to_device
 from impala_mi.learner.cuda_graphs import WARM_UP, Graphs
 from impala_mi.learner.update import Learner
 from impala_mi.nn.instruction import InstructionEncoder, instructions
+from impala_mi.nn.value_normaliser import NORMALISERS
 from impala_mi.types import Instructions, Spaces, map_arrays
 from tests.learner.batches import SPACES, STEPS, a_batch, config_of
 
@@ -28,7 +29,7 @@ def learner_of(*changed, is_even=False, spaces=SPACES):
 @pytest.mark.parametrize("changed", [
     ("agent.head=shared",), ("agent.head=per_task", "learner.loss_reduction=mean"),
     ("agent.head=mi_task", "agent.torso=deep"), ("agent.head=mi_context", "agent.core=feedforward"),
-    ("agent.core=highway",), ("agent.core=mlstm",),
+    ("agent.core=highway",), ("agent.core=mlstm",), ("agent.torso_conditioning=instruction",),
     ("agent.head=mi_context", "learner.max_grad_norm=1.0"),
 ])  # fmt: skip
 def test_even_updates_are_the_same_updates(changed):
@@ -96,8 +97,11 @@ class Replays:
 
 
 @pytest.mark.slow
-def test_recordings_read_the_batch_at_hand_and_are_made_for_each_shape():
-    plain, recorded = learner_of(is_even=True), learner_of(is_even=True)
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_recordings_read_the_batch_at_hand_and_are_made_for_each_shape(normaliser):
+    changed = f"agent.value_normaliser={normaliser}"
+    plain, recorded = learner_of(changed, is_even=True), learner_of(changed, is_even=True)
+    places = {name: tensor.data_ptr() for name, tensor in recorded.agent.state_dict().items()}
     replays = Replays()
     recorded._graphs = Graphs(lambda *batch: recorded._compute(*batch)[0], CPU, replays)
     begun = []
@@ -108,8 +112,9 @@ def test_recordings_read_the_batch_at_hand_and_are_made_for_each_shape():
         one, other = plain.update(batch), recorded.finish(begun[-1])
         assert other["loss/total"] == pytest.approx(one["loss/total"], rel=1e-5), seed
     assert (replays.ran, replays.recorded) == (2 * WARM_UP, 2)
-    for p, q in zip(plain.agent.parameters(), recorded.agent.parameters(), strict=True):
+    for p, q in zip(plain.agent.state_dict().values(), recorded.agent.state_dict().values(), strict=True):
         torch.testing.assert_close(q, p)
+    assert {name: tensor.data_ptr() for name, tensor in recorded.agent.state_dict().items()} == places
     kept = begun[-1].stats.values.clone()
     recorded.begin(pad_to_buckets(a_batch(plain.config, 7, ((2, 1), (5, 3)))))
     assert torch.equal(begun[-1].stats.values, kept), "scalars outlive the next replay"
@@ -149,6 +154,7 @@ def test_what_an_optimiser_keeps_stays_where_it_is():
     assert optimizer.steps == 1
 
 
+@pytest.mark.slow
 def test_even_batches_come_in_few_shapes():
     config, seen = config_of(), set()
     for seed in range(60):

@@ -59,6 +59,7 @@ def a_batch(config, seed):
         (3, ["agent.torso=deep"]),
         (2, ["learner.loss_reduction=mean", "learner.max_grad_norm=0.5"]),
         (8, ["agent.head=mi_context"]),
+        (3, ["agent.head=mi_task", "agent.value_normaliser=popart"]),
     ],
     ids=str,
 )
@@ -81,6 +82,7 @@ def test_parts_are_one_learner_with_the_whole_batch(threads, changed):
     assert parts.counters == whole.counters
 
 
+@pytest.mark.slow
 def test_parts_give_the_same_bits_every_time():
     config = config_of("agent.head=mi_context", "learner.precision=bfloat16")
     weights = []

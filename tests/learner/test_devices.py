@@ -159,6 +159,7 @@ def test_crossings_of_instructions_and_final_observations_vanish_with_them():
     assert (recorder.crossings, recorder.waits) == (CROSSINGS["lstm"], set())
 
 
+@pytest.mark.slow
 def test_the_recorder_sees_what_makes_a_host_wait():
     on_device, on_host = torch.ones(3, device=META), torch.tensor([0, 1])
     suspects = {

@@ -14,7 +14,6 @@ from impala_mi.config import build
 from impala_mi.learner.batching import stack
 from impala_mi.learner.distributed import join, listen
 from impala_mi.learner.update import Learner
-from impala_mi.nn.heads import HEADS
 from impala_mi.types import FinalObservations, Spaces
 
 CPU = torch.device("cpu")
@@ -22,9 +21,12 @@ UPDATES, T, B = 20, 6, 8
 SPACES = Spaces((5,), "float32", 4, 3, instructions=True)
 
 CONFIGS = [
-    *([f"agent.head={head}"] for head in HEADS),
+    *([f"agent.head={head}"] for head in ("shared", "per_task", "mi_task", "mi_context", "film_task")),
     ["agent.head=mi_task", "learner.loss_reduction=mean", "learner.max_grad_norm=0.5"],
     ["agent.head=mi_context", "learner.optimizer=rmsprop", "learner.rmsprop_momentum=0.5", "learner.epsilon=0.01"],
+    ["agent.head=mi_task", "agent.value_normaliser=popart"],
+    ["agent.head=shared", "agent.torso_conditioning=task"],
+    ["agent.head=shared", "agent.value_normaliser=popart", "learner.loss_reduction=mean"],
 ]
 
 

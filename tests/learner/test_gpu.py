@@ -74,7 +74,9 @@ def test_an_update_never_waits_for_the_gpu(core, graphs):
     learner.finish(pending)
 
 
-@pytest.mark.parametrize("changed", [*(f"agent.head={head}" for head in HEADS), "agent.core=mlstm"])
+@pytest.mark.parametrize(
+    "changed", [*(f"agent.head={head}" for head in HEADS), "agent.core=mlstm", "agent.value_normaliser=popart"]
+)
 def test_recorded_updates_are_the_same_updates(changed):
     plain, recorded = (learner_on_gpu(changed, f"learner.cuda_graphs={graphs}") for graphs in ("false", "true"))
     count = 2 * (WARM_UP + 3)

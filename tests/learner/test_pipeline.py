@@ -236,6 +236,7 @@ def test_another_member_is_loaded_only_while_nothing_is_in_flight(pipeline, lear
     assert (result.metrics["lag_max"], weights["w"].tolist(), result.counters.version) == (1.0, [43.0], 10)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),

@@ -8,7 +8,7 @@ from impala_mi.learner.preview import FRAMES, one_column, preview
 from impala_mi.nn.agent import Agent
 from impala_mi.nn.core import lstm_state
 from impala_mi.types import Spaces, transitions_buffer
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from impala_mi.learner.batching import stack, to_device
 from impala_mi.learner.update import Learner, final_values, next_values
 from impala_mi.nn.agent import CORES
 from impala_mi.nn.heads import HEADS
+from impala_mi.nn.value_normaliser import NORMALISERS
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.types import AgentInput, FinalObservations, Spaces, map_arrays
-from tests.conftest import started, tiny_config
+from tests.tiny import started, tiny_config
 
 CPU = torch.device("cpu")
 
@@ -32,11 +33,16 @@ def setup(*overrides):
 
 
 @pytest.mark.parametrize(
-    ("head", "core"),
-    [*((head, "lstm") for head in HEADS), *(("mi_context", core) for core in CORES if core != "lstm")],
+    ("head", "core", "conditioning"),
+    [
+        *((head, "lstm", "none") for head in HEADS),
+        *(("mi_context", core, "none") for core in CORES if core != "lstm"),
+        *(("shared", "lstm", conditioning) for conditioning in ("task", "instruction")),
+    ],
 )
-def test_an_update_moves_every_trained_parameter(head, core):
-    learner, rollout = setup(f"agent.head={head}", f"agent.core={core}", "learner.entropy_cost=0.1")
+def test_an_update_moves_every_trained_parameter(head, core, conditioning):
+    learner, rollout = setup(f"agent.head={head}", f"agent.core={core}", "learner.entropy_cost=0.1",
+                             f"agent.torso_conditioning={conditioning}")  # fmt: skip
     before = {k: v.clone() for k, v in learner.agent.named_parameters()}
     for _ in range(3):
         learner.update(stack([rollout.collect().data]))
@@ -127,9 +133,11 @@ def test_the_deterministic_mode_repeats_with_threads():
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("normaliser", NORMALISERS)
 @pytest.mark.parametrize("poison", ["nan", "overflow"])
-def test_an_update_that_is_not_finite_is_skipped_and_too_many_stop_the_run(poison):
-    learner, rollout = setup("learner.max_bad_updates=3", "learner.reward_clipping=none")
+def test_an_update_that_is_not_finite_is_skipped_and_too_many_stop_the_run(poison, normaliser):
+    learner, rollout = setup("learner.max_bad_updates=3", "learner.reward_clipping=none",
+                             f"agent.value_normaliser={normaliser}")  # fmt: skip
     good = stack([rollout.collect().data])
     rollout.close()
     learner.update(good)
@@ -166,23 +174,25 @@ def test_gradients_are_clipped_to_the_norm():
     assert (after - before).norm().item() * 1e9**0.5 == pytest.approx(0.5, rel=1e-2)
 
 
-@pytest.mark.parametrize("core", CORES)
-def test_state_restores_bit_for_bit(core):
-    learner, rollout = setup(f"agent.core={core}")
+@pytest.mark.parametrize("changed", [*(f"agent.core={core}" for core in CORES), "agent.value_normaliser=popart"])
+def test_state_restores_bit_for_bit(changed):
+    learner, rollout = setup(changed)
     batches = [stack([rollout.collect().data]) for _ in range(4)]
     rollout.close()
     for b in batches[:2]:
         learner.update(b)
     saved = learner.state()
-    other, unused = setup("seed=2", f"agent.core={core}")
+    other, unused = setup("seed=2", changed)
     unused.close()
     other.load_state(saved)
     for b in batches[2:]:
         assert learner.update(b) | dict.fromkeys(("time/forward_s", "time/backward_s", "time/optimizer_s"), 0) == (
             other.update(b) | dict.fromkeys(("time/forward_s", "time/backward_s", "time/optimizer_s"), 0)
         )
-    for a, b in zip(learner.agent.parameters(), other.agent.parameters(), strict=True):
-        assert torch.equal(a, b)
+    now, there = learner.agent.state_dict(), other.agent.state_dict()
+    assert all(torch.equal(tensor, there[name]) for name, tensor in now.items())
+    changes = [name for name, tensor in saved["agent"].items() if not torch.equal(tensor, now[name])]
+    assert ("normaliser.mean" in changes) == ("popart" in changed)
 
 
 def test_resumed_hyperparameters_are_the_configurations():
@@ -196,18 +206,23 @@ def test_resumed_hyperparameters_are_the_configurations():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(
-    ("torso", "core"), [("shallow", "lstm"), ("deep", "lstm"), ("shallow", "mlstm"), ("shallow", "highway")]
+    ("torso", "core", "head", "normaliser"),
+    [
+        *(("shallow", core, "mi_context", "none") for core in ("mlstm", "highway")),
+        ("deep", "lstm", "mi_context", "none"),
+        *(("shallow", "lstm", head, normaliser) for head in HEADS for normaliser in NORMALISERS),
+        *(("shallow agent.torso_conditioning=" + by, "lstm", "shared", "none") for by in ("task", "instruction")),
+    ],
 )
 @pytest.mark.parametrize("pad_to_buckets", [False, True])
-def test_an_update_reads_nothing_back_from_its_device(pad_to_buckets, torso, core, head, monkeypatch):
+def test_an_update_reads_nothing_back_from_its_device(pad_to_buckets, torso, core, head, normaliser, monkeypatch):
     """Tensors of the device `meta` have no numbers: whatever would wait for a GPU raises there."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none for it
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
-    changed = [f"agent.torso={torso}", f"agent.core={core}", f"agent.head={head}", "learner.batch_size=16",
+    changed = [*f"agent.torso={torso}".split(), f"agent.core={core}", f"agent.head={head}", "learner.batch_size=16",
                "learner.unroll_length=12", "learner.optimizer=adam", "learner.max_grad_norm=1.0",
-               "learner.precision=float32"]  # fmt: skip
+               "learner.precision=float32", f"agent.value_normaliser={normaliser}"]  # fmt: skip
     config = build("test", {}, changed)
     spaces = Spaces((24, 28, 3), "uint8", 4, 3, instructions=True)
     data = random_unrolls(spaces, config, 12, 16)
@@ -247,8 +262,10 @@ def test_pytorchs_compiler_is_not_loaded():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_learner_that_adopts_another_goes_on_as_that_one_would_with_the_new_settings():
-    schedule = ("learner.learning_rate_schedule=linear", "train.env_frames=10_000")
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_a_learner_that_adopts_another_goes_on_as_that_one_would_with_the_new_settings(normaliser):
+    schedule = ("learner.learning_rate_schedule=linear", "train.env_frames=10_000",
+                f"agent.value_normaliser={normaliser}")  # fmt: skip
     donor, rollout = setup("seed=1", "learner.max_grad_norm=null", *schedule)
     member, _ = setup("seed=2", *schedule)
     batches = [stack([rollout.collect().data]) for _ in range(6)]

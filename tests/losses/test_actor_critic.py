@@ -118,7 +118,7 @@ class Affine(Identity):
     def denormalise(self, value, level):
         return 3 + 2 * value
 
-    def normalise(self, returns, level):
+    def normalise(self, returns, value, level):
         return (returns - 3) / 2
 
     def scale(self, advantages, level):

@@ -5,7 +5,7 @@ import torch
 
 from impala_mi.config import AgentConfig
 from impala_mi.errors import UserError
-from impala_mi.nn.heads import HEADS, ContextOutput, Head, HeadSpec, PerTaskOutput, context_mlp, policy_needs_task
+from impala_mi.nn.heads import HEADS, ContextOutput, Head, HeadSpec, PerTaskOutput, context_mlp, task_settings
 from impala_mi.nn.multiplicative import Multiplicative
 
 H, A, K = 16, 5, 4
@@ -33,11 +33,20 @@ NEEDS_TASK = [name for name, spec in HEADS.items() if spec.needs_task]
 
 
 def test_properties_of_the_shipped_heads():
-    assert list(HEADS) == ["shared", "per_task", "concat", "mi_task", "mi_context"]
-    assert NEEDS_TASK == ["per_task", "concat", "mi_task"]
-    assert [name for name, spec in HEADS.items() if spec.generates_weights] == ["mi_task", "mi_context"]
-    assert not policy_needs_task(AgentConfig(head="mi_task", conditioned="value"))
-    assert policy_needs_task(AgentConfig(head="mi_task", conditioned="policy"))
+    contexts = ["mi_context", "concat_context", "film_context", "low_rank_context", "hyper_context"]
+    tasks = ["concat", "mi_task", "film_task", "low_rank_task", "hyper_task"]
+    assert set(HEADS) == {"shared", "per_task", *contexts, *tasks}
+    assert set(NEEDS_TASK) == {"per_task", *tasks}
+    generating = {name for name, spec in HEADS.items() if spec.generates_weights}
+    assert generating == {*contexts, *tasks} - {"concat", "concat_context"}
+    assert not task_settings(AgentConfig(head="mi_task", conditioned="value"))
+    head = "agent.head='mi_task' with agent.conditioned='policy'"
+    assert task_settings(AgentConfig(head="mi_task", conditioned="policy")) == head
+    torso = "agent.torso_conditioning='task'"
+    assert task_settings(AgentConfig(head="shared", torso_conditioning="task")) == torso
+    both = AgentConfig(head="mi_task", conditioned="policy", torso_conditioning="task")
+    assert task_settings(both) == f"{head} and {torso}"
+    assert task_settings(AgentConfig(head="shared", torso_conditioning="instruction")) is None
 
 
 @pytest.mark.parametrize("head", NEEDS_TASK)
@@ -83,6 +92,20 @@ def test_one_task():
     assert value.shape == (3,)
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_starts_with_outputs_of_the_scale_of_a_linear_layers(name):
+    """Of unit features the second moment is 1/3, whatever the head; the mean is over heads, as contexts differ."""
+    config = AgentConfig(head=name, core_width=64, context_width=32)
+    h, level = torch.randn(64, 64), torch.arange(64) % K
+    # A learnt context expects an LSTM's small outputs: see `LearntContext`.
+    moments = []
+    for _ in range(30):
+        head = Head(config, 20, K)
+        context = None if head.context is None else head.context(h / 40**0.5, level)
+        moments.append(head.policy(h, level, context).square().mean().item())
+    assert sum(moments) / 30 == pytest.approx(1 / 3, rel=0.2)
+
+
 @pytest.mark.parametrize("width", [8, 128])
 def test_contexts_start_with_a_second_moment_of_one(width):
     for inputs, x in ((50, torch.eye(50)), (256, torch.randn(50, 256))):
@@ -98,7 +121,12 @@ def test_what_is_generated():
             {"context", "policy", "value"} if spec.generates_weights else set()
         )
     assert set(make("mi_task", "value").vectors(h, level)) == {"context", "value"}
-    head = make("mi_context")
+
+
+@pytest.mark.parametrize("name", [name for name, spec in HEADS.items() if spec.generates_weights])
+def test_generated_weights_are_the_policys(name):
+    h, level = torch.randn(6, H), torch.randint(0, K, (6,))
+    head = make(name)
     vectors = head.vectors(h, level)
     assert vectors["context"].shape == (6, 8)
     weight, bias = vectors["policy"].unflatten(1, (A, H)), head.policy.layer.generate(vectors["context"]).bias
@@ -124,7 +152,7 @@ OWN = HeadSpec(HEADS["shared"].output)
 def test_names_of_heads():
     assert Head(AgentConfig(head=f"{__name__}:OWN", core_width=H), A, K).spec is OWN
     for name, message in (
-        ("mi_taks", "agent.head='mi_taks': no such entry; there are shared, per_task, concat"),
+        ("mi_taks", "agent.head='mi_taks': no such entry; there are shared, per_task, concat, mi_task, mi_context"),
         ("no_module:HEAD", "cannot be imported: ModuleNotFoundError"),
         (f"{__name__}:H", "is a int, not a HeadSpec"),
     ):

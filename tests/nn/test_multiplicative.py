@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from impala_mi.nn.multiplicative import Additive, Diagonal, HyperNetwork, LowRank, Multiplicative, ScaleBias
+from impala_mi.nn.multiplicative import (
+    Additive,
+    DeepHyperNetwork,
+    Diagonal,
+    Film,
+    HyperNetwork,
+    LowRank,
+    Multiplicative,
+    ScaleBias,
+)
 
 widths = st.integers(1, 7)
 
@@ -56,6 +65,8 @@ LAYERS = {
     "scale and bias": lambda: ScaleBias(6, 4),
     "scale and bias, channels": lambda: ScaleBias(6, 4, 3),
     "hypernetwork": lambda: HyperNetwork(6, 3, nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 21))),
+    "deep hypernetwork": lambda: DeepHyperNetwork(6, 4, 3, 5),
+    "film": lambda: Film(6, 4, 3),
     "additive": lambda: Additive(6, 4, 3),
 }
 
@@ -117,7 +128,7 @@ def full_form(layer, m, dtype=torch.float64):
     return full
 
 
-AFFINE = [name for name in LAYERS if name != "hypernetwork"]
+AFFINE = [name for name in LAYERS if "hypernetwork" not in name]
 
 
 @pytest.mark.parametrize("name", AFFINE)
@@ -192,8 +203,50 @@ def test_the_mahalanobis_distance_is_a_multiplicative_unit(n):
     torch.testing.assert_close(distance, (unit(x, x) - 2 * unit(x, z) + unit(z, z)).squeeze(-1))
 
 
+def test_a_deep_hypernetwork_is_a_hypernetwork_of_two_layers():
+    deep = randomised(DeepHyperNetwork(6, 4, 3, 5))
+    last = nn.Linear(5, 21).double()
+    with torch.no_grad():
+        last.weight.copy_(torch.cat([deep.full.W.permute(2, 1, 0).reshape(18, 5), deep.full.U.T]))
+        last.bias.copy_(torch.cat([deep.full.V.reshape(-1), deep.full.b]))
+    plain = HyperNetwork(6, 3, nn.Sequential(deep.embed, nn.ReLU(), last))
+    x, z = streams(6, 4)
+    torch.testing.assert_close(deep(x, z), plain(x, z))
+
+
+def test_film_scales_and_shifts_features():
+    film = randomised(Film(6, 4, 3))
+    x, z = streams(6, 4)
+    gamma, beta = z @ film.G + film.g, z @ film.U
+    torch.testing.assert_close(film(x, z), film.linear(gamma * x + beta))
+    rank_one = film.generate(z).weight / film.generate(0 * z).weight  # the same factors in every row
+    torch.testing.assert_close(rank_one, rank_one[..., :1, :].expand_as(rank_one))
+
+
+RESCALED = [name for name in LAYERS if hasattr(LAYERS[name](), "rescale")]
+
+
+@pytest.mark.parametrize("name", RESCALED)
+def test_rescaling_multiplies_the_generated_rows(name):
+    layer = randomised(LAYERS[name]())
+    n, m = (4, 6) if name == "full, z first" else (6, 4)
+    x, z = streams(n, m)
+    scale, shift = torch.tensor([0.001, 1.0, 50.0]).double(), torch.tensor([3.0, 0.0, -7.0]).double()
+    output, weight = scale * layer(x, z) + shift, scale[:, None] * layer.generate(z).weight
+    layer.rescale(scale, shift)
+    torch.testing.assert_close(layer(x, z), output)
+    torch.testing.assert_close(layer.generate(z).weight, weight)
+
+
+def test_layers_of_heads_are_rescaled():
+    assert RESCALED == ["full, x first", "full, z first", "low rank", "deep hypernetwork", "film", "additive"]
+
+
 @pytest.mark.parametrize("m", [1, 8, 64, 512])
-@pytest.mark.parametrize("make", [lambda n, m: Multiplicative(n, m, 200), lambda n, m: LowRank(n, m, 200, 256)])
+@pytest.mark.parametrize("make", [
+    lambda n, m: Multiplicative(n, m, 200), lambda n, m: LowRank(n, m, 200, 256), lambda n, m: Film(n, m, 200),
+    lambda n, m: DeepHyperNetwork(n, m, 200, 64), lambda n, m: Additive(n, m, 200),
+])  # fmt: skip
 def test_scale_at_the_start_is_a_linear_layers_at_any_width_of_context(make, m):
     n = 256
     x, z = torch.randn(400, n), torch.randn(400, m).sign()  # unit second moment in every unit

@@ -3,6 +3,7 @@
 import copy
 from itertools import pairwise
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +56,7 @@ def embedded(network: nn.Sequential, splits: list[Tensor]) -> nn.Sequential:
     return nn.Sequential(*out)
 
 
+@pytest.mark.slow
 @given(widths, st.integers(1, 6), seeds, st.data())
 @settings(max_examples=60)
 def test_every_mlp_is_a_multiplicative_network(sizes: list[int], k: int, seed: int, data: st.DataObject) -> None:

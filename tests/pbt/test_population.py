@@ -21,7 +21,7 @@ from impala_mi.pbt.settings import PopulationConfig
 from impala_mi.pbt.worker import Busy, MemberInit, RunFailed, Status
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.folder import RunFolder
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 KEY = "learner.learning_rate"
 FPS = 100

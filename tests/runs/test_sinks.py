@@ -236,6 +236,7 @@ def test_mlflow_without_a_server_continues_one_run(tmp_path, no_network):
     assert_no_secret(folder)
 
 
+@pytest.mark.slow
 def test_members_of_a_population_are_a_group(tmp_path, no_network):
     uri = f"file://{tmp_path / 'store'}"
     (tmp_path / "population").mkdir()
@@ -269,6 +270,7 @@ def test_a_run_in_a_folder_named_members_is_no_member_of_a_population(tmp_path):
     ],
     ids=["mlflow", "wandb"],
 )
+@pytest.mark.slow
 def test_a_server_that_cannot_be_reached_is_dropped(tmp_path, no_network, monkeypatch, override, variables, reason):
     monkeypatch.setattr(sinks, "CLOSE_S", 5.0)
     for name, value in variables.items():

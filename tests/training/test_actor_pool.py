@@ -19,7 +19,7 @@ from impala_mi.training.actor_pool import (
     reason_of,
 )
 from impala_mi.types import Fault
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 from tests.training.fakes import PLAY_S, START_S, Process, World, lost_object
 
 

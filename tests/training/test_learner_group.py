@@ -5,7 +5,7 @@ from ray.exceptions import RayActorError
 
 from impala_mi.errors import TrainingError
 from impala_mi.learner.group import LearnerDied, LearnerGroup, RolloutsLost
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 from tests.training.fakes import LEARN_S, Ref, World, lost_object
 
 

@@ -7,7 +7,7 @@ from impala_mi.learner.update import Counters
 from impala_mi.training.actor_pool import RolloutRef
 from impala_mi.training.learner_supervisor import COPY_EVERY_S, LearnerSupervisor
 from impala_mi.types import RolloutInfo
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 from tests.training.fakes import Ref, World, lost_object, state_of
 
 

@@ -6,7 +6,7 @@ from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 from impala_mi.training import preflight
 from impala_mi.types import leaves
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 
 def test_an_invalid_mirror_is_refused():

@@ -13,7 +13,7 @@ import ray
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 from impala_mi.host import reaper
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 
 def test_a_ray_that_runs_in_this_process_is_refused_and_left_running(monkeypatch):

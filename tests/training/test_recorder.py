@@ -10,7 +10,7 @@ from impala_mi.runs.folder import RunFolder
 from impala_mi.runs.sinks import BackgroundSink, Sink, Sinks
 from impala_mi.training import recorder as recorders
 from impala_mi.training.recorder import Recorder
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 
 def make(folder, *overrides):

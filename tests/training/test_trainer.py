@@ -16,7 +16,7 @@ from impala_mi.training import trainer as trainers
 from impala_mi.training.placement import Places
 from impala_mi.training.trainer import STOP_S, Trainer
 from impala_mi.types import Fault
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 from tests.training.fakes import PLAY_S, Inference, Rank, World, state_of
 
 DONOR = {"generation": 1, "parameters": {}, "episodes": 0}

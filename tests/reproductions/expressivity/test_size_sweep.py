@@ -16,6 +16,7 @@ from tests.reproductions.study_states import saved_state
 SETTINGS = {"quick": True, "seed": 3, "device": "cpu"}
 
 
+@pytest.mark.slow
 def test_multiplicative_units_learn_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One unit is enough for a dot product and d units for d sums, pruned or not."""
     monkeypatch.setattr(size_sweep, "SAMPLES", 1000)
@@ -31,6 +32,7 @@ def test_multiplicative_units_learn_products(tmp_path: Path, monkeypatch: pytest
     assert several.size == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_continues_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(size_sweep, "SAMPLES", 300)
     monkeypatch.setattr(study, "SAVE_EVERY_S", 0.0)

@@ -99,6 +99,7 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
         read_corpus(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_python_documents_itself_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         sys, "stdlib_module_names", frozenset({"argparse", "json", "logging", "antigravity", "ssl"})

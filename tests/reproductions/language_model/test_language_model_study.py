@@ -64,6 +64,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, softmax: str) -> None:
     assert list(report.figures) == ["perplexity"]
 
 
+@pytest.mark.slow
 def test_more_seeds_are_more_parts(tmp_path: Path) -> None:
     """All models of a seed come before the next seed; a finished study continues with more seeds."""
     protocol, done = replace(PROTOCOL, epochs=1), []

@@ -13,7 +13,7 @@ from impala_mi.reproductions.multitask.multitask_report import ALONE, HEADS
 from impala_mi.reproductions.multitask.multitask_study import run_study
 from impala_mi.reproductions.study import Study
 from tests.commands import impala, refused
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 LEVELS = ["catch", "memory"]
 

@@ -64,6 +64,7 @@ def test_half_of_the_tasks_are_sines() -> None:
         torch.testing.assert_close(y[:, task], a[:, task] * of_x + b[:, task])
 
 
+@pytest.mark.slow
 def test_an_interrupted_stack_continues_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_module, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(regression_study, "POINTS", 10)
@@ -85,6 +86,7 @@ def test_an_interrupted_stack_continues_to_the_same_end(tmp_path: Path, monkeypa
     assert (whole > 0).all()
 
 
+@pytest.mark.slow
 def test_models_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regression_study, "POINTS", 10)
     curve = stack_part(Study("n", tmp_path, SETTINGS), 4, range(1), 120, 0.0, 1.0)

@@ -1,0 +1,55 @@
+"""Tasks that contradict each other by a chosen degree."""
+
+import numpy as np
+import pytest
+
+from impala_mi.config import build
+from impala_mi.envs.interference import ACTIONS, STEPS, SYMBOLS, right_actions
+from impala_mi.envs.suites import make_suite
+from impala_mi.errors import UserError
+from tests.commands import impala, refused
+
+
+def suite(**settings):
+    return make_suite(build("test", {"env": {"suite": "interference", "interference": settings}}).env)
+
+
+@pytest.mark.parametrize("contradiction", [0.0, 0.25, 1.0])
+def test_tasks_disagree_on_their_share_of_the_symbols_alone(contradiction):
+    rules = right_actions(32, contradiction)
+    agreed = (rules == rules[0]).all(0)
+    assert agreed.sum() == (1 - contradiction) * SYMBOLS
+    disagreement = np.mean(rules[1:, ~agreed] != rules[0, ~agreed]) if contradiction else 1 - 1 / ACTIONS
+    assert disagreement == pytest.approx(1 - 1 / ACTIONS, abs=0.05), "own actions are independent"
+
+
+def test_more_contradiction_contests_more_symbols_and_changes_no_other():
+    less, more = right_actions(16, 0.25), right_actions(16, 0.5)
+    contested = (less != less[0]).any(0)
+    assert (less[:, contested] == more[:, contested]).all()
+
+
+def test_right_actions_earn_the_reference_and_frames_do_not_tell_the_task():
+    own = suite(tasks=3, contradiction=1.0)
+    rules = right_actions(3, 1.0)
+    frames = {}
+    for task, rule in enumerate(rules):
+        game = own.make_game(f"task_{task}")
+        symbols = {game.reset(seed).frame.tobytes(): game._symbols[0] for seed in range(300)}
+        frames[task] = symbols
+        observation, total = game.reset(7), 0.0
+        for step in range(STEPS):
+            outcome = game.step(int(rule[symbols[observation.frame.tobytes()]]))
+            observation, total = outcome.observation, total + outcome.reward
+            assert outcome.terminated == (step == STEPS - 1)
+        assert total == own.levels[task].reference_score == STEPS
+    assert frames[0] == frames[1] == frames[2]
+    assert own.levels[0].random_score == STEPS / ACTIONS
+
+
+def test_bad_settings_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"env.interference.contradiction"):
+        suite(contradiction=1.5)
+    with pytest.raises(UserError, match=r"env.interference.tasks"):
+        suite(tasks=0)
+    refused(impala("levels", "doom", "env.interference.tasks=4", cwd=tmp_path), "env.suite=interference, not to")
