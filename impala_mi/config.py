@@ -86,6 +86,14 @@ class DmlabConfig(Section):
     """Seconds without an answer after which a level counts as hung; at most 60 for a step that builds no map."""
 
 
+class EnvpoolConfig(Section):
+    """EnvPool, for the suite `envpool`; docs/envpool.md describes its families of levels."""
+
+    atari: Literal["no_ops", "sticky"] = "no_ops"
+    """Protocol of Atari games: up to 30 no-ops at the start of an episode (Mnih et al. 2015), or `sticky` actions,
+    which the game replaces by the previous one with probability 0.25 (Machado et al. 2018)."""
+
+
 class InterferenceConfig(Section):
     """Tasks that contradict each other, for the suite `interference`."""
 
@@ -118,18 +126,20 @@ class EnvConfig(Section):
     action_repeat: Annotated[Whole, Field(ge=1, le=10**4)] | None = None
     """Frames for which an action is repeated; by default the suite's own."""
     dmlab: DmlabConfig = DmlabConfig()
+    envpool: EnvpoolConfig = EnvpoolConfig()
     interference: InterferenceConfig = InterferenceConfig()
     gym: GymConfig = GymConfig()
 
     @model_validator(mode="after")
     def _one_suite(self) -> Self:
-        for suite, key, section in (
-            ("dmlab30", "dmlab", DmlabConfig),
-            ("gym", "gym", GymConfig),
-            ("interference", "interference", InterferenceConfig),
+        for name, section, suite in (
+            ("dmlab", self.dmlab, "dmlab30"),
+            ("envpool", self.envpool, "envpool"),
+            ("gym", self.gym, "gym"),
+            ("interference", self.interference, "interference"),
         ):
-            if self.suite != suite and getattr(self, key) != section():
-                raise ValueError(f"env.{key} belongs to env.suite={suite}, not to {self.suite!r}")
+            if self.suite != suite and section != type(section)():
+                raise ValueError(f"env.{name} belongs to env.suite={suite}, not to {self.suite!r}")
         return self
 
 

@@ -4,13 +4,15 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
 from impala_mi.config import EnvConfig
-from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
+from impala_mi.envs.base import BatchOutcome, Game, GameBatch, Level, Observation, Outcome, Suite
+from impala_mi.envs.batch import BatchedGame
 from impala_mi.envs.choose import choose_levels
 from impala_mi.envs.process import ProcessGame
 from impala_mi.envs.tiny import tiny
@@ -56,6 +58,75 @@ class CountingGame(Game):
 def counting(config: EnvConfig) -> Suite:
     levels = choose_levels("counting", [Level(name, 0.0, 100.0) for name in LENGTHS], config.levels)
     return Suite("counting", levels, Spaces((3,), "float32", 3, len(levels), True), ("a", "b", "c"), CountingGame)
+
+
+class CountingBatch(GameBatch):
+    """`CountingGame`s that work in a thread, overwrite the arrays of their last result and tolerate no misuse."""
+
+    def __init__(self, level: str, size: int) -> None:
+        self.games = [CountingGame(level) for _ in range(size)]
+        self.seeds: list[int | None] = [None] * size
+        self.ended = np.zeros(size, bool)
+        self.arrays = BatchOutcome(
+            np.zeros((size, 3), np.float32), np.zeros(size, np.float32), np.zeros(size, bool), np.zeros(size, bool)
+        )
+        self.pool, self.work = ThreadPoolExecutor(1), None
+
+    def begin_reset(self, games: np.ndarray, seeds: Sequence[int] | None) -> None:
+        assert seeds is not None or self.ended[games].all()
+        self._begin(games, [None] * len(games) if seeds is None else seeds, self._reset)
+
+    def begin_step(self, games: np.ndarray, actions: Sequence[int]) -> None:
+        assert not self.ended[games].any()
+        self._begin(games, actions, self._step)
+
+    def finish(self) -> BatchOutcome:
+        assert self.work is not None
+        work, self.work = self.work, None
+        return work.result(timeout=10)
+
+    def close(self) -> None:
+        self.pool.shutdown()
+        for game in self.games:
+            game.close()
+
+    def _begin(self, games: np.ndarray, arguments: Sequence, call: Callable) -> None:
+        assert self.work is None, "finish was not called"
+        assert len(games) == len(set(games.tolist())) == len(arguments) > 0
+        for array in self.arrays[:4]:
+            array.fill(99)  # what was returned before is gone
+        self.work = self.pool.submit(self._run, games.tolist(), list(arguments), call)
+
+    def _run(self, games: list[int], arguments: list, call: Callable) -> BatchOutcome:
+        words = [
+            call(row, game, argument) for row, (game, argument) in enumerate(zip(games, arguments, strict=True))
+        ]
+        return BatchOutcome(*(array[: len(games)] for array in self.arrays[:4]), words)
+
+    def _reset(self, row: int, i: int, seed: int | None) -> str:
+        previous = self.seeds[i]
+        assert seed is not None or previous is not None
+        self.seeds[i] = (previous * 7 + 1) % 2**31 if seed is None else seed
+        self.ended[i] = False
+        observation = self.games[i].reset(self.seeds[i])
+        self.arrays.frame[row] = observation.frame
+        return observation.instruction
+
+    def _step(self, row: int, i: int, action: int) -> str:
+        observation, reward, terminated, truncated = self.games[i].step(action)
+        if observation is None:
+            word = f"word{self.games[i].time - 1}"
+            observation, terminated, truncated = Observation(np.zeros(3, np.float32), word), True, False
+        self.ended[i] = terminated or truncated
+        self.arrays.frame[row], self.arrays.reward[row] = observation.frame, reward
+        self.arrays.terminated[row], self.arrays.truncated[row] = terminated, truncated
+        return observation.instruction
+
+
+def counting_batches(config: EnvConfig) -> Suite:
+    """The suite `counting`, whose games come in batches."""
+    game = functools.partial(BatchedGame, CountingBatch)
+    return replace(counting(config), name="counting_batches", make_game=game, make_batch=CountingBatch)
 
 
 class FaultyGame(CountingGame):

@@ -191,6 +191,6 @@ def test_shipped_configurations(name, tmp_path, monkeypatch):
 def test_no_configuration():
     with pytest.raises(
         UserError,
-        match="neither a file nor one of the shipped babyai, bench, cartpole, cartpole_pbt, dmlab30, ",
+        match="neither a file nor one of the shipped atari57, babyai, babyai40, bench, cartpole, ",
     ):
         load("doom.yml")

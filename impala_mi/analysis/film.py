@@ -142,8 +142,8 @@ def film_episodes(
         value = agent.normaliser.denormalise(agent.head(action.core, told).value, told)
         steps.append(
             FilmStep(
-                inputs.frame[0].copy(), words.get(inputs.tokens[0].tobytes(), ""), int(action.action[0]),
-                action.logits[0].softmax(-1).numpy(), float(value[0]),
+                suite.picture(inputs.frame[0]).copy(), words.get(inputs.tokens[0].tobytes(), ""),
+                int(action.action[0]), action.logits[0].softmax(-1).numpy(), float(value[0]),
             )
         )  # fmt: skip
 

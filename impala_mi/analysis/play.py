@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from impala_mi.envs.base import LevelBroken, Suite
+from impala_mi.envs.base import LevelBroken, StepResult, Suite
 from impala_mi.envs.seeds import EpisodeSeeds
-from impala_mi.envs.vector import StepResult, VectorEnv
+from impala_mi.envs.vector import VectorEnv
 from impala_mi.host.threads import cores
 from impala_mi.nn.agent import Action, Agent
 from impala_mi.types import AgentInput, Episode, Fault, RecurrentState, leaves, map_arrays, transitions_buffer

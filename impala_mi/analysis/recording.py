@@ -73,6 +73,7 @@ class _Recorder:
 
     limit: int
     rng: np.random.Generator
+    picture: Callable[[np.ndarray], np.ndarray]
     clock: np.ndarray
     number: np.ndarray
     episodes: int = 0
@@ -94,7 +95,8 @@ class _Recorder:
                 continue
             step = _KeptStep(
                 int(self.clock[column]), int(self.number[column]), action.core[row].numpy().copy(),
-                thumbnail(inputs.frame[row]) if inputs.frame.ndim == 4 else None, inputs.tokens[row].tobytes(),
+                thumbnail(self.picture(inputs.frame[row])) if inputs.frame.ndim == 4 else None,
+                inputs.tokens[row].tobytes(),
             )  # fmt: skip
             kept = self.kept.setdefault(key, [])
             if place < len(kept):
@@ -141,7 +143,8 @@ def record(
     """Play `episodes` of every level and keep about `points` steps of each."""
     width = max_columns(suite)
     limit = max(1, points // 4)  # most episodes have more octaves
-    recorder = _Recorder(limit, np.random.default_rng(seed), np.zeros(width, np.int64), np.zeros(width, np.int64))
+    rng = np.random.default_rng(seed)
+    recorder = _Recorder(limit, rng, suite.picture, np.zeros(width, np.int64), np.zeros(width, np.int64))
     noted, words = note_instructions(suite, agent.config.instruction_tokens)
     with torch.inference_mode():
         play(agent, noted, episodes, seed, greedy=greedy, on_step=recorder, on_episode=on_episode)
@@ -206,4 +209,4 @@ def note_instructions(suite: Suite, length: int) -> tuple[Suite, dict[bytes, str
 
     if not suite.spaces.instructions:
         return suite, words
-    return replace(suite, make_game=lambda name: _NotedGame(suite.make_game(name), note)), words
+    return replace(suite, make_game=lambda name: _NotedGame(suite.make_game(name), note), make_batch=None), words

@@ -67,21 +67,26 @@ def num_bytes(unrolls: Transitions) -> int:
 
 
 def environment_rows(config: Config, suite: Suite, seconds: float) -> Iterator[Row]:
-    """Cost of a step with random actions, for one environment of each level."""
+    """Cost of a step with random actions, by level.
+
+    One environment plays, or as many as an actor has of a level if games come in batches.
+    """
+    width = 1 if suite.make_batch is None else -(-config.actors.envs // len(suite.levels))
     for k, level in enumerate(suite.levels):
-        [seeds] = suite.assign_seeds([config.seed], [k])
-        vector = VectorEnv(suite, [k], [seeds], config.agent.instruction_tokens)
+        levels = [k] * width
+        seeds = suite.assign_seeds([config.seed], levels)
+        vector = VectorEnv(suite, levels, seeds, config.agent.instruction_tokens)
         try:
-            data = transitions_buffer(suite.spaces, 1, 1, config.agent.instruction_tokens)
+            data = transitions_buffer(suite.spaces, 1, width, config.agent.instruction_tokens)
             out = AgentInput(*(a[0] for a in data.inputs))
             vector.reset(out)
             rng = np.random.default_rng(0)
 
             def step(vector: VectorEnv = vector, out: AgentInput = out, rng: np.random.Generator = rng) -> None:
                 for _ in range(20):
-                    vector.step(suite.spaces.action_space.random(rng, 1), out)
+                    vector.step(suite.spaces.action_space.random(rng, width), out)
 
-            cost = per_frame(step, 20, seconds)
+            cost = per_frame(step, 20 * width, seconds)
         finally:
             vector.close()
         yield {"level": level.name, "steps/s": 1e6 / cost.wall_us, "cpu us/step": cost.cpu_us}

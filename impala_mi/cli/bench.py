@@ -49,7 +49,10 @@ def command() -> None:
 @command.command()
 @options(seconds=3)
 def envs(config: str, overrides: Sequence[str], **output: Any) -> None:
-    """Measure steps per second of each level, with random actions, one environment at a time."""
+    """Measure steps per second of each level, with random actions.
+
+    One environment plays at a time, or as many as an actor has of a level if games come in batches.
+    """
     from impala_mi.bench import parts
 
     loaded, suite = _load_games(config, overrides)

@@ -13,7 +13,12 @@ from impala_mi.cli.console import make_console
 from impala_mi.cli.options import OVERRIDES
 from impala_mi.config import MACHINE_KEYS
 
-SUITE_PACKAGES = {"doom": ("vizdoom", "cv2"), "babyai": ("minigrid",), "atari": ("ale_py",)}
+SUITE_PACKAGES = {
+    "doom": ("vizdoom", "cv2"),
+    "babyai": ("minigrid",),
+    "atari": ("ale_py",),
+    "envpool": ("envpool",),
+}
 """Packages of the optional suites."""
 
 Row = Callable[..., None]
@@ -27,6 +32,7 @@ def command(overrides: tuple[str, ...]) -> int:
     KEY=VALUE arguments set env.dmlab.*, for example the folder of images. The exit code is 1 if training cannot
     run here.
     """
+    import ctypes.util
     import importlib.util
 
     import psutil
@@ -67,6 +73,10 @@ def command(overrides: tuple[str, ...]) -> int:
         missing = [p for p in packages if importlib.util.find_spec(p) is None]
         finding = f"{', '.join(missing)} not installed" if missing else "installed"
         row(None if missing else True, f"suite {suite}", finding, f"pip install 'impala-mi[{suite}]'")
+    if importlib.util.find_spec("envpool") is not None:
+        qt = ctypes.util.find_library("Qt5Gui")
+        finding = "Qt 5 is not installed" if qt is None else "Qt 5 installed"
+        row(None if qt is None else True, "Procgen of envpool", finding, "apt-get install libqt5gui5")
     _check_lab(overrides, row)
     make_console().print(table)
     return 1 if failed else 0

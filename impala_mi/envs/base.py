@@ -2,13 +2,14 @@
 
 The author of a suite writes a `Game`, which plays one level, and a `Suite`, which names the levels and makes games.
 `Environment` wraps a game for the actors: it resets after each episode, draws seeds, sums returns, handles faults.
+An engine that steps many games at once is a `GameBatch`, which `batch.BatchPlayers` plays in the same way.
 """
 
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -99,6 +100,54 @@ def game_counts(game: Game) -> dict[str, int]:
     return counts()
 
 
+class BatchOutcome(NamedTuple):
+    """Result of a step or reset of n games; the next call may reuse its arrays."""
+
+    frame: np.ndarray
+    """[n, *frame_shape] observations; where an episode ends the final ones, never those of the next episode."""
+    reward: np.ndarray
+    """[n] unscaled and unclipped; ignored after a reset."""
+    terminated: np.ndarray
+    """[n] bool."""
+    truncated: np.ndarray
+    """[n] bool, never together with `terminated`; the frame is the final observation."""
+    instructions: Sequence[str] | None = None
+    """n instructions, or None if they are those of the last reset."""
+
+
+class GameBatch(Protocol):
+    """N games of one level in one engine, which step together.
+
+    A call begins work for chosen games, named by distinct indices below N, and `finish` waits for it; between the
+    two the engine may work in threads of its own. Other games stay as they are. A game whose episode has ended is
+    reset before it steps again. Any exception ends the actor. No method is called after `close`.
+    """
+
+    def begin_reset(self, games: np.ndarray, seeds: Sequence[int] | None) -> None:
+        """Begin to start episodes of games [n].
+
+        With n seeds, in [0, 2^31), each seed determines the episode of its game and those that follow in the same
+        game; without seeds the next episodes follow. The first reset of a game has a seed.
+        """
+        ...
+
+    def begin_step(self, games: np.ndarray, actions: Sequence[Any]) -> None:
+        """Begin to act in games [n] with n actions, as `ActionSpace.env_actions` returns them."""
+        ...
+
+    def finish(self) -> BatchOutcome:
+        """Wait for the step or reset that was begun; the result has its games in their order."""
+        ...
+
+    def close(self) -> None:
+        """Free threads and memory; called once."""
+        ...
+
+
+MakeBatch = Callable[[str, int], GameBatch]
+"""Function that makes the batch of a level, by its name, with a number of games."""
+
+
 @dataclass(frozen=True)
 class Level:
     """A level and the scores that normalise its returns."""
@@ -123,6 +172,7 @@ class Suite:
     actions: tuple[str, ...]
     """Names of the actions."""
     make_game: Callable[[str], Game]
+    """Makes a game of the level with this name."""
     action_repeat: int = 1
     """Env frames per agent step."""
     truncation_is_terminal: bool = False
@@ -133,10 +183,16 @@ class Suite:
     """Step one half of an actor's environments while the network acts for the other half.
 
     Helps games whose own process does all the work; work in the actor's process would slow the network down."""
+    picture: Callable[[np.ndarray], np.ndarray] = lambda frame: frame
+    """Makes a picture of a frame, for pages and videos; needed where frames of several channels are no pictures."""
     scores_note: str = ""
     """Names the random and reference scores in use, if the suite has several."""
     variant: str = ""
     """Training or held-out levels, if the suite has both."""
+    make_batch: MakeBatch | None = None
+    """Makes many games of a level in one engine, for actors; None if each has an engine of its own.
+
+    An environment's first episode has its seed, and the engine determines those that follow."""
     held_out: Callable[[], "Suite"] | None = None
     """Makes the suite of the held-out variants of these levels; None if there are none."""
     check: Callable[[], None] = lambda: None
@@ -161,6 +217,22 @@ class Suite:
             seeds.append(EpisodeSeeds(root, self.levels[k].name, first=assigned[k], stride=total[k]))
             assigned[k] += 1
         return seeds
+
+
+@dataclass
+class StepResult:
+    """Result of one step of E environments."""
+
+    reward: np.ndarray
+    """[E] float32, scaled by the level's `reward_scale`."""
+    terminated: np.ndarray
+    """[E] bool."""
+    truncated: np.ndarray
+    """[E] bool."""
+    episodes: list[tuple[int, Episode]] = field(default_factory=list)
+    """(environment, episode) of the episodes that ended, by environment."""
+    final_observations: list[tuple[int, Observation]] = field(default_factory=list)
+    """(environment, final observation) of the episodes that were truncated, by environment."""
 
 
 class Step(NamedTuple):

@@ -1,10 +1,11 @@
 """The conformance check of a suite: it plays a level at random and compares it with the contract of `envs.base`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from impala_mi.envs.base import Suite
+from impala_mi.envs.base import MakeBatch, Suite
 from impala_mi.errors import UserError
 from impala_mi.types import Discrete
 
@@ -61,3 +62,50 @@ def check_game(suite: Suite, level: str, steps: int = 200, seed: int = 1) -> Non
         expect(repeated.instruction == opening.instruction, "the same seed gave another instruction")
     finally:
         game.close()
+    if suite.make_batch is not None:
+        _check_batch(suite, suite.make_batch, level, steps, seed, expect)
+
+
+def _check_batch(
+    suite: Suite, make: MakeBatch, level: str, steps: int, seed: int, expect: Callable[[bool, str], None]
+) -> None:
+    """Play three games of a batch: equal seeds play alike, resting games rest, one game plays as alone."""
+    actions, rng = suite.spaces.action_space, np.random.default_rng(seed)
+    seeds, everyone = [seed, seed, seed + 1], np.arange(3)
+    batch, alone = make(level, 3), suite.make_game(level)
+    try:
+        batch.begin_reset(everyone, seeds)
+        opening = batch.finish()
+        words, shape = opening.instructions, (3, *suite.spaces.frame_shape)
+        expect(opening.frame.shape == shape, f"frames of a batch have shape {opening.frame.shape}, not {shape}")
+        expect(words is None or len(words) == 3, "a reset of a batch has another number of instructions")
+        expect(np.array_equal(opening.frame[0], alone.reset(seed).frame), "a game of a batch starts unlike a game")
+        first_episode = True
+        for t in range(steps):
+            # The third game rests at odd times: that must not touch the other two.
+            games = everyone if t % 2 == 0 else everyone[:2]
+            action = actions.env_actions(actions.random(rng, 1))[0]
+            batch.begin_step(games, [action] * len(games))
+            frame, reward, terminated, truncated, _ = (_copied(x) for x in batch.finish())
+            expect(not (terminated & truncated).any(), "both terminated and truncated in a batch")
+            ended = terminated | truncated
+            alike = all(np.array_equal(x[0], x[1]) for x in (frame, reward, terminated, truncated))
+            expect(alike, "games of a batch with equal seeds and actions differ")
+            if first_episode:
+                outcome = alone.step(action)
+                last = outcome.observation
+                same = float(reward[0]) == outcome.reward and (last is None or np.array_equal(last.frame, frame[0]))
+                expect(same, "a game of a batch goes on unlike a game alone")
+            first_episode &= not ended[0]
+            if ended.any():
+                batch.begin_reset(games[ended], None)
+                batch.finish()
+        batch.begin_reset(everyone[1:2], [seed])
+        expect(np.array_equal(batch.finish().frame[0], alone.reset(seed).frame), "a batch forgets its seeds")
+    finally:
+        batch.close()
+        alone.close()
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if isinstance(value, np.ndarray) else value

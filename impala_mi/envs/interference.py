@@ -7,7 +7,7 @@ At 0 the levels are one task under several names. The frame never tells the task
 it from rewards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -86,5 +86,5 @@ def interference(config: EnvConfig) -> Suite:
     )
 
 
-def _make_game(games: dict[str, Callable[[], Game]], level: str) -> Game:
+def _make_game(games: Mapping[str, Callable[[], Game]], level: str) -> Game:
     return games[level]()

@@ -11,6 +11,7 @@ SUITES = {
     "dmlab30": "impala_mi.envs.dmlab30:dmlab30",
     "doom": "impala_mi.envs.doom:doom",
     "babyai": "impala_mi.envs.babyai:babyai",
+    "envpool": "impala_mi.envs.envpool:envpool",
     "gym": "impala_mi.envs.gym:gym",
     "tiny": "impala_mi.envs.tiny:tiny",
     "interference": "impala_mi.envs.interference:interference",

@@ -2,32 +2,16 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from impala_mi.envs.base import Environment, GiveUp, Observation, Suite
+from impala_mi.envs.base import Environment, GiveUp, Observation, StepResult, Suite
+from impala_mi.envs.batch import BatchPlayers
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.step_pool import StepPool
 from impala_mi.tokenizer import tokenize
-from impala_mi.types import AgentInput, EnvStats, Episode, Fault
-
-
-@dataclass
-class StepResult:
-    """Result of one step of E environments."""
-
-    reward: np.ndarray
-    """[E] float32, scaled by the level's `reward_scale`."""
-    terminated: np.ndarray
-    """[E] bool."""
-    truncated: np.ndarray
-    """[E] bool."""
-    episodes: list[tuple[int, Episode]] = field(default_factory=list)
-    """(environment, episode) of the episodes that ended, by environment."""
-    final_observations: list[tuple[int, Observation]] = field(default_factory=list)
-    """(environment, final observation) of the episodes that were truncated, by environment."""
+from impala_mi.types import AgentInput, EnvStats, Fault
 
 
 class _PendingStep(NamedTuple):
@@ -42,7 +26,7 @@ class VectorEnv:
     """E environments; environment e plays level `levels[e]`.
 
     Args:
-        suite: makes the environments.
+        suite: makes the environments, or batches of them.
         levels: level index of each environment.
         seeds: episode seeds of each environment.
         tokens: L, the length to which instructions are cut.
@@ -59,23 +43,19 @@ class VectorEnv:
     ) -> None:
         self.levels = np.asarray(levels, np.int64)
         self._reward_scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
-        self._tokens = tokens if suite.spaces.instructions else 0
+        self._length = tokens if suite.spaces.instructions else 0
         self._actions = suite.spaces.action_space
-        threads = min(suite.step_threads, len(levels))
-        self._pool = StepPool(threads) if threads > 1 else None
-        self._groups = [range(i, len(levels), threads) for i in range(threads)]
         self._pending: _PendingStep | None = None
-        self._instructions: list[tuple[str, np.ndarray]] = [("", tokenize("", self._tokens))] * len(levels)
-        self._environments: list[Environment] = []
-        try:
-            for level, seed in zip(levels, seeds, strict=True):
-                self._environments.append(suite.make_environment(level, seed, give_up))
-        except BaseException:
-            self.close()
-            raise
+        self._instructions = [""] * len(levels)
+        self._tokens = np.tile(tokenize("", self._length), (len(levels), 1))
+        self._players: GamePlayers | BatchPlayers
+        if suite.make_batch is None:
+            self._players = GamePlayers(suite, levels, seeds, give_up, self._set_instruction)
+        else:
+            self._players = BatchPlayers(suite, suite.make_batch, self.levels, seeds, self._set_instruction)
 
     def __len__(self) -> int:
-        return len(self._environments)
+        return len(self.levels)
 
     def reset(self, out: AgentInput, seeds: Mapping[int, int] | None = None) -> None:
         """Start an episode in every environment and write its first observation to the [E, ...] arrays of `out`.
@@ -87,16 +67,11 @@ class VectorEnv:
     def begin_reset(self, out: AgentInput, seeds: Mapping[int, int] | None = None) -> Callable[[], None]:
         """Start a `reset` and return the function that waits for its end; call that before any other method."""
         chosen = list(range(len(self)) if seeds is None else seeds)
-
-        def reset(e: int) -> None:
-            if seeds is None or e in seeds:
-                step = self._environments[e].reset(None if seeds is None else seeds[e])
-                self._write(e, step.observation, out)
-
-        self._begin(reset)
+        self._players.begin_reset(out, seeds)
 
         def finish() -> None:
-            self._wait()
+            self._players.finish()
+            out.tokens[chosen] = self._tokens[chosen]
             out.first[chosen] = True
             out.last_action[chosen] = self._actions.no_action
             out.last_reward[chosen] = 0
@@ -121,12 +96,108 @@ class VectorEnv:
         """Start a `step` without waiting for the games; call `finish` before any other method."""
         size = len(self)
         result = StepResult(np.zeros(size, np.float32), np.zeros(size, bool), np.zeros(size, bool))
-        action_list = self._actions.env_actions(actions)
+        self._players.begin_step(self._actions.env_actions(actions), out, result, active, auto_reset)
+        self._pending = _PendingStep(result, actions, out)
+
+    def finish(self) -> StepResult:
+        """Wait for the step that `begin` started; raises what a level raised."""
+        assert self._pending is not None
+        result, actions, out = self._pending
+        self._pending = None
+        self._players.finish()
+        result.episodes.sort(key=lambda pair: pair[0])
+        result.final_observations.sort(key=lambda pair: pair[0])
+        result.reward *= self._reward_scale
+        np.logical_or(result.terminated, result.truncated, out=out.first)
+        out.tokens[:] = self._tokens
+        out.last_action[:] = actions
+        out.last_action[out.first] = self._actions.no_action
+        out.last_reward[:] = np.where(out.first, 0, result.reward)
+        out.level[:] = self.levels
+        return result
+
+    def take_stats(self) -> list[EnvStats]:
+        """Statistics since the last call, of the environments that reset, faulted or counted anything."""
+        return [s for s in self._players.take_stats() if s.reset_s or s.faults or any(s.counts.values())]
+
+    def take_faults(self) -> list[tuple[int, Fault]]:
+        """(level, fault) pairs since the last call; another thread may call it."""
+        return self._players.take_faults()
+
+    def interrupt(self) -> None:
+        """Make another thread that waits for a game raise `RuntimeError` soon."""
+        self._players.interrupt()
+
+    def tokens(self, instruction: str) -> np.ndarray:
+        """Hash buckets of an instruction, [L]."""
+        return tokenize(instruction, self._length)
+
+    def close(self) -> None:
+        """Close every environment, even if one fails to close; raises the first error."""
+        self._players.close()
+
+    def _set_instruction(self, e: int, instruction: str) -> None:
+        """Let the next observations of environment e have this instruction."""
+        if self._length and instruction != self._instructions[e]:
+            self._instructions[e] = instruction
+            self._tokens[e] = self.tokens(instruction)
+
+
+class GamePlayers:
+    """Environments of an actor that play a game each, in this thread or in the threads of a step pool.
+
+    Args:
+        suite: makes the environments.
+        levels: level index of each environment [E].
+        seeds: episode seeds of each environment [E].
+        give_up: see `Environment`.
+        set_instruction: called with an environment and the instruction of each observation.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        levels: Sequence[int],
+        seeds: Sequence[EpisodeSeeds],
+        give_up: GiveUp,
+        set_instruction: Callable[[int, str], None],
+    ) -> None:
+        self._set_instruction = set_instruction
+        threads = min(suite.step_threads, len(levels))
+        self._pool = StepPool(threads) if threads > 1 else None
+        self._groups = [range(i, len(levels), threads) for i in range(threads)]
+        self._environments: list[Environment] = []
+        try:
+            for level, seed in zip(levels, seeds, strict=True):
+                self._environments.append(suite.make_environment(level, seed, give_up))
+        except BaseException:
+            self.close()
+            raise
+
+    def begin_reset(self, out: AgentInput, seeds: Mapping[int, int] | None) -> None:
+        """Begin a reset; see `VectorEnv.begin_reset`."""
+
+        def reset(e: int) -> None:
+            if seeds is None or e in seeds:
+                step = self._environments[e].reset(None if seeds is None else seeds[e])
+                self._write(e, step.observation, out)
+
+        self._begin(reset)
+
+    def begin_step(
+        self,
+        actions: Sequence[Any],
+        out: AgentInput,
+        result: StepResult,
+        active: np.ndarray | None,
+        auto_reset: bool,
+    ) -> None:
+        """Begin a step with the actions of all environments E, which fills `result`; see `VectorEnv.begin`."""
 
         def step(e: int) -> None:
             if active is not None and not active[e]:
                 return
-            step = self._environments[e].step(action_list[e], auto_reset)
+            step = self._environments[e].step(actions[e], auto_reset)
             self._write(e, step.observation, out)
             result.reward[e] = step.reward
             result.terminated[e], result.truncated[e] = step.terminated, step.truncated
@@ -136,28 +207,15 @@ class VectorEnv:
                 result.final_observations.append((e, step.final_observation))
 
         self._begin(step)
-        self._pending = _PendingStep(result, actions, out)
 
-    def finish(self) -> StepResult:
-        """Wait for the step that `begin` started; raises what a level raised."""
-        assert self._pending is not None
-        result, actions, out = self._pending
-        self._pending = None
-        self._wait()
-        result.episodes.sort(key=lambda pair: pair[0])
-        result.final_observations.sort(key=lambda pair: pair[0])
-        result.reward *= self._reward_scale
-        np.logical_or(result.terminated, result.truncated, out=out.first)
-        out.last_action[:] = actions
-        out.last_action[out.first] = self._actions.no_action
-        out.last_reward[:] = np.where(out.first, 0, result.reward)
-        out.level[:] = self.levels
-        return result
+    def finish(self) -> None:
+        """Wait for the step or reset that was begun."""
+        if self._pool is not None:
+            self._pool.finish()
 
     def take_stats(self) -> list[EnvStats]:
-        """Statistics since the last call, of the environments that reset, faulted or counted anything."""
-        stats = [environment.take_stats() for environment in self._environments]
-        return [s for s in stats if s.reset_s or s.faults or any(s.counts.values())]
+        """Statistics of each environment since the last call."""
+        return [environment.take_stats() for environment in self._environments]
 
     def take_faults(self) -> list[tuple[int, Fault]]:
         """(level, fault) pairs since the last call; another thread may call it."""
@@ -167,10 +225,6 @@ class VectorEnv:
         """Make another thread that waits for a game raise `RuntimeError` soon."""
         for environment in self._environments:
             environment.interrupt()
-
-    def tokens(self, instruction: str) -> np.ndarray:
-        """Hash buckets of an instruction, [L]."""
-        return tokenize(instruction, self._tokens)
 
     def close(self) -> None:
         """Close every environment, even if one fails to close; raises the first error."""
@@ -189,10 +243,7 @@ class VectorEnv:
 
     def _write(self, e: int, observation: Observation, out: AgentInput) -> None:
         out.frame[e] = observation.frame
-        if self._tokens:
-            if observation.instruction != self._instructions[e][0]:
-                self._instructions[e] = (observation.instruction, self.tokens(observation.instruction))
-            out.tokens[e] = self._instructions[e][1]
+        self._set_instruction(e, observation.instruction)
 
     def _begin(self, work: Callable[[int], None]) -> None:
         """Run `work` for every environment: in this thread, or in the threads of the step pool."""
@@ -202,10 +253,6 @@ class VectorEnv:
                 work(e)
 
         if self._pool is None:
-            run(range(len(self)))
+            run(range(len(self._environments)))
         else:
             self._pool.begin([functools.partial(run, group) for group in self._groups])
-
-    def _wait(self) -> None:
-        if self._pool is not None:
-            self._pool.finish()

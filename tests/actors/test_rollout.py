@@ -30,16 +30,16 @@ def copied(data: Transitions) -> Transitions:
     return copy(data)
 
 
-def counting(*overrides):
+def counting(*overrides, suite="counting"):
     return tiny_config(
-        "env.suite=tests.games:counting", f"env.levels=[{','.join(LEVELS)}]", "actors.envs=3",
+        f"env.suite=tests.games:{suite}", f"env.levels=[{','.join(LEVELS)}]", "actors.envs=3",
         "learner.batch_size=3", *overrides,
     )  # fmt: skip
 
 
-@pytest.fixture
-def rollout():
-    config = counting()
+@pytest.fixture(params=["counting", "counting_batches"])
+def rollout(request):
+    config = counting(suite=request.param)
     CountingGame.log.clear()
     rollout = started(config, make_suite(config.env), 0, [0])
     yield rollout
@@ -133,8 +133,9 @@ def test_actor_logits_are_learner_logits(suite, core):
     rollout.close()
 
 
-def test_seeds_repeat_with_the_run_and_differ_by_slot_episode_and_segment():
-    config = counting("actors.count=2")
+@pytest.mark.parametrize("suite", ["counting", "counting_batches"])
+def test_seeds_repeat_with_the_run_and_differ_by_slot_episode_and_segment(suite):
+    config = counting("actors.count=2", suite=suite)
 
     def seeds(actor, seed_epoch):
         CountingGame.log.clear()

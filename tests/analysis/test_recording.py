@@ -38,6 +38,13 @@ def test_steps_are_kept_evenly_and_as_the_agent_saw_them(config, suite):
     assert (data.frame[memory & (data.time > 0)] == 0).all()
 
 
+def test_recordings_keep_the_pictures_of_the_suite(config, suite):
+    agent = Agent(config.agent, suite.spaces).eval()
+    plain = record(agent, suite, episodes=2, points=8, seed=1).frame
+    pictured = record(agent, replace(suite, picture=lambda frame: np.repeat(255 - frame, 3, -1)), 2, 8, 1).frame
+    np.testing.assert_array_equal(pictured, np.repeat(255 - plain, 3, -1))
+
+
 def test_generated_weights_are_those_that_acted(config, suite):
     agent = Agent(config.agent, suite.spaces).eval()
     data = record(agent, suite, episodes=3, points=10, seed=1)

@@ -54,6 +54,14 @@ def test_a_film_holds_every_step_as_it_was(agent, suite):
     assert [[s.action for s in f.steps] for f in films] == [[s.action for s in f.steps] for f in again]
 
 
+def test_films_show_the_pictures_of_the_suite(agent, suite):
+    catch = suite.level_names.index("catch")
+    [plain] = shoot(agent, suite, catch, 1, 1, None)
+    [pictured] = shoot(agent, replace(suite, picture=lambda frame: 255 - frame), catch, 1, 1, None)
+    for a, b in zip(plain.steps, pictured.steps, strict=True):
+        np.testing.assert_array_equal(b.frame, 255 - a.frame)
+
+
 def test_words_and_values_are_the_agents(agent, suite):
     [one] = shoot(agent, suite, suite.level_names.index("language"), 1, 2, None)
     [step] = one.steps

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from impala_mi.config import build
 from impala_mi.envs.conformance import check_game
 from impala_mi.envs.suites import make_suite
 from impala_mi.types import Spaces
+from tests.games import CountingBatch
 from tests.tiny import tiny_config
 
 
@@ -33,6 +36,19 @@ def test_every_level_is_stepped():
     rows = list(parts.environment_rows(config, suite, 0.05))
     assert [row["level"] for row in rows] == suite.level_names
     assert all(row["steps/s"] > 0 for row in rows)
+
+
+def test_games_that_come_in_batches_are_stepped_in_the_number_of_an_actor():
+    config = tiny_config("env.suite=tests.games:counting_batches", "env.levels=[terminates, truncates]")
+    suite, sizes = make_suite(config.env), []
+
+    def make(level, size):
+        sizes.append(size)
+        return CountingBatch(level, size)
+
+    rows = list(parts.environment_rows(config, replace(suite, make_batch=make), 0.05))
+    assert [row["level"] for row in rows] == ["terminates", "truncates"]
+    assert sizes == [3, 3]  # five environments, two levels
 
 
 @pytest.mark.slow

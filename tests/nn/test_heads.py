@@ -94,7 +94,7 @@ def test_one_task():
 
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_starts_with_outputs_of_the_scale_of_a_linear_layers(name):
-    """The second moment, given unit features, is 1/3, whatever the head; the mean is over heads, as contexts differ."""
+    """The second moment is 1/3 for unit features, whatever the head; the mean is over heads, as contexts differ."""
     config = AgentConfig(head=name, core_width=64, context_width=32)
     h, level = torch.randn(64, 64), torch.arange(64) % K
     # A learnt context expects an LSTM's small outputs: see `LearntContext`.

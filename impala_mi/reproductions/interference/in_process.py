@@ -64,7 +64,7 @@ def train_in_process(
                     raise ValueError(
                         f"train.env_frames={config.train.env_frames}: a window without episodes of a level"
                     )
-                scores = [normalised(suite.levels[k], np.mean(returns[k])) for k in range(len(suite.levels))]
+                scores = [normalised(suite.levels[k], float(np.mean(returns[k]))) for k in range(len(suite.levels))]
                 curve.frames.append(frames)
                 curve.scores.append([float(score) for score in scores if score is not None])
                 returns.clear()
