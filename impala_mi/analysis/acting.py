@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from impala_mi.config import MACHINE_KEYS, Config, build
+from impala_mi.config import Config, build
+from impala_mi.config_suites import MACHINE_KEYS
 from impala_mi.envs.base import Observation, Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError, allow_only

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from impala_mi.analysis.stats import interquartile_mean, mean_interval, mean_interval_of_known
-from impala_mi.config import MACHINE_KEYS
+from impala_mi.config_suites import MACHINE_KEYS
 from impala_mi.runs.history import History
 from impala_mi.runs.log_lines import Record
 

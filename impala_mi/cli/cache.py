@@ -5,7 +5,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 
 from impala_mi.cli.console import make_console, make_table
 from impala_mi.cli.options import OVERRIDES
-from impala_mi.config import MACHINE_KEYS
+from impala_mi.config_suites import MACHINE_KEYS
 from impala_mi.errors import TrainingError, UserError, allow_only
 
 

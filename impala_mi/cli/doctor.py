@@ -11,7 +11,7 @@ from rich.table import Table
 
 from impala_mi.cli.console import make_console
 from impala_mi.cli.options import OVERRIDES
-from impala_mi.config import MACHINE_KEYS
+from impala_mi.config_suites import MACHINE_KEYS
 
 SUITE_PACKAGES = {
     "doom": ("vizdoom", "cv2"),

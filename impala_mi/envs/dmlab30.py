@@ -10,7 +10,8 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from impala_mi.config import DmlabConfig, EnvConfig
+from impala_mi.config import EnvConfig
+from impala_mi.config_suites import DmlabConfig
 from impala_mi.envs.base import Level, Suite
 from impala_mi.envs.choose import choose_levels
 from impala_mi.envs.dmlab import ACTIONS, HEIGHT, WIDTH, LabGame, LabSettings

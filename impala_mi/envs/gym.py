@@ -9,7 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from impala_mi.config import EnvConfig, GymConfig
+from impala_mi.config import EnvConfig
+from impala_mi.config_suites import GymConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.errors import MissingPackageError, UserError, shorten
 from impala_mi.hooks import add_current_folder, load_hook

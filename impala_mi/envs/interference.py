@@ -12,7 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from impala_mi.config import EnvConfig, InterferenceConfig
+from impala_mi.config import EnvConfig
+from impala_mi.config_suites import InterferenceConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
 from impala_mi.envs.choose import choose_levels, refuse_action_repeat
 from impala_mi.types import Spaces

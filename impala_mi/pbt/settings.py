@@ -8,7 +8,8 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from impala_mi.config import Config, LearnerConfig, Section, load_as
+from impala_mi.config import Config, LearnerConfig, load_as
+from impala_mi.config_suites import Section
 from impala_mi.config_values import Count, NonNegative, Seconds, Whole
 
 Value = float | str

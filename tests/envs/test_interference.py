@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from impala_mi.config import InterferenceConfig, build
+from impala_mi.config import build
+from impala_mi.config_suites import InterferenceConfig
 from impala_mi.envs.interference import ACTIONS, STEPS, SYMBOLS, right_actions
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
