@@ -215,6 +215,7 @@ def test_forms_of_an_observation(tiny_agent):
     assert hidden({"image": frame[::-1][::-1], "mission": "go left"}) == expected
 
 
+@pytest.mark.slow
 def test_a_gymnasium_loop_of_one_and_of_many_environments(cartpole_run):
     agent = impala_mi.load_agent(cartpole_run)
     env = gymnasium.make("CartPole-v1")

@@ -151,6 +151,7 @@ def test_an_override_wins_over_its_alternative_and_says_so(tmp_path):
         assert load(str(file), ["actors.count=2", "actors.per_level=null"]).actors.count == 2
 
 
+@pytest.mark.slow
 def test_twenty_thousand_unknown_keys_are_refused_quickly(tmp_path):
     for indent in ("", "learner:\n  "):
         file = tmp_path / "many.yaml"

@@ -25,11 +25,13 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_what_is_written_is_read_again(value):
     assert parse_yaml(dump_yaml(value), "x") == value
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_readers_of_version_1_1_read_the_same(value):
     assert yaml.safe_load(dump_yaml(value)) == value

@@ -163,6 +163,7 @@ def record(
     )
 
 
+@torch.no_grad()
 def head_vectors(agent: Agent, core: np.ndarray, level: np.ndarray) -> dict[str, np.ndarray]:
     """`Recording.vectors` for the core's outputs [N, H] and level indices [N]."""
     parts: dict[str, list[np.ndarray]] = {"core": [core]}

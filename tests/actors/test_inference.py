@@ -98,6 +98,7 @@ def test_an_unroll_that_lost_its_inference_begins_again_where_it_got_to():
     assert unroll.info.version == 7
 
 
+@pytest.mark.slow
 def test_one_batch_of_many_groups_is_each_alone_and_keeps_their_states_apart():
     _, rollout, together = central()
     requests = []

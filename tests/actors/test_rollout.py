@@ -133,6 +133,7 @@ def test_actor_logits_are_learner_logits(suite, core):
     rollout.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", ["counting", "counting_batches"])
 def test_seeds_repeat_with_the_run_and_differ_by_slot_episode_and_segment(suite):
     config = counting("actors.count=2", suite=suite)

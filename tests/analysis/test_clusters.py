@@ -40,6 +40,7 @@ def test_levels_that_separate_over_time():
     assert octaves[2].silhouette > 0.9
 
 
+@pytest.mark.slow
 def test_neighbours_of_the_same_episode_do_not_count():
     """Each episode is a cluster of its own, whatever its level: otherwise the purity would be 1."""
     rng = np.random.default_rng(0)

@@ -31,6 +31,7 @@ def history(name, head="shared", seed=1, levels=("a", "b"), end="done", n=30, **
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_page_holds_everything_and_fetches_nothing(tmp_path):
     runs = [history(f"{head}-{seed}", head, seed) for head in ("shared", "mi_context") for seed in (1, 2, 3)]
     files = write_report(runs, "six runs", tmp_path)

@@ -30,6 +30,7 @@ def test_crossed_intervals_add_the_squares_of_both_samples() -> None:
     assert crossed_interval(networks[:1]) == (1.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("networks", "functions"), [(3, 200), (5, 10)])
 def test_crossed_intervals_cover_the_mean(networks: int, functions: int) -> None:
     """Networks and functions both vary, and interact."""

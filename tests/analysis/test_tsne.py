@@ -16,6 +16,7 @@ from impala_mi.nn.agent import Agent
 from tests.tiny import tiny_config
 
 
+@pytest.mark.slow
 def test_embedding_keeps_clusters_apart():
     rng = np.random.default_rng(0)
     weights = np.concatenate([rng.normal(c, 0.1, (40, 64)) for c in (-1, 1)]).astype(np.float32)

@@ -79,6 +79,7 @@ def test_values_are_in_units_of_returns(suite):
     assert [step.value for step in scaled.steps] == pytest.approx(values)
 
 
+@pytest.mark.slow
 def test_a_step_that_the_map_holds_lies_where_it_lies(agent, suite, chart):
     low, high = chart.points.min(0), chart.points.max(0)
     [one] = shoot(agent, suite, 0, 1, 1, chart)

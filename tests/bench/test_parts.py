@@ -21,6 +21,7 @@ def _threads():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_cost_is_of_a_frame():
     def work():
         sum(range(300_000))  # some milliseconds

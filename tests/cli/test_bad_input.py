@@ -137,6 +137,7 @@ def test_paths_and_numbers_of_commands_on_runs(run):
         assert "Error: Invalid value for '--seed'" in done.stderr
 
 
+@pytest.mark.slow
 def test_runs_without_a_name_that_start_in_the_same_second(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder.time, "strftime", lambda _: "20261128-093800")
     config = tiny_config(f"run.root={tmp_path}")
@@ -151,6 +152,7 @@ def test_runs_without_a_name_that_start_in_the_same_second(tmp_path, monkeypatch
         run_folder.create_named(named, "tiny")
 
 
+@pytest.mark.slow
 def test_bench_envs_checks_only_what_it_uses(tmp_path):
     done = impala(
         "bench", "envs", "env.suite=tiny", "env.levels=all", "actors.envs=31", "--seconds", "0.1", cwd=tmp_path
@@ -235,11 +237,13 @@ def test_a_ray_that_does_not_start_leaves_the_name_free(tmp_path, monkeypatch):
     assert not (tmp_path / "runs" / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "impala_mi", "train", "doom", "actors.count=0"]
     refused(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120), "actors.count=0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args", [["--help"], ["train", "cartpole", "--print-config"], ["pbt", "cartpole_pbt", "--print-config"]]
 )
@@ -296,6 +300,7 @@ def test_video(run):
     assert len(list((run / "videos").glob("*-catch-[12].mp4"))) == 2
 
 
+@pytest.mark.slow
 def test_units(run, monkeypatch):
     cwd = run.parent.parent
     done = impala("units", "runs/x", "--episodes", "2", "--most", "2", cwd=cwd)

@@ -103,6 +103,7 @@ def test_missions_end_at_the_first_zero():
     assert grid.missions({"obs:mission": rows}) == ["go to red", ""]
 
 
+@pytest.mark.slow
 @needs_engine
 @pytest.mark.parametrize("level", ["BabyAI-GoToLocalS5N2-v0", "BabyAI-OpenDoorLoc-v0", "MiniGrid-DoorKey-5x5-v0"])
 def test_grid_levels_conform(level):

@@ -92,6 +92,7 @@ def _own_temporary_folder(tmp_path, monkeypatch, request):
     assert not os.path.exists(tmp_path / "own_folder"), "a temporary file outside the game's folder"
 
 
+@pytest.mark.slow
 def test_calls_and_answers_pass_through():
     g = game("well")
     obs = g.reset(7)
@@ -168,6 +169,7 @@ def test_a_game_that_hangs_when_closed_is_ended_by_force(monkeypatch):
     g.close()
 
 
+@pytest.mark.slow
 def test_the_terminals_interrupt_is_for_the_parent():
     before = set(psutil.Process().children())
     g = game("well")
@@ -203,6 +205,7 @@ def test_the_games_of_a_killed_player_compile_hang_or_not_are_killed_with_it(tmp
     foreign.rmdir()
 
 
+@pytest.mark.slow
 def test_games_outlive_the_thread_that_started_them():
     """The games of an actor are started by the threads of a pool."""
     g = game("well")
@@ -256,6 +259,7 @@ def test_an_environment_goes_on_after_faults_of_its_process():
     env.close()
 
 
+@pytest.mark.slow
 def test_a_talkative_engine_does_not_fill_the_disk(monkeypatch):
     monkeypatch.setattr("impala_mi.envs.process._LOG_BYTES", 10)
     monkeypatch.setattr("impala_mi.envs.process._LOG_EVERY", 1)
@@ -282,6 +286,7 @@ class Wide(DyingGame):
         return Outcome(Observation(np.full(action, 7, np.uint8)), float(action))
 
 
+@pytest.mark.slow
 def test_frames_of_any_size_are_played():
     g = ProcessGame(functools.partial(Wide, "well"), "a_level", 30)
     first = g.reset(200_000)

@@ -79,6 +79,7 @@ def test_a_head_of_ones_own_is_learnt_with(example):
     assert min(means.values()) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["own_suite", "own_head"])
 def test_what_the_own_examples_train_and_score(example, name, tmp_path, monkeypatch, capsys):
     """Their configuration is valid, and their agents can be scored; Ray is left out."""

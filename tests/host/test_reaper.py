@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from impala_mi.host import reaper
 
 
@@ -12,6 +14,7 @@ def sleeping(**env):
     return subprocess.Popen(["sleep", "600"], env=os.environ | env, start_new_session=True)
 
 
+@pytest.mark.slow
 def test_processes_below_a_run_end_with_it_and_others_stay(tmp_path):
     folder = tmp_path / "session"
     folder.mkdir()

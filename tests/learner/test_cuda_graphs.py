@@ -120,6 +120,7 @@ def test_recordings_read_the_batch_at_hand_and_are_made_for_each_shape(normalise
     assert torch.equal(begun[-1].stats.values, kept), "scalars outlive the next replay"
 
 
+@pytest.mark.slow
 def test_shapes_beyond_the_most_are_computed_as_they_come(monkeypatch):
     monkeypatch.setattr("impala_mi.learner.cuda_graphs.MAX_GRAPHS", 1)
     learner, replays = learner_of(is_even=True), Replays()

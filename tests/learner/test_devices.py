@@ -179,6 +179,7 @@ def test_the_recorder_sees_what_makes_a_host_wait():
         assert recorder.waits, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("torso", "core"), [*((torso, "lstm") for torso in (*TORSOS, "mlp")), *(("mlp", core) for core in CORES)][:-1]
 )

@@ -55,6 +55,7 @@ def test_an_update_moves_every_trained_parameter(head, core, conditioning):
     assert learner.counters.agent_steps == learner.counters.env_frames == 3 * 7 * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("torso", ["mlp", "shallow", "deep"])
 def test_an_update_does_not_write_to_its_batch(torso, threads):
@@ -174,6 +175,7 @@ def test_gradients_are_clipped_to_the_norm():
     assert (after - before).norm().item() * 1e9**0.5 == pytest.approx(0.5, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [*(f"agent.core={core}" for core in CORES), "agent.value_normaliser=popart"])
 def test_state_restores_bit_for_bit(changed):
     learner, rollout = setup(changed)
@@ -262,6 +264,7 @@ def test_pytorchs_compiler_is_not_loaded():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normaliser", NORMALISERS)
 def test_a_learner_that_adopts_another_goes_on_as_that_one_would_with_the_new_settings(normaliser):
     schedule = ("learner.learning_rate_schedule=linear", "train.env_frames=10_000",

@@ -137,6 +137,7 @@ def test_no_gradient_passes():
     assert not got.advantages.requires_grad
 
 
+@pytest.mark.slow
 def test_shapes_are_checked():
     p = problem()
     p["rewards"] = p["rewards"][:-1]

@@ -14,6 +14,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_generated_weights_reproduce_the_output(name):
     layer = randomised(LAYERS[name]())

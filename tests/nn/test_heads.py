@@ -106,6 +106,7 @@ def test_every_head_starts_with_outputs_of_the_scale_of_a_linear_layers(name):
     assert sum(moments) / 30 == pytest.approx(1 / 3, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [8, 128])
 def test_contexts_start_with_a_second_moment_of_one(width):
     for inputs, x in ((50, torch.eye(50)), (256, torch.randn(50, 256))):

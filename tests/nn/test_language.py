@@ -19,6 +19,7 @@ def test_the_decoder_is_the_full_form() -> None:
     torch.testing.assert_close(decoder(h), wanted)
 
 
+@pytest.mark.slow
 @given(rows=st.integers(1, 9), chunk=st.integers(1, 4), seed=st.integers(0, 99))
 def test_the_softmax_in_chunks_is_cross_entropy(rows: int, chunk: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)

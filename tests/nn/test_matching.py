@@ -21,6 +21,7 @@ def make(head: str, value_per_level: bool = False, **changes: object) -> Head:
         return make_head(AgentConfig(head=head, **SIZES | changes), P, K, value_per_level)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "value_per_level"), [("mi_task", False), ("mi_task", True), ("per_task", False)]
 )
@@ -82,6 +83,7 @@ def test_what_is_refused():
             meta_agent(AgentConfig(**changes), spaces)
 
 
+@pytest.mark.slow
 def test_the_agent_is_matched():
     spaces = Spaces((24, 28, 3), "uint8", P, K, instructions=False)
     configs = [AgentConfig(head=head, match_parameters="mi_task") for head in ("mi_task", "low_rank_task")]

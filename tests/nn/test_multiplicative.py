@@ -242,6 +242,7 @@ def test_layers_of_heads_are_rescaled():
     assert RESCALED == ["full, x first", "full, z first", "low rank", "deep hypernetwork", "film", "additive"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [1, 8, 64, 512])
 @pytest.mark.parametrize("make", [
     lambda n, m: Multiplicative(n, m, 200), lambda n, m: LowRank(n, m, 200, 256), lambda n, m: Film(n, m, 200),

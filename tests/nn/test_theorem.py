@@ -94,6 +94,7 @@ def active(network: nn.Sequential, x: Tensor) -> Tensor:
     return torch.cat(found, -1)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=3), seeds)
 @settings(max_examples=60)
 def test_an_mlp_is_linear_between_its_kinks(hidden: list[int], seed: int) -> None:

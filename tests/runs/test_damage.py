@@ -26,6 +26,8 @@ from impala_mi.runs.history import read, read_run
 from impala_mi.runs.sinks import JsonLines, RunInfo
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW = f"{500:015d}", f"{900:015d}"
 Damage = Callable[[Path], None]
 

@@ -58,6 +58,7 @@ def _inputs(training: DecoderTraining) -> list[tuple[Any, ...]]:
     return inputs_seen
 
 
+@pytest.mark.slow
 def test_every_decoder_begins_and_learns_from_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_training, "CHUNK", 2)
     inputs_seen: dict[str, list[tuple[Any, ...]]] = {}

@@ -47,6 +47,7 @@ def test_errors_do_not_depend_on_how_many_functions_go_together(monkeypatch: pyt
     assert torch.allclose(errors(network, held), whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_better_than_the_gaussian_process_and_contexts_help_it() -> None:
     held = held_out(100, 2, 0, CPU)
     floor = oracle_errors(held).mean(-1)
