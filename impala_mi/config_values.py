@@ -31,8 +31,8 @@ CENTURY_S = 3_155_760_000
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
-Frames = Annotated[Whole, Field(ge=1, lt=10**15)]
-"""Number of env frames; names of checkpoints have 15 digits."""
+Frames = Annotated[Whole, Field(ge=1, le=10**15)]
+"""Number of env frames; names of checkpoints have 15 digits, and no run gets to 10^15."""
 Seconds = Annotated[float, Field(gt=0, le=CENTURY_S)]
 Positive = Annotated[float, Field(ge=1e-30, le=1e30)]
 """Number that neither vanishes nor overflows in float32."""

@@ -91,7 +91,7 @@ def test_overrides(override, value):
         (["run.root=''"], "write the path of a folder"),
         (["train.score_episodes=1e30"], "train.score_episodes=1e.30: .*less than or equal to 1000000"),
         (["actors.timeout_s=1e300"], r"actors.timeout_s=1e\+300: .*less than or equal to 3155760000"),
-        (["train.env_frames=1e15"], "less than 1000000000000000"),
+        (["train.env_frames=1e16"], "less than or equal to 1000000000000000"),
         (["learner.learning_rate=1e300"], r"learning_rate=1e\+300"),
         (["learner.epsilon=1e-300"], "epsilon=1e-300"),
         (["seed=" + "x" * 200_000], r"seed='xxx.* \.\.\. xxx"),

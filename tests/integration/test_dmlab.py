@@ -54,7 +54,7 @@ def remains(session: Session) -> list[str]:
     games = []
     for p in psutil.process_iter(["cmdline"]):
         with contextlib.suppress(psutil.Error):
-            if "impala_mi.envs.process" in (p.info["cmdline"] or []) and in_folder(p, session.env["TMPDIR"]):
+            if "impala_mi.envs.process" in " ".join(p.info["cmdline"] or []) and in_folder(p, session.env["TMPDIR"]):
                 games.append(p.pid)
     files = [p.name for p in Path(session.env["TMPDIR"]).iterdir() if not p.name.startswith("torchinductor")]
     return [*map(str, games), *files]
