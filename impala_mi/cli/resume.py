@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from impala_mi.runs.folder import RunFolder
 
 FIXED = (
-    "run.root", "run.name", "seed", "env.suite", "env.levels", "env.action_repeat", "env.gym", "env.dmlab.actions",
-    "env.dmlab.held_out", "env.dmlab.mixer_seed", "env.dmlab.human_scores", "agent", "train.deterministic",
+    "run.root", "run.name", "seed", "env.suite", "env.levels", "env.action_repeat", "env.gym", "env.envpool",
+    "env.interference", "env.dmlab.actions", "env.dmlab.held_out", "env.dmlab.mixer_seed", "env.dmlab.human_scores",
+    "agent", "train.deterministic",
 )  # fmt: skip
 """Keys that a resumed run keeps."""
 FIXED_IF_DETERMINISTIC = ("actors", "learner", "train.checkpoint_every_updates", "train.env_frames")

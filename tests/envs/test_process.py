@@ -293,6 +293,7 @@ def test_frames_of_any_size_are_played():
     assert first.frame.shape == (1024, 1024, 5)
     assert (first.frame == 200_000 % 256).all()
     assert len(first.instruction) == 1_000_000
+    assert PACKET_BYTES < 212_992, "the default net.core.wmem_max"
     for size in (1, PACKET_BYTES - 1000, PACKET_BYTES, 3 * PACKET_BYTES + 17, 1):
         frame = g.step(size).observation.frame
         assert frame.shape == (size,)

@@ -50,11 +50,16 @@ def test_a_job_outlives_a_hangup_its_actors_its_learner_its_driver_and_its_folde
     assert not left_behind(process.pid)
     wait_for(lambda: not ray_folder.exists(), 10)
 
-    # The same command goes on, with other resources.
+    # It goes on with other resources, through another hangup.
     first = session.checkpoint("a")
     goal = f"train.env_frames={first.meta['env_frames'] + 20000}"
     smaller = ("actors.count=1", "actors.envs=5", "learner.learning_rate_schedule=constant")
-    session.run("train", "tiny.yaml", "run.name=a", *arguments, goal, *smaller)
+    process = session.start("resume", "runs/a", goal, *smaller, prefix=("nohup",))
+    wait_for(lambda: session.events_of("a", "resumed"))
+    os.kill(process.pid, signal.SIGHUP)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, out + err
+    assert not left_behind(process.pid)
     (resumed,) = session.events_of("a", "resumed")
     assert int(resumed["checkpoint"]) == first.meta["env_frames"]
     records = [r for r in session.records("a") if r["env_frames"] >= first.meta["env_frames"]]
