@@ -21,10 +21,10 @@ def replacing(file: Path) -> Iterator[Path]:
         raise
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Replace the text of a file in one step; raises `OSError`."""
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Replace the content of a file in one step; texts are written in UTF-8, what is none escaped. Raises `OSError`."""
     with replacing(file) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def lock(file: Path) -> IO[str]:

@@ -19,10 +19,13 @@ import torch
 from impala_mi.errors import UserError, shorten
 from impala_mi.host.files import write_atomically
 from impala_mi.runs.checkpoint_checks import (
+    DIGESTS,
+    SCHEMA,
     HashedFile,
     check_digest,
     check_meta,
     check_state,
+    check_tensor,
     is_finite,
     read_json,
     with_digests,
@@ -30,6 +33,10 @@ from impala_mi.runs.checkpoint_checks import (
 
 FORMAT = 2
 STATE, META, BEST = "state.pt", "meta.json", "best.json"
+
+
+class Unsuitable(UserError):
+    """An intact checkpoint is of another architecture or of a newer version; those before it are no better."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,8 @@ def has_best(folder: Path) -> bool:
 def load(folder: Path, which: str = "last", check: Callable[[Checkpoint], None] = lambda _: None) -> Checkpoint:
     """Read the `last` or the `best` checkpoint, or the one with this name.
 
-    If the last one is damaged, the one before it is read, with a warning, and the last if the best one is.
+    If the last one is damaged, the one before it is read, with a warning, and the last if the best one is. One
+    that is intact and does not suit is refused at once.
 
     Args:
         folder: folder that holds the checkpoints.
@@ -149,6 +157,7 @@ def load(folder: Path, which: str = "last", check: Callable[[Checkpoint], None] 
 
     Raises:
         UserError: there is no such checkpoint, or none can be read; the message names the newest.
+        Unsuitable: one is intact and of another architecture or of a newer version.
     """
     paths = steps(folder)
     if not paths:
@@ -169,6 +178,8 @@ def load(folder: Path, which: str = "last", check: Callable[[Checkpoint], None] 
     for path in candidates:
         try:
             checkpoint = _read(path, check)
+        except Unsuitable:
+            raise
         except UserError as e:
             errors.append(e)
             continue
@@ -186,6 +197,11 @@ def _read(path: Path, check: Callable[[Checkpoint], None]) -> Checkpoint:
                 f"the checkpoint {str(path)!r} has format {shorten(repr(version))}, this version reads {FORMAT}"
             )
         check_meta(meta)
+        if (schema := meta.get("schema", 0)) > SCHEMA:
+            raise Unsuitable(
+                f"the checkpoint {str(path)!r} is of a newer version: it has schema {schema}, this one reads "
+                f"{SCHEMA} at most; upgrade impala-mi"
+            )
         check_digest(path / STATE, meta)
         state = torch.load(path / STATE, map_location="cpu", weights_only=True)
         check_state(state)
@@ -202,12 +218,21 @@ def _read(path: Path, check: Callable[[Checkpoint], None]) -> Checkpoint:
 
 
 def check_fits(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
-    """Raise `UserError` with the first difference if the weights belong to another architecture."""
+    """Check that weights are those of a module, and its parameters finite; buffers may hold anything.
+
+    Raises:
+        Unsuitable: an intact checkpoint is of another architecture; the message has the first difference.
+        UserError: the same of a checkpoint without digests, which may be damaged.
+        ValueError: a parameter is not finite.
+    """
     for problem in _differences(checkpoint.agent, module.state_dict()):
-        raise UserError(
+        intact = STATE in checkpoint.meta.get(DIGESTS, {})
+        raise (Unsuitable if intact else UserError)(
             f"the checkpoint {str(checkpoint.path)!r} is of another architecture: {problem}; "
             "use the run's own agent settings and levels"
         )
+    for name, _ in module.named_parameters(remove_duplicate=False):
+        check_tensor(f"weights.{name}", checkpoint.agent[name])
 
 
 def _differences(saved: Mapping[str, torch.Tensor], required: Mapping[str, torch.Tensor]) -> Iterator[str]:

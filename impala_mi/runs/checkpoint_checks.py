@@ -1,4 +1,4 @@
-"""Checks of what a checkpoint holds, whoever wrote it: digests, JSON, and tensors that are finite."""
+"""Checks of what a checkpoint holds, whoever wrote it: digests, JSON and tensors."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import IO, Any
 import torch
 
 SCHEMA = 1
-"""Version of the keys of meta.json: 1 added `schema` and `sha256`; older checkpoints have neither."""
+"""Version of the keys of meta.json: 1 added `schema` and `sha256`, which older ones lack; newer are refused."""
 MAX_META_BYTES = 2**20
 """Largest meta.json or best.json that is read."""
 MAX_NUMBER = 1e300
@@ -52,8 +52,15 @@ def _digest_of(meta: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
+def check_is_file(file: Path) -> None:
+    """Raise `ValueError` unless a path is a file or a link to one: reading a pipe or a device may never end."""
+    if not file.is_file():
+        raise ValueError(f"{file.name} is missing or no file")
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Mapping in a small JSON file; raises `OSError` or `ValueError`."""
+    check_is_file(file)
     with open(file, "rb") as opened:
         content = opened.read(MAX_META_BYTES + 1)
     if len(content) > MAX_META_BYTES:
@@ -74,7 +81,7 @@ def check_meta(meta: Mapping[str, Any]) -> None:
         raise ValueError(f"{DIGESTS} in meta.json is no mapping")
     if digests and digests.get("meta.json") != _digest_of({k: v for k, v in meta.items() if k != DIGESTS}):
         raise ValueError("meta.json does not have the digest in it")
-    for key, default in (("env_frames", None), ("updates", 0)):
+    for key, default in (("env_frames", None), ("updates", 0), ("schema", 0)):
         if not is_count(value := meta.get(key, default)):
             raise ValueError(f"{key}={value!r} in meta.json is no number of {key}")
     score = meta.get("score")
@@ -83,7 +90,8 @@ def check_meta(meta: Mapping[str, Any]) -> None:
 
 
 def check_digest(file: Path, meta: Mapping[str, Any]) -> None:
-    """Raise `ValueError` if a file does not have the digest that meta.json gives, if it gives one."""
+    """Raise `ValueError` if a path is no file, or has not the digest that meta.json gives, if it gives one."""
+    check_is_file(file)
     expected = meta.get(DIGESTS, {}).get(file.name)
     if expected is not None:
         with open(file, "rb") as opened:
@@ -92,7 +100,7 @@ def check_digest(file: Path, meta: Mapping[str, Any]) -> None:
 
 
 def check_state(state: Any) -> None:
-    """Raise `ValueError` unless a loaded state has a learner with finite weights, and the driver's statistics."""
+    """Raise `ValueError` unless a loaded state has a learner with weights, and the driver's statistics."""
     if not isinstance(state, dict) or not all(isinstance(state.get(key), dict) for key in ("learner", "run")):
         raise ValueError("no learner or no statistics of a run")
     weights = state["learner"].get("agent")
@@ -101,13 +109,18 @@ def check_state(state: Any) -> None:
     for name, value in tensors(weights, "weights"):
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{name} is a {type(value).__name__}, not a tensor")
-        check_tensor(name, value)
+        check_dense(name, value)
+
+
+def check_dense(name: str, tensor: torch.Tensor) -> None:
+    """Raise `ValueError` unless a tensor is dense and in memory."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise ValueError(f"{name} is no dense tensor in memory")
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:
     """Raise `ValueError` unless a tensor is dense, in memory and finite."""
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        raise ValueError(f"{name} is no dense tensor in memory")
+    check_dense(name, tensor)
     if not bool(tensor.isfinite().all()):
         raise ValueError(f"{name} is not finite")
 

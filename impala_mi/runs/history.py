@@ -181,9 +181,9 @@ def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _opened(files: fsspec.AbstractFileSystem, path: str) -> BinaryIO | None:
-    """The file, or None if it cannot be read."""
+    """The file, or None if it cannot be read or is a pipe or a device, whose reading may never end."""
     try:
-        return files.open(path, "rb")
+        return files.open(path, "rb") if files.isfile(path) else None
     except Exception:  # file systems raise anything
         return None
 
@@ -197,8 +197,16 @@ def _written_at(files: fsspec.AbstractFileSystem, path: str) -> float | None:
 
 def _whole_lines(content: bytes) -> list[bytes]:
     """Lines of a log, without a last one that is still being written."""
-    lines = content.splitlines()
-    return lines if content.endswith(b"\n") or (lines and parse_line(lines[-1])) else lines[:-1]
+    *lines, rest = content.split(b"\n")
+    return [*lines, rest] if parse_line(rest) else lines
+
+
+def _next_line(file: BinaryIO) -> bytes:
+    """Next line of a log; too long a line is cut to one that is still too long. Empty at the end of the file."""
+    line = end = file.readline(MAX_LINE_BYTES + 1)
+    while end and not end.endswith(b"\n"):
+        end = file.readline(MAX_LINE_BYTES)
+    return line + b"\n" if end and end is not line else line
 
 
 def _records(file: BinaryIO | None, skipped: Skipped) -> list[Record]:
@@ -206,20 +214,14 @@ def _records(file: BinaryIO | None, skipped: Skipped) -> list[Record]:
         return []
     with file:
         size = file.seek(0, 2)
-        file.seek(0)
         if size <= MAX_WHOLE_BYTES:
+            file.seek(0)
             records = skipped.keep(map(parse_record, _whole_lines(file.read())))
             if len(records) > MAX_RECORDS:
                 spread = {round(i * (len(records) - 1) / (MAX_RECORDS - 1)) for i in range(MAX_RECORDS)}
                 records = [records[i] for i in sorted(spread)]
             return records
-        lines = [file.readline(_TAIL_BYTES)]
-        for i in range(1, MAX_RECORDS):
-            file.seek(size * i // MAX_RECORDS)
-            file.readline(_TAIL_BYTES)  # rest of a line
-            lines.append(file.readline(_TAIL_BYTES))
-        file.seek(max(0, size - _TAIL_BYTES))
-        lines += _whole_lines(file.read())[-2:]
+        lines = _sample(file, size)
     records = []
     for record in skipped.keep(map(parse_record, lines)):
         if not records or record["env_frames"] > records[-1]["env_frames"]:
@@ -227,20 +229,52 @@ def _records(file: BinaryIO | None, skipped: Skipped) -> list[Record]:
     return records
 
 
+def _sample(file: BinaryIO, size: int) -> list[bytes]:
+    """About `MAX_RECORDS` lines of a long log in order, each once: evenly spread ones, and the last two."""
+    lines, end = dict[int, bytes](), 0
+    for i in range(MAX_RECORDS):
+        if (target := size * i // MAX_RECORDS) < end:
+            continue  # in a line that was read
+        file.seek(target)
+        if i:
+            _next_line(file)  # rest of a line
+        at, line, end = file.tell(), _next_line(file), file.tell()
+        if line.endswith(b"\n"):
+            lines[at] = line
+    start = max(0, size - _TAIL_BYTES)
+    file.seek(start)
+    tail = file.read(size - start)
+    at = start + tail.find(b"\n") + 1  # after the rest of a line
+    last = []
+    for line in _whole_lines(tail[at - start :]):
+        last.append((at, line))
+        at += len(line) + 1
+    lines |= dict(last[-2:])
+    return [lines[at] for at in sorted(lines)]
+
+
 def _events(file: BinaryIO | None, skipped: Skipped) -> tuple[Counter[str], list[Record]]:
-    kinds, last = Counter[str](), list[bytes]()
+    kinds, last, newest = Counter[str](), list[tuple[str, bytes]](), list[Record]()
     if file is None:
         return kinds, []
     with file:
-        while line := file.readline(MAX_LINE_BYTES):
-            if kind := _KIND.search(line):
+        while line := _next_line(file):
+            if not line.endswith(b"\n") and parse_event(line) is None:
+                break  # it is still being written
+            if len(line) <= MAX_LINE_BYTES and (kind := _KIND.search(line)):
                 kinds[kind[1].decode(errors="replace")] += 1
-                last.append(line)
+                last.append((kind[1].decode(errors="replace"), line))
                 if len(last) > 200:
                     del last[:100]
             else:
                 skipped.count += 1
-    return kinds, skipped.keep(map(parse_event, last[-100:]))
+    for name, line in last[-100:]:
+        if (event := parse_event(line)) is None:
+            kinds[name] -= 1
+            skipped.count += 1
+        else:
+            newest.append(event)
+    return +kinds, newest
 
 
 def _config(file: BinaryIO | None) -> dict[str, Any]:

@@ -24,9 +24,11 @@ def parse_line(line: bytes | str) -> Record | None:
 
 
 def parse_record(line: bytes | str) -> Record | None:
-    """Finite numbers in a line of metrics.jsonl, or None if it has no env frames."""
+    """Finite numbers in a line of metrics.jsonl; None if it has no env frames, or whole numbers over 64 bits."""
     values = parse_line(line)
     if values is None or not is_finite(values.get("env_frames")) or values["env_frames"] < 0:
+        return None
+    if any(isinstance(value, int) and abs(value) >= 2**63 for value in values.values()):
         return None
     return {name: value for name, value in values.items() if is_finite(value)}
 

@@ -70,7 +70,7 @@ class RunInfo:
         """
         file = self.folder / "sinks.json"
         with _ids_lock:
-            ids = (parse_line(file.read_bytes()) or {}) if file.exists() else {}
+            ids = (parse_line(file.read_bytes()) or {}) if file.is_file() else {}
             if sink not in ids:
                 ids[sink] = f"{self.name}-{uuid.uuid4().hex[:8]}" if make is None else make()
                 write_atomically(file, json.dumps(ids) + "\n")
@@ -105,9 +105,9 @@ class JsonLines(Sink):
     def __init__(self, info: RunInfo) -> None:
         file = info.folder / "metrics.jsonl"
         if info.resumed_at is not None and file.exists():
-            lines = file.read_bytes().splitlines(keepends=True)
+            lines = file.read_bytes().split(b"\n") if file.is_file() else []
             kept = [line for line in lines if (r := parse_record(line)) and r["env_frames"] <= info.resumed_at]
-            write_atomically(file, b"".join(kept).decode())
+            write_atomically(file, b"".join(line + b"\n" for line in kept))
         self._file = open(file, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, record: Record) -> None:

@@ -26,7 +26,7 @@ def check_resumable(checkpoint: Checkpoint, config: Config, suite: Suite, agent:
 
     Raises:
         UserError: the weights are of another architecture.
-        ValueError: something is missing or damaged.
+        ValueError: something is missing or damaged. Buffers and what games count may be any numbers.
     """
     check_fits(checkpoint, agent)
     if "updates" not in checkpoint.meta:
@@ -77,7 +77,7 @@ def _check_run(run: dict[str, Any], config: Config, suite: Suite) -> None:
         raise ValueError("the numbers of episodes among the statistics")
     LevelScores(suite.levels, config.train.score_episodes).load_state(scores)
     counts = run.get("counts", [{}] * levels)  # older checkpoints have none
-    if len(counts) != levels or not all(is_count(number) for level in counts for number in level.values()):
+    if len(counts) != levels or not all(is_finite(number) for level in counts for number in level.values()):
         raise ValueError("the counts among the statistics are not those of the levels")
     LevelCounts(suite.levels).load_state(counts)
     if not isinstance(run.get("member", {}), dict):

@@ -101,6 +101,43 @@ def test_another_architecture(tmp_path, config, suite, change, says):
         checkpoints.check_fits(found, Agent(config.agent.model_copy(update=change), suite.spaces))
 
 
+def test_an_intact_checkpoint_of_another_architecture_ends_the_search(tmp_path, config, suite, monkeypatch):
+    agent = Agent(config.agent, suite.spaces)
+    for frames in (1, 2, 3):
+        meta = {"env_frames": frames, "updates": 1, "score": None}
+        checkpoints.save(tmp_path, {"agent": agent.state_dict()}, {}, meta, 3)
+    other = Agent(config.agent.model_copy(update={"core_width": 16}), suite.spaces)
+    tried = []
+
+    def check(read):
+        tried.append(read.meta["env_frames"])
+        checkpoints.check_fits(read, other)
+
+    with pytest.raises(UserError, match=f"{3:015d}' is of another architecture"):
+        checkpoints.load(tmp_path, check=check)
+    assert tried == [3]
+
+
+class Masked(torch.nn.Module):
+    """Layer of a user with a mask that is added to logits, and is saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+
+def test_buffers_may_be_infinite_and_parameters_not(tmp_path):
+    module, meta = Masked(), {"env_frames": 1, "updates": 1, "score": None}
+    checkpoints.save(tmp_path, {"agent": module.state_dict()}, {}, meta, 1)
+    found = checkpoints.load(tmp_path, check=lambda read: checkpoints.check_fits(read, module))
+    assert found.agent["mask"].tolist() == [0, -torch.inf]
+    module.weight.data[0] = torch.nan
+    checkpoints.save(tmp_path, {"agent": module.state_dict()}, {}, meta, 1)
+    with pytest.raises(UserError, match=r"damaged \(weights\.weight is not finite"):
+        checkpoints.load(tmp_path, check=lambda read: checkpoints.check_fits(read, module))
+
+
 def test_going_on_from_an_older_one_keeps_what_it_saves(tmp_path):
     for frames, score in [(100, 9.0), (200, 5.0), (300, 5.0)]:
         save(tmp_path, frames, score)

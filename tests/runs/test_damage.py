@@ -1,8 +1,10 @@
 """A hundred kinds of damage to a run's folder: the checkpoint before is taken, lines are skipped and counted."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 from impala_mi.learner.update import Learner
 from impala_mi.runs import checkpoint as checkpoints
+from impala_mi.runs import checkpoint_checks
 from impala_mi.runs.folder import RunFolder, create, open_run
 from impala_mi.runs.history import read, read_run
 from impala_mi.runs.sinks import JsonLines, RunInfo
@@ -317,7 +320,9 @@ LINES = {
     "frames NaN": b'{"env_frames": NaN, "event": {}}', "frames negative": b'{"env_frames": -5, "event": null}',
     "frames a text": b'{"env_frames": "5", "event": [1]}', "frames true": b'{"env_frames": true}',
     "large": b'{"env_frames": 5, "x": "' + b"x" * 5 * 2**20 + b'"}',
-    "not UTF-8": b'{"env_frames": 5, "x": "\xff\xfe"',
+    "not UTF-8": b'{"env_frames": 5, "x": "\xff\xfe"}',
+    "over 64 bits": b'{"env_frames": ' + b"9" * 20 + b', "event": null}',
+    "another number over 64 bits": b'{"env_frames": 5, "x": -' + b"9" * 200 + b', "event": null}',
 }  # fmt: skip
 
 
@@ -334,6 +339,69 @@ def test_lines_are_skipped_and_counted(run, name, log, tmp_path):
     assert "damaged lines of the logs skipped" in rendered(view(history, 0.0))
     JsonLines(RunInfo(run, RunFolder(run).config, ["catch"], 500)).close()
     assert [json.loads(line)["env_frames"] for line in (run / "metrics.jsonl").open()] == [100, 200, 300, 400, 500]
+
+
+@pytest.mark.parametrize("last", [b'{"env_frames": 450}', b'{"env_frames": 450, "x": "\xed\xa0\x80"}'])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_a_resumed_run_keeps_every_line_that_can_be_read(run, last, end):
+    with open(run / "metrics.jsonl", "ab") as file:
+        file.write(last + end)
+    sink = JsonLines(RunInfo(run, RunFolder(run).config, ["catch"], 500))
+    sink.write({"env_frames": 600})
+    sink.close()
+    assert read_run(run).metrics["env_frames"].tolist() == [100, 200, 300, 400, 500, 450, 600]
+
+
+PIPES = ("meta.json", "state.pt", "metrics.jsonl", "events.jsonl", "zeros")
+
+
+@pytest.mark.parametrize("name", PIPES)
+def test_pipes_and_devices_are_never_read(run, name):
+    """A FIFO that nobody writes to would be waited for, and /dev/zero has no end; the alarm ends such a wait."""
+    file = run / ("" if name.endswith("l") else f"checkpoints/{NEW}") / ("state.pt" if name == "zeros" else name)
+    file.unlink()
+    if name == "zeros":
+        file.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(file)
+
+    def hangs(*_: object) -> None:
+        raise AssertionError(f"{name} is waited for")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(20)
+    try:
+        if name.endswith("l"):
+            assert read(str(run)).skipped == read_run(run).skipped == 0
+        else:
+            with pytest.warns(UserWarning, match=f"{file.name} is missing or no file.*; going on with {OLD}"):
+                assert resumed(run) == 500
+            meta(lambda m: m.pop("sha256"))(run) if name != "meta.json" else None
+            with pytest.warns(UserWarning, match=f"{file.name} is missing or no file.*; going on with {OLD}"):
+                assert read_agent(str(run), "last").checkpoint == OLD
+        if name == "metrics.jsonl":
+            JsonLines(RunInfo(run, RunFolder(run).config, ["catch"], 500)).close()
+            assert file.read_bytes() == b""
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_counts_of_games_may_be_any_finite_numbers(run):
+    put("run", "counts", value=[{"env_frames": 9, "height": -2.5, "big": 2**70}] * 5)(run)
+    assert resumed(run) == 900
+
+
+def test_an_intact_checkpoint_of_a_newer_version_is_refused(run):
+    path = run / "checkpoints" / NEW
+    content = json.loads((path / "meta.json").read_text())
+    schema = checkpoint_checks.SCHEMA
+    content = {k: v for k, v in content.items() if k != "sha256"} | {"schema": schema + 1}
+    digests = {"meta.json": checkpoint_checks._digest_of(content)}
+    (path / "meta.json").write_text(json.dumps(content | {"sha256": digests}))
+    for load in (resumed, lambda run: read_agent(str(run), "best")):
+        with pytest.raises(UserError, match=f"{NEW}' is of a newer version: it has schema {schema + 1}"):
+            load(run)
 
 
 def rendered(view: Any) -> str:

@@ -160,4 +160,36 @@ def test_names_of_levels_may_hold_slashes(folder):
 def test_bytes_that_are_no_text_are_passed_over(folder):
     with open(folder / "events.jsonl", "ab") as f:
         f.write(b'{"event": "\xff\xfe"}\n')
-    assert read(str(folder)).events.total() == 3
+    run = read(str(folder))
+    assert (run.events, run.skipped) == ({"started": 1, "done": 1}, 1)
+
+
+def test_an_event_that_is_being_written_is_not_damaged(folder):
+    with open(folder / "events.jsonl", "a") as f:
+        f.write('{"time": "x", "event": "failed", "mess')
+    run = read(str(folder))
+    assert (run.events, run.status, run.skipped) == ({"started": 1, "done": 1}, "done", 0)
+    with open(folder / "events.jsonl", "a") as f:
+        f.write('age": "y"}')
+    assert read(str(folder)).status == "failed"
+
+
+@pytest.mark.parametrize("small", [0, history.MAX_WHOLE_BYTES])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_a_damaged_line_counts_once_however_long(folder, monkeypatch, name, small):
+    monkeypatch.setattr(history, "MAX_WHOLE_BYTES", small)
+    monkeypatch.setattr(history, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(history, "_TAIL_BYTES", 2000)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole + b"x" * 500 + b"\r" + b"x" * 5000 + b"\n" + whole)
+    assert read(str(folder)).skipped == 1
+
+
+@pytest.mark.parametrize("digits", [20, 200])
+def test_numbers_over_64_bits_are_skipped_and_counted(folder, digits):
+    with open(folder / "metrics.jsonl", "a") as f:
+        f.write(json.dumps(record(11, frames=int("9" * digits))) + "\n" + json.dumps(record(12)) + "\n")
+    run = read_run(folder)
+    assert (run.skipped, run.metrics["env_frames"].tolist()) == (1, [*range(100, 1001, 100), 1200])
+    assert run.metrics["env_frames"].dtype == np.int64
+    assert read(str(folder)).skipped == 1
