@@ -17,8 +17,7 @@ from impala_mi.host.port import Port
 from impala_mi.pbt.journal import Journal, initial_parameters
 from impala_mi.pbt.member_state import MemberPhase, MemberState, Turn
 from impala_mi.pbt.settings import PopulationConfig
-from impala_mi.pbt.worker import MemberInit, MemberProcess, Status, saved_status
-from impala_mi.runs import checkpoint as checkpoints
+from impala_mi.pbt.worker import MemberInit, MemberProcess, Status, load_member_checkpoint, saved_status
 from impala_mi.runs.folder import RunFolder
 from impala_mi.training.actor_pool import reason_of
 from impala_mi.training.placement import Places
@@ -162,7 +161,7 @@ class MemberPool:
         journaled, generation, parameters = self._journal.members[member.key], 0, member.init.parameters
         if member.newest_checkpoint:
             try:
-                checkpoint = checkpoints.load(member.folder.checkpoints)
+                checkpoint = load_member_checkpoint(self._config, self._suite, member.folder, member.init.seed)
             except UserError as e:
                 self._give_up(member, str(e))
                 return

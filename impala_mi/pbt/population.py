@@ -26,8 +26,7 @@ from impala_mi.pbt.journal import Journal, decision_line
 from impala_mi.pbt.member_pool import PAUSE_S, MakeMember, MemberPool
 from impala_mi.pbt.member_state import Exploit, MemberPhase, MemberState, Turn
 from impala_mi.pbt.settings import PopulationConfig
-from impala_mi.pbt.worker import MemberProcess, RunFailed, Status
-from impala_mi.runs import checkpoint as checkpoints
+from impala_mi.pbt.worker import MemberProcess, RunFailed, Status, load_member_checkpoint
 from impala_mi.runs.checkpoint import digest
 from impala_mi.runs.folder import RunFolder
 from impala_mi.runs.sinks import RunInfo, Sinks, local_sinks
@@ -227,7 +226,8 @@ class Population:
         """Reference of a donor's learner state; raises `UserError` if its checkpoint cannot be read."""
         if donor.turn is not None:
             return donor.turn.process.state(donor.status.generation)
-        return self._port.put(checkpoints.load(donor.folder.checkpoints).learner)
+        saved = load_member_checkpoint(self._config, self._suite, donor.folder, donor.init.seed)
+        return self._port.put(saved.learner)
 
     def _stale(self, member: MemberState) -> bool:
         """Whether a member has not reported since its last decision."""

@@ -16,17 +16,20 @@ from typing import Any, Literal, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from impala_mi.envs.base import Level
+from impala_mi.envs.base import Level, Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
 from impala_mi.host.signals import StopSignal
+from impala_mi.nn.agent import meta_agent
 from impala_mi.pbt.journal import FITNESS
 from impala_mi.pbt.settings import Parameters, PopulationConfig
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.checkpoint import Checkpoint, digest
+from impala_mi.runs.checkpoint_checks import is_count
 from impala_mi.runs.folder import RunFolder
 from impala_mi.runs.metrics import LevelScores
 from impala_mi.training.placement import Places
+from impala_mi.training.resumable import check_resumable
 from impala_mi.training.trainer import Trainer
 
 T = TypeVar("T")
@@ -80,6 +83,24 @@ def status_of(
     return Status(env_frames, episodes, returns, state["generation"], state["parameters"], fps)
 
 
+def load_member_checkpoint(config: PopulationConfig, suite: Suite, folder: RunFolder, seed: int) -> Checkpoint:
+    """Last checkpoint from which a member can continue; those that are damaged are passed over with a warning.
+
+    Raises `UserError` if there is none.
+    """
+    agent = meta_agent(config.agent, suite.spaces)
+
+    def check(read: Checkpoint) -> None:
+        state = read.run.get("member")
+        if not isinstance(state, dict) or not all(is_count(state.get(key)) for key in ("generation", "episodes")):
+            raise ValueError("no state as a member of a population")
+        if not isinstance(state.get("parameters"), dict):
+            raise ValueError("no hyperparameters of a member of a population")
+        check_resumable(read, config.member(state["parameters"], seed), suite, agent)
+
+    return checkpoints.load(folder.checkpoints, check=check)
+
+
 def saved_status(config: PopulationConfig, levels: Sequence[Level], checkpoint: Checkpoint) -> Status:
     """Status of a member without a process, from its checkpoint."""
     scores = LevelScores(levels, config.train.score_episodes)
@@ -94,7 +115,8 @@ class _Member:
         self._stop, self._calls = StopSignal(), queue.Queue[_Call]()
         self._lock, self._open = threading.Lock(), True
         steps = checkpoints.steps(self._folder.checkpoints)
-        self._resumed = checkpoints.load(self._folder.checkpoints) if steps else None
+        suite = make_suite(config.env)
+        self._resumed = load_member_checkpoint(config, suite, self._folder, init.seed) if steps else None
         # This dictionary is part of checkpoints; `episodes` counts those before the last decision.
         self._state: dict[str, Any] = {"generation": 0, "parameters": init.parameters, "episodes": 0}
         if self._resumed is not None:
@@ -109,6 +131,7 @@ class _Member:
         try:
             with self._folder.locked():
                 self._folder.save_config(self._run_config)
+                self._forget_damaged()
                 trainer = Trainer(
                     self._run_config, make_suite(self._run_config.env), self._folder, self._resumed,
                     lambda _: None, self._stop, between=self._serve_calls, places=self._places,
@@ -128,6 +151,13 @@ class _Member:
                 self._open = False
             self._reject_calls()
         return result.status
+
+    def _forget_damaged(self) -> None:
+        """Set aside the checkpoints that were passed over, so that they no longer count as the member's last."""
+        if self._resumed is None:
+            return
+        if abandoned := checkpoints.forget_after(self._folder.checkpoints, self._resumed):
+            self._folder.event("resumed", checkpoint=self._resumed.path.name, abandoned=abandoned)
 
     @ray.method(concurrency_group="status")
     def status(self, fitness: float | None) -> Status | None:

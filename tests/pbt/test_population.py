@@ -1,5 +1,7 @@
 """The controller of populations with members that are simulated: no Ray, no waiting."""
 
+import copy
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +13,11 @@ import torch
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError
 from impala_mi.host.signals import StopSignal
+from impala_mi.learner.update import Learner
 from impala_mi.pbt import member_pool
 from impala_mi.pbt.exploit import make_rule
-from impala_mi.pbt.journal import disagreements, read
-from impala_mi.pbt.member_pool import STOP_S
+from impala_mi.pbt.journal import Journal, disagreements, read
+from impala_mi.pbt.member_pool import STOP_S, MemberPool
 from impala_mi.pbt.member_state import TRANSITIONS, Exploit, MemberPhase, MemberState, Turn
 from impala_mi.pbt.population import EXPLOIT_S, Population
 from impala_mi.pbt.settings import PopulationConfig
@@ -34,6 +37,18 @@ class Ref:
     value: Any = None
     error: Exception | None = None
     at: float = 0.0
+
+
+@functools.cache
+def learner_state() -> dict[str, Any]:
+    """State of a new learner."""
+    config = tiny_config()
+    return Learner(config, make_suite(config.env).spaces, 1, torch.device("cpu")).state()
+
+
+def weight_of(learner: dict[str, Any]) -> float:
+    """First weight, on which a simulated member's returns depend."""
+    return float(next(iter(learner["agent"].values())).view(-1)[0])
 
 
 class CallError(ray.exceptions.RayError):
@@ -109,19 +124,22 @@ class Member:
         if checkpoints.steps(folder.checkpoints):
             saved = checkpoints.load(folder.checkpoints)
             self.base, self.state_ = saved.meta["env_frames"], saved.run["member"]
-            self.weight = float(saved.learner["agent"]["w"])
+            self.weight = weight_of(saved.learner)
 
     @property
     def frames(self):
         return min(self.base + int(FPS * (self.simulation.time - self.started_at)), self.config.train.env_frames)
 
     def learner(self):
-        return {"agent": {"w": torch.tensor(self.weight)}, "optimizer": {"slots": {}, "steps": 0}}
+        state = copy.deepcopy(learner_state())
+        next(iter(state["agent"].values())).view(-1)[0] = self.weight
+        return state
 
     def save(self):
         levels = len(self.suite.levels)
         scores = {"returns": [[0.2 + self.weight / 10] * 10] * levels, "lengths": [[1]] * levels}
         run = {"member": self.state_, "scores": scores | {"episodes": [self.frames] + [0] * (levels - 1)}}
+        run |= {"time_s": 1.0, "discarded": 0, "starts": 0}
         meta = {"env_frames": self.frames, "updates": 1, "score": None}
         checkpoints.save(self.folder.checkpoints, self.learner(), run, meta, 2)
 
@@ -156,7 +174,7 @@ class Member:
             return Ref(error=CallError(self.refuses))
         if donor is not None:
             assert checkpoints.digest(donor.value) == expected
-            self.weight = float(donor.value["agent"]["w"])
+            self.weight = weight_of(donor.value)
         self.state_ = {"generation": generation, "parameters": parameters, "episodes": self.frames}
         self.save()
         return Ref()
@@ -413,3 +431,26 @@ def test_a_journal_behind_a_checkpoint_takes_its_word(case):
     again.run()
     [line] = again.lines("restored")
     assert (line["member"], line["generation"], line["parameters"]) == ("0-00", 0, {KEY: 0.003})
+
+
+def test_a_checkpoint_without_what_a_member_needs_is_passed_over(case):
+    case = case(threshold=1e9)
+    case.stop_at(15.0)
+    case.run()
+    member = RunFolder(case.folder.path / "members" / "0-00")
+    saved = checkpoints.load(member.checkpoints)
+    frames = saved.meta["env_frames"]
+    run = {key: value for key, value in saved.run.items() if key != "member"}
+    checkpoints.save(member.checkpoints, saved.learner, run, saved.meta | {"env_frames": frames + 1}, 2)
+    with pytest.warns(UserWarning, match=f"no state as a member of a population.*going on with {frames:015d}"):
+        pool = MemberPool(
+            case.config, make_suite(case.config.env), case.folder, Journal(case.folder.path), [], case.simulation,
+            case.simulation.make,
+        )  # fmt: skip
+    assert pool.members[0].phase is MemberPhase.WAITING
+    assert pool.members[0].status.env_frames == frames
+    population = Population.__new__(Population)
+    population._config, population._suite, population._port = case.config, pool._suite, case.simulation
+    with pytest.warns(UserWarning, match=f"going on with {frames:015d}"):
+        donated = population._donor_state(pool.members[0]).value
+    assert checkpoints.digest(donated) == checkpoints.digest(saved.learner)
