@@ -29,8 +29,8 @@ from impala_mi.envs.base import Game, GameFault, Observation, Outcome, game_coun
 from impala_mi.host.tempdirs import tempdir
 
 PACKET_BYTES = 2**17
-"""Largest packet of a message; Linux accepts less than net.core.wmem_max, 212,992 bytes by default. A message of one
-frame, which has tens of kB, is one packet."""
+"""Largest packet of a message; Linux accepts less than net.core.wmem_max, by default 212,992 bytes. A message of
+one frame, which has tens of kB, is one packet."""
 _HEADER = struct.Struct("<Q")
 """Bytes of a message, at the start of its first packet."""
 _CLOSE_S = 5.0
