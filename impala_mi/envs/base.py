@@ -9,11 +9,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from impala_mi.envs.rules import ObservationRules
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.errors import TrainingError, UserError
 from impala_mi.host.backoff import backoff
@@ -75,10 +77,11 @@ class LevelBroken(TrainingError):
 class Game(Protocol):
     """One level of a suite.
 
-    `reset` and `step` may raise `GameFault`, which loses the episode, as does any other exception but
-    `TrainingError` and `UserError`, which end the run. No method is called after `close`. Two methods are optional:
-    `counts() -> dict[str, int]` returns counters since the last call (cache hits, for example); `interrupt()` is
-    called by another thread before `close` and should make a call in progress raise.
+    `reset` and `step` may raise `GameFault`, which loses the episode; the game must then be able to `reset`. Any
+    other exception but `TrainingError` and `UserError`, which end the run, loses the episode too, and the game is
+    closed and made anew. No method is called after `close`. Two methods are optional: `counts() -> dict[str, int]`
+    returns counters since the last call (cache hits, for example); `interrupt()` is called by another thread before
+    `close` and should make a call in progress raise.
     """
 
     def reset(self, seed: int) -> Observation:
@@ -98,6 +101,11 @@ def game_counts(game: Game) -> dict[str, int]:
     """Counters of the game since the last call; empty if it has none."""
     counts: Callable[[], dict[str, int]] = getattr(game, "counts", dict)
     return counts()
+
+
+def _add_counts(stats: EnvStats, game: Game) -> None:
+    for name, count in game_counts(game).items():
+        stats.counts[name] = stats.counts.get(name, 0) + count
 
 
 class BatchOutcome(NamedTuple):
@@ -120,7 +128,9 @@ class GameBatch(Protocol):
 
     A call begins work for chosen games, named by distinct indices below N, and `finish` waits for it; between the
     two the engine may work in threads of its own. Other games stay as they are. A game whose episode has ended is
-    reset before it steps again. Any exception ends the actor. No method is called after `close`.
+    reset before it steps again. An exception but `TrainingError` and `UserError` loses the episodes of all N games;
+    so does a result that is not what the suite says. The batch is closed then, and another one made. No method is
+    called after `close`.
     """
 
     def begin_reset(self, games: np.ndarray, seeds: Sequence[int] | None) -> None:
@@ -207,7 +217,11 @@ class Suite:
         """Make an environment of the level with index `level`; see `Environment` for the other arguments."""
         name = self.levels[level].name
         rules = ObservationRules(name, self.spaces)
-        return Environment(self.make_game(name), level, seeds, self.truncation_is_terminal, give_up, rules)
+
+        def make() -> Game:
+            return self.make_game(name)
+
+        return Environment(make(), level, seeds, self.truncation_is_terminal, give_up, rules, make)
 
     def assign_seeds(self, root: Sequence[int], levels: Sequence[int]) -> list[EpisodeSeeds]:
         """Seeds of one environment per entry of `levels` (indices); no two play the same episode of a level."""
@@ -252,44 +266,61 @@ class Step(NamedTuple):
     """Final observation of an episode that was truncated."""
 
 
-MAX_REWARD = 3e38
-"""Rewards that are not below it are infinite in float32."""
+class FaultLog:
+    """Faults of a level in one actor: reports them, pauses before the next attempt, and abandons a broken level.
 
-
-class ObservationRules:
-    """What every observation and reward of a level must be: of the suite's shape and dtype, and finite.
+    `MAX_FAULTS_IN_A_ROW` faults abandon it as `give_up` says. So do, unless that is "never", as many exceptions
+    other than `GameFault` since an episode last ended, even in a level that has worked: its code is wrong.
 
     Args:
-        level: name of the level, for messages.
-        spaces: spaces of the suite; None accepts all.
+        level: index of the level.
+        give_up: whether the level may be abandoned.
     """
 
-    def __init__(self, level: str, spaces: Spaces | None = None) -> None:
-        self.level = level
-        self._shape = None if spaces is None else tuple(spaces.frame_shape)
-        self._dtype = None if spaces is None else np.dtype(spaces.frame_dtype)
-        self._numbers = spaces is not None and spaces.frame_dtype == "float32" and len(spaces.frame_shape) == 1
+    def __init__(self, level: int, give_up: GiveUp) -> None:
+        self.interrupted = threading.Event()
+        self._level, self._give_up = level, give_up
+        self._worked, self._in_a_row, self._errors = False, 0, 0
+        self._faults = deque[Fault]()
 
-    def check(self, observation: Observation) -> None:
-        """Raise `ValueError` that names what was shown and what the suite says; costs about a microsecond."""
-        if self._shape is None:
-            return
-        frame = observation.frame
-        if frame.shape != self._shape or frame.dtype != self._dtype:
-            raise ValueError(
-                f"an observation of shape {list(frame.shape)} and dtype {frame.dtype}; the suite has "
-                f"{list(self._shape)} {self._dtype}"
-            )
-        # A sum of squares is cheaper than a test of every number; it may be infinite for large ones.
-        if self._numbers and not frame.dot(frame) < MAX_REWARD:
-            odd = frame[~np.isfinite(frame)]
-            if len(odd):
-                raise ValueError(f"an observation with {odd[0]}, which is not finite")
+    def __len__(self) -> int:
+        return len(self._faults)
 
-    def check_reward(self, reward: float) -> None:
-        """Raise `ValueError` or `TypeError` unless a reward is a number that is finite in float32."""
-        if not -MAX_REWARD < reward < MAX_REWARD:
-            raise ValueError(f"a reward of {reward}, which is not finite in float32")
+    def add(self, error: Exception, seed: int, place: str) -> None:
+        """Record an exception of the game at a place, then pause.
+
+        Raises the exception if it is no fault, and `LevelBroken` if the level is abandoned.
+        """
+        own = not isinstance(error, GameFault)
+        if isinstance(error, TrainingError | UserError) or (own and self.interrupted.is_set()):
+            raise error
+        message = f"{place}: {type(error).__name__}: {error}"[:MAX_FAULT_CHARS] if own else str(error)
+        self._faults.append(Fault(seed, error.kind if isinstance(error, GameFault) else "error", message))
+        self._in_a_row += 1
+        self._errors += own
+        most = MAX_FAULTS_IN_A_ROW
+        may_give_up = self._give_up == "always" or (self._give_up == "first" and not self._worked)
+        if may_give_up and self._in_a_row >= most:
+            raise LevelBroken(self._level, f"a level failed {most} times in a row: {message}")
+        if self._give_up != "never" and self._errors >= most:
+            raise LevelBroken(self._level, f"a level failed {most} times before an episode ended: {message}")
+        if pause_s := backoff(self._in_a_row, MAX_PAUSE_S):
+            self.interrupted.wait(pause_s)
+
+    def forgive(self, episode_ended: bool) -> None:
+        """Begin to count anew: an episode ended, or has had `FORGIVE_AFTER_STEPS` steps."""
+        self._worked, self._in_a_row = True, 0
+        if episode_ended:
+            self._errors = 0
+
+    def check_interrupt(self) -> None:
+        """Raise `RuntimeError` after an interrupt."""
+        if self.interrupted.is_set():
+            raise RuntimeError("interrupted")
+
+    def take(self) -> list[Fault]:
+        """Faults since the last call; another thread may call it."""
+        return [self._faults.popleft() for _ in range(len(self._faults))]
 
 
 class Environment:
@@ -297,16 +328,18 @@ class Environment:
 
     A fault of the game truncates its episode at the last observation: the value of that observation stands for the
     rest, and the episode does not count for the scores. After a fault the game is restarted, with pauses that grow
-    if faults repeat, or the level is abandoned. An exception of the game is a fault, and so are observations and
-    rewards that are not what the suite says; training's own errors are not.
+    if faults repeat, or the level is abandoned; see `FaultLog`. An exception of the game is a fault, and so are
+    observations and rewards that are not what the suite says; training's own errors are not. After an exception
+    other than `GameFault` the game is closed and made anew.
 
     Args:
         game: the game to play; closed with the environment.
         level: index of the level, for the reports of episodes and faults.
         seeds: seeds of the episodes.
         truncation_is_terminal: see `Suite`.
-        give_up: whether `MAX_FAULTS_IN_A_ROW` faults raise `LevelBroken`.
+        give_up: see `FaultLog`.
         rules: checks of what the game shows.
+        make_game: makes the game anew; without it a game that raised an exception is reset as after a `GameFault`.
     """
 
     def __init__(
@@ -317,17 +350,17 @@ class Environment:
         truncation_is_terminal: bool,
         give_up: GiveUp = "first",
         rules: ObservationRules | None = None,
+        make_game: Callable[[], Game] | None = None,
     ) -> None:
         self._rules = rules or ObservationRules(str(level))
         self.level = level
-        self._game = game
+        self._game: Game | None = game
+        self._make_game, self._spoilt = make_game, False
         self._seeds = seeds
         self._truncation_is_terminal = truncation_is_terminal
         self._seed = 0
         self._return, self._length = 0.0, 0
-        self._give_up, self._worked, self._faults_in_a_row = give_up, False, 0
-        self._interrupted = threading.Event()
-        self._stats, self._faults = EnvStats(level), deque[Fault]()
+        self._faults, self._stats = FaultLog(level, give_up), EnvStats(level)
 
     def reset(self, seed: int | None = None) -> Step:
         """Start the next episode, with `seed` or the next of its own seeds; drops the current episode.
@@ -336,17 +369,16 @@ class Environment:
         """
         start = time.monotonic()
         while True:
-            if self._interrupted.is_set():
-                raise RuntimeError("interrupted")
+            self._faults.check_interrupt()
             self._seed, seed = (self._seeds.take() if seed is None else seed), None
             try:
                 self._length = 0
-                observation = self._game.reset(self._seed)
-                self._rules.check(observation)
+                observation = self._working_game().reset(self._seed)
+                self._rules.check(observation.frame)
                 self._last_obs = observation
                 break
             except Exception as e:  # a game can raise anything
-                self._handle_fault(self._as_fault(e))
+                self._add_fault(e)
         self._return, self._length = 0.0, 0
         self._stats.reset_s.append(time.monotonic() - start)
         return Step(self._last_obs, first=True)
@@ -357,21 +389,22 @@ class Environment:
         Without `auto_reset` an episode that ends is not followed by another until `reset`: the step at its end
         carries the last observation before it.
         """
+        assert self._game is not None  # a reset comes before
         try:
             observation, reward, terminated, truncated = self._game.step(action)
             self._rules.check_reward(reward)
             if observation is not None:
-                self._rules.check(observation)
+                self._rules.check(observation.frame)
             elif not (terminated or truncated):
                 raise ValueError("no observation in the middle of an episode")
         except Exception as e:  # a game can raise anything
-            self._handle_fault(self._as_fault(e))
+            self._add_fault(e)
             final = self._last_obs
             return Step(self.reset().observation, truncated=True, first=True, final_observation=final)
         self._return += reward
         self._length += 1
         if self._length >= FORGIVE_AFTER_STEPS or terminated or truncated:
-            self._worked, self._faults_in_a_row = True, 0
+            self._faults.forgive(terminated or truncated)
         if not (terminated or truncated):
             assert observation is not None  # checked above
             self._last_obs = observation
@@ -383,46 +416,49 @@ class Environment:
         next_obs = self.reset().observation if auto_reset else self._last_obs
         return Step(next_obs, reward, terminated, not terminated, True, episode, final_observation)
 
-    def _as_fault(self, error: Exception) -> GameFault:
-        """The fault that an exception of the game is; raises those that are none."""
-        if isinstance(error, GameFault):
-            return error
-        if isinstance(error, TrainingError | UserError) or self._interrupted.is_set():
-            raise error
-        place = f"level {self._rules.level!r}, seed {self._seed}, step {self._length}"
-        return GameFault("error", f"{place}: {type(error).__name__}: {error}"[:MAX_FAULT_CHARS])
+    def _add_fault(self, error: Exception) -> None:
+        self._spoilt |= not isinstance(error, GameFault)
+        self._faults.add(error, self._seed, f"level {self._rules.level!r}, seed {self._seed}, step {self._length}")
 
-    def _handle_fault(self, fault: GameFault) -> None:
-        """Record a fault, then pause before the next attempt or raise `LevelBroken`."""
-        self._faults.append(Fault(self._seed, fault.kind, str(fault)))
-        self._faults_in_a_row += 1
-        may_give_up = self._give_up == "always" or (self._give_up == "first" and not self._worked)
-        if may_give_up and self._faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
-            raise LevelBroken(self.level, f"a level failed {MAX_FAULTS_IN_A_ROW} times in a row: {fault}")
-        if pause_s := backoff(self._faults_in_a_row, MAX_PAUSE_S):
-            self._interrupted.wait(pause_s)
+    def _working_game(self) -> Game:
+        """The game, made anew if the last one raised an exception."""
+        if self._spoilt and self._make_game is not None:
+            game, self._game = self._game, None
+            if game is not None:
+                with suppress(Exception):  # it is broken, and may be in any state
+                    _add_counts(self._stats, game)
+                with suppress(Exception):
+                    game.close()
+            self._game = self._make_game()
+            self._faults.check_interrupt()  # `interrupt` may have missed the new game
+        self._spoilt = False
+        assert self._game is not None
+        return self._game
 
     def take_faults(self) -> list[Fault]:
         """Faults since the last call; another thread may call it while a step or reset is in progress."""
-        return [self._faults.popleft() for _ in range(len(self._faults))]
+        return self._faults.take()
 
     def take_stats(self) -> EnvStats:
         """Reset times, faults and counters of the game since the last call."""
         stats, self._stats = self._stats, EnvStats(self.level)
         stats.faults.extend(self.take_faults())
-        stats.counts.update(game_counts(self._game))
+        if self._game is not None:
+            _add_counts(stats, self._game)
         return stats
 
     def interrupt(self) -> None:
         """Make another thread that waits for the game, or pauses after faults, raise `RuntimeError` soon."""
-        self._interrupted.set()
+        self._faults.interrupted.set()
         interrupt: Callable[[], None] = getattr(self._game, "interrupt", lambda: None)
         interrupt()
 
     def close(self) -> None:
         """Close the game; raises `TrainingError` that names the level if that fails."""
+        game, self._game = self._game, None
         try:
-            self._game.close()
+            if game is not None:
+                game.close()
         except Exception as e:  # a game can raise anything
             raise TrainingError(f"level {self._rules.level!r} cannot be closed: {type(e).__name__}: {e}") from e
 

@@ -30,7 +30,7 @@ class VectorEnv:
         levels: level index of each environment.
         seeds: episode seeds of each environment.
         tokens: L, the length to which instructions are cut.
-        give_up: see `Environment`.
+        give_up: see `FaultLog`.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class VectorEnv:
         if suite.make_batch is None:
             self._players = GamePlayers(suite, levels, seeds, give_up, self._set_instruction)
         else:
-            self._players = BatchPlayers(suite, suite.make_batch, self.levels, seeds, self._set_instruction)
+            self._players = BatchPlayers(
+                suite, suite.make_batch, self.levels, seeds, give_up, self._set_instruction
+            )
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -150,7 +152,7 @@ class GamePlayers:
         suite: makes the environments.
         levels: level index of each environment [E].
         seeds: episode seeds of each environment [E].
-        give_up: see `Environment`.
+        give_up: see `FaultLog`.
         set_instruction: called with an environment and the instruction of each observation.
     """
 

@@ -308,3 +308,96 @@ def test_a_level_that_cannot_be_closed_is_named():
     )
     with pytest.raises(TrainingError, match="level 'long' cannot be closed: ValueError: already closed"):
         env.close()
+
+
+def made_anew(levels, kind, give_up="first"):
+    """An environment, and the games that were made for it."""
+    games, suite = [], counting(EnvConfig(suite="x", levels=levels))
+
+    def make(level):
+        games.append(kind(level, len(games)))
+        return games[-1]
+
+    suite = Suite("x", suite.levels, suite.spaces, suite.actions, make)
+    return suite.make_environment(0, EpisodeSeeds([5], levels[0]), give_up), games
+
+
+class Corrupted(CountingGame):
+    """The first game fails at its second step, and from then on at every call; the second cannot be made."""
+
+    def __init__(self, level, number):
+        super().__init__(level)
+        self.corrupt, self.first, self.steps = False, number == 0, 0
+        if number == 1:
+            raise OSError("no licence server")
+
+    def reset(self, seed):
+        assert not self.corrupt
+        return super().reset(seed)
+
+    def step(self, action):
+        self.steps += 1
+        self.corrupt |= self.first and self.steps == 2
+        if self.corrupt:
+            raise RuntimeError("corrupt")
+        return super().step(action)
+
+    def counts(self):
+        return {"steps": self.steps}
+
+    def close(self):
+        super().close()
+        raise RuntimeError("cannot close what is broken")
+
+
+def test_a_game_that_raised_an_exception_is_closed_and_made_anew(slept):
+    class Made(Corrupted):
+        def __init__(self, level, number):
+            numbers.append(number)
+            super().__init__(level, len(numbers) - 1)
+
+    numbers = []
+    env, games = made_anew(["long"], Made)
+    env.reset()
+    *_, lost = play(env, 2)
+    assert (lost.truncated, lost.first) == (True, True)
+    assert [game.closed for game in games] == [True, False]
+    assert len(numbers) == 3
+    stats = env.take_stats()
+    assert [fault.message.split(": ", 1)[1] for fault in stats.faults] == [
+        "RuntimeError: corrupt",
+        "OSError: no licence server",
+    ]
+    assert stats.counts == {"steps": 2}
+    assert env.step(1).reward == 11.0
+
+
+def test_a_game_that_reports_its_fault_is_only_reset(slept):
+    env, games = made_anew(["terminates"], lambda level, number: Faulting(level, {3}))
+    env.reset()
+    play(env, 4)
+    assert len(games) == 1
+    assert not games[0].closed
+
+
+@pytest.mark.parametrize("level", ["terminates", "long"])
+def test_a_level_that_raises_in_every_episode_is_abandoned_though_it_worked(slept, level):
+    """Neither an early good episode nor long stretches between the errors let a systematic error run for ever."""
+    good = 3 if level == "terminates" else 0
+    every = 2 if level == "terminates" else FORGIVE_AFTER_STEPS + 1
+    game = Raising(level, KeyError("key"), range(good + every, 10_000, every))
+    env = Environment(game, 7, EpisodeSeeds([1], "x"), True, "first")
+    env.reset()
+    with pytest.raises(LevelBroken, match=r"failed 10 times before an episode ended: .*KeyError"):
+        play(env, 13 * every)
+    assert len(env.take_faults()) == 10
+    patient = Environment(
+        Raising(level, KeyError("key"), range(good + every, 10_000, every)),
+        7,
+        EpisodeSeeds([1], "x"),
+        True,
+        "never",
+    )
+    patient.reset()
+    play(patient, 20 * every)
+    assert len(patient.take_faults()) > 10

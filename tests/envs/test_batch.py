@@ -1,5 +1,6 @@
 import functools
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 from impala_mi.analysis.play import play
 from impala_mi.analysis.recording import note_instructions
 from impala_mi.config import EnvConfig
-from impala_mi.envs.base import BatchOutcome, Suite
+from impala_mi.envs import base
+from impala_mi.envs.base import BatchOutcome, LevelBroken, Suite
 from impala_mi.envs.batch import BatchedGame
 from impala_mi.envs.conformance import check_game
 from impala_mi.envs.vector import VectorEnv
 from impala_mi.errors import UserError
+from impala_mi.host.backoff import backoff
 from impala_mi.types import AgentInput, transitions_buffer
 from tests.games import LENGTHS, CountingBatch, CountingGame, counting, counting_batches
 
@@ -222,3 +225,202 @@ def test_the_conformance_check_finds_a_batch_that_forgets_its_seeds():
 
     with pytest.raises(UserError, match="forgets its seeds"):
         check_game(batches(make_batch=Forgets), "truncates")
+
+
+class Failing(CountingBatch):
+    """Fails as `how` says at the call of `at`, counted over all batches of the level `level`."""
+
+    how, at, level, calls = "", range(0), "terminates", 0
+
+    def __init__(self, level: str, size: int) -> None:
+        super().__init__(level, size)
+        self.name, self.starts = level, False
+
+    def fails(self, when: str) -> bool:
+        return self.name == self.level and self.how.startswith(when) and type(self).calls in self.at
+
+    def begin_reset(self, games, seeds):
+        self.starts = True
+        if self.name == self.level and self.how.startswith("reset"):
+            type(self).calls += 1
+            if self.fails("reset"):
+                raise KeyError("no map")
+        super().begin_reset(games, seeds)
+
+    def begin_step(self, games, actions):
+        self.starts = False
+        if self.name == self.level and not self.how.startswith("reset"):
+            type(self).calls += 1
+            if self.fails("begin"):
+                raise KeyError("engine")
+        super().begin_step(games, actions)
+
+    def finish(self) -> BatchOutcome:
+        outcome = super().finish()
+        if self.starts or not self.fails("finish"):
+            return outcome
+        if self.how == "finish raises":
+            raise RuntimeError("engine stopped")
+        if self.how == "finish shape":
+            return outcome._replace(frame=outcome.frame[:, :2])
+        if self.how == "finish dtype":
+            return outcome._replace(frame=outcome.frame.astype(np.float64))
+        if self.how == "finish flags":
+            return outcome._replace(terminated=outcome.terminated.astype(np.int64))
+        (outcome.frame[1] if self.how == "finish frame" else outcome.reward)[1:2] = np.nan
+        return outcome
+
+
+def failing(how: str, at, width: int = 7, give_up="first", **changes):
+    kind = type("FailingNow", (Failing,), {"how": how, "at": at, "calls": 0, **changes})
+    suite = batches(make_batch=kind)
+    levels = [i % len(LEVELS) for i in range(width)]
+    out = AgentInput(*(a[0] for a in transitions_buffer(suite.spaces, 1, width, 4).inputs))
+    return VectorEnv(suite, levels, suite.assign_seeds([1], levels), 4, give_up), out
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """Seconds of the pauses, which are left out."""
+    waits = []
+    monkeypatch.setattr(base, "backoff", lambda n, longest: waits.append(backoff(n, longest)) or 0.0)
+    return waits
+
+
+@pytest.mark.parametrize(
+    ("how", "game", "says"),
+    [
+        ("begin", 0, "KeyError: 'engine'"), ("finish raises", 0, "RuntimeError: engine stopped"),
+        ("finish shape", 0, r"observations of shape \[3, 2\]"), ("finish dtype", 0, "dtype float64"),
+        ("finish flags", 0, "terminated of shape"), ("finish frame", 1, "an observation with nan"),
+        ("finish reward", 1, "a reward of nan, which is not finite"),
+    ],
+)  # fmt: skip
+def test_a_fault_costs_the_episodes_of_its_level_alone(how, game, says):
+    v, out = failing(how, {2})
+    v.reset(out)
+    first, actions = out.frame.copy(), np.zeros(7, np.int64)
+    v.step(actions, out)
+    before = out.frame.copy()
+    result = v.step(actions, out)
+    hit = [0, 3, 6]  # the level's environments
+    assert np.flatnonzero(result.truncated).tolist() == np.flatnonzero(out.first).tolist() == hit
+    assert not result.terminated.any()
+    assert not result.reward[hit].any()
+    assert result.episodes == []  # lost episodes do not count
+    assert [e for e, _ in result.final_observations] == hit
+    for e, final in result.final_observations:
+        np.testing.assert_array_equal(final.frame, before[e])
+        assert final.instruction == "word1"
+    assert out.frame[hit, 1].tolist() == [0, 0, 0]
+    assert not set(out.frame[hit, 0]) & set(first[:, 0])  # the next episodes have other seeds
+    assert out.frame[[1, 2, 4, 5], 1].tolist() == [2, 2, 2, 2]
+    [(level, fault)] = v.take_faults()
+    assert (level, fault.kind, fault.seed % 10_000_000) == (0, "error", int(first[hit[game], 0]))
+    assert f"level 'terminates', seed {fault.seed}, step 1, batch of 3: " in fault.message
+    assert re.search(says, fault.message)
+    for _ in range(3):
+        result = v.step(actions, out)
+    assert {e: (i.return_, i.length) for e, i in result.episodes if e in hit} == dict.fromkeys(hit, (60.0, 3))
+    v.close()
+
+
+def test_a_fault_of_a_reset_keeps_the_episodes_that_had_ended():
+    v, out = failing("reset", {2})
+    v.reset(out)
+    actions = np.zeros(7, np.int64)
+    for _ in range(3):
+        result = v.step(actions, out)
+    assert [(e, episode.return_) for e, episode in result.episodes] == [(0, 60.0), (3, 60.0), (6, 60.0)]
+    assert (result.terminated[[0, 3, 6]].all(), result.truncated.any()) == (True, False)
+    assert result.reward[[0, 3, 6]].tolist() == [30.0] * 3
+    assert out.frame[[0, 3, 6], 1].tolist() == [0, 0, 0]
+    assert len(v.take_faults()) == 1
+    v.close()
+
+
+def test_a_fault_of_one_environments_reset_ends_the_others_episodes_with_the_next_step():
+    v, out = failing("reset", {2})
+    v.reset(out)
+    actions = np.zeros(7, np.int64)
+    v.step(actions, out)
+    v.reset(out, {3: 77})
+    assert out.frame[[0, 3, 6], 1].tolist() == [1, 0, 1]  # what is lost is still shown
+    assert out.frame[3, 0] != 77  # the failed seed is not tried again
+    before = out.frame.copy()
+    active = np.ones(7, bool)
+    active[6] = False
+    result = v.step(actions, out, active)
+    assert np.flatnonzero(result.truncated).tolist() == [0]
+    np.testing.assert_array_equal(result.final_observations[0][1].frame, before[0])
+    assert out.frame[[0, 3, 6], 1].tolist() == [0, 1, 1]
+    result = v.step(actions, out)
+    assert np.flatnonzero(result.truncated).tolist() == [6]
+    assert out.frame[[0, 3, 6], 1].tolist() == [1, 2, 0]
+    v.close()
+
+
+def test_games_that_wait_for_a_reset_lose_nothing_to_a_fault():
+    v, out = failing("begin", {4})
+    v.reset(out)
+    actions, active = np.zeros(7, np.int64), np.ones(7, bool)
+    for _ in range(3):
+        v.step(actions, out, active, auto_reset=False)
+    v.reset(out, {0: 5})
+    active[[3, 6]] = False
+    result = v.step(actions, out, active, auto_reset=False)
+    assert np.flatnonzero(result.truncated[[0, 3, 6]]).tolist() == [0]
+    v.reset(out, {3: 9})
+    assert out.frame[3].tolist() == [9, 0, 0]
+    v.close()
+
+
+@pytest.mark.parametrize("give_up", ["first", "always", "never"])
+def test_a_batch_that_keeps_failing_is_abandoned_unless_its_level_has_worked_elsewhere(give_up, slept):
+    v, out = failing("begin", range(2, 60), give_up=give_up)
+    v.reset(out)
+
+    def go() -> None:
+        for _ in range(70):
+            v.step(np.zeros(7, np.int64), out)
+
+    if give_up == "never":
+        go()
+        assert len(v.take_faults()) == 58
+    else:
+        with pytest.raises(LevelBroken, match="failed 10 times in a row: level 'terminates'") as e:
+            go()
+        assert e.value.level == 0
+        assert slept == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+    v.close()
+
+
+def test_a_batch_that_fails_in_every_episode_is_abandoned_though_its_level_worked(slept):
+    """Ten errors without the end of an episode are no accidents, even after good ones."""
+    v, out = failing("begin", range(7, 100, 2))
+    v.reset(out)
+    with pytest.raises(LevelBroken, match="failed 10 times before an episode ended"):
+        [v.step(np.zeros(7, np.int64), out) for _ in range(60)]
+    v.close()
+
+
+def test_errors_of_training_in_a_batch_are_no_faults():
+    class Licence(CountingBatch):
+        def begin_step(self, games, actions):
+            raise UserError("no licence")
+
+    v, out = vector(batches(make_batch=Licence))
+    v.reset(out)
+    with pytest.raises(UserError, match="no licence"):
+        v.step(np.zeros(7, np.int64), out)
+    v.close()
+
+
+def test_an_evaluation_leaves_out_a_batch_that_does_not_work(slept):
+    broken = []
+    kind = type("FailingNow", (Failing,), {"how": "begin", "at": range(1000), "calls": 0})
+    made = batches(make_batch=kind)
+    episodes = play(None, made, 3, 1, on_broken=lambda level, why: broken.append((level, why)))
+    assert [len(own) for own in episodes] == [0, 3, 3]
+    assert broken[0][0] == 0
+    assert "KeyError: 'engine'" in broken[0][1]
