@@ -140,8 +140,9 @@ def scores(runs: Sequence[History]) -> tuple[str, dict[str, dict[str, float]]]:
 
 
 def _comparable(evaluation: Record) -> bool:
-    """Whether an evaluation has scores of sampled actions of an agent that knew its tasks."""
-    return evaluation.get("task_ids", True) and not evaluation.get("greedy") and bool(_evaluated(evaluation))
+    """Whether scores are of sampled actions of an agent that knew its tasks, and no limit changed them."""
+    odd = not evaluation.get("task_ids", True) or evaluation.get("greedy") or evaluation.get("limited")
+    return not odd and bool(_evaluated(evaluation))
 
 
 def _evaluated(evaluation: Record) -> dict[str, float]:

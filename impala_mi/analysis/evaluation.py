@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class LevelResult:
     score: float | None
     """Normalised score: 0 is a random player, 100 the reference."""
     faults: int
-    """Episodes lost to faults of the game; other episodes replaced them."""
+    """Faults of the game; other episodes replaced those that they cost."""
 
     @property
     def capped(self) -> float | None:
@@ -88,6 +88,11 @@ class Evaluation:
     """95 % bootstrap interval of the mean over the levels' episodes; None if a level has a single episode."""
     broken: dict[str, str]
     """Levels that did not work, with the reason of each; there is no mean if there are any."""
+    cut_off: int = 0
+    """Episodes, of the agent and of the random player, that were cut off and count with their return so far."""
+    limited: bool = False
+    """Whether other limits would give other scores: time ran out, or fewer than `MAX_EPISODE_STEPS` steps were
+    allowed and episodes were cut off."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers for JSON."""
@@ -98,7 +103,8 @@ class Evaluation:
             for summary in filter(None, (row["agent"], row["random"])):  # a single episode: JSON has no infinity
                 summary.update({k: None for k in ("stderr", "low", "high") if not math.isfinite(summary[k])})
         means = {"capped_mean": self.capped_mean, "capped_interval": self.capped_interval}
-        return {**means, "levels": rows, "broken": self.broken}
+        limits = {"cut_off": self.cut_off, "limited": self.limited}
+        return {**means, **limits, "levels": rows, "broken": self.broken}
 
 
 def evaluation_suite(suite: Suite, training_levels: bool = False) -> Suite:
@@ -149,26 +155,31 @@ def evaluate(
             "train with agent.head=mi_context or agent.conditioned=value, and agent.torso_conditioning=none or "
             "instruction"
         )
-    faults, broken = Counter[int](), dict[int, str]()
+    faults, broken, cut = Counter[int](), dict[int, str](), list[Episode]()
     total = episodes * len(suite.levels)
     report: Progress = progress or (lambda player, total: contextlib.nullcontext(lambda _: None))
     with report("agent", total) as on_episode:
         played = play(
             agent.network, suite, episodes, seed, greedy=greedy, tell_task=task_ids, on_episode=on_episode,
             on_fault=lambda level, _: faults.update([level]), on_broken=broken.__setitem__, columns=processes,
-            on_progress=on_progress, max_steps=max_steps, max_time_s=max_time_s,
+            on_progress=on_progress, on_cut_off=cut.append, max_steps=max_steps, max_time_s=max_time_s,
         )  # fmt: skip
     random = None
     if against_random:
         with report("random player", total) as on_episode:
             random = play(
                 None, suite, episodes, seed + 1, on_episode=on_episode, on_broken=broken.__setitem__,
-                columns=processes, on_progress=on_progress, max_steps=max_steps, max_time_s=max_time_s,
+                columns=processes, on_progress=on_progress, on_cut_off=cut.append, max_steps=max_steps,
+                max_time_s=max_time_s,
             )  # fmt: skip
-    for k in range(len(suite.levels)):
+    working = [k for k in range(len(suite.levels)) if k not in broken]
+    short = any(len(player[k]) < episodes for player in (played, random or played) for k in working)
+    for k in working:
         if not played[k] or (random is not None and not random[k]):
-            broken.setdefault(k, f"no episode ended within {max_time_s:g} s; --max-steps cuts episodes off")
-    return score_episodes(suite.levels, played, random, faults, broken)
+            broken[k] = f"no episode ended within {max_time_s:g} s; --max-steps cuts episodes off"
+    result = score_episodes(suite.levels, played, random, faults, broken)
+    limited = short or (bool(cut) and max_steps < MAX_EPISODE_STEPS)
+    return replace(result, cut_off=len(cut), limited=limited)
 
 
 def score_episodes(

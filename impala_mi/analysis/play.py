@@ -20,7 +20,7 @@ OnStep = Callable[[np.ndarray, AgentInput, Action], None]
 OnEpisode = Callable[[Episode], None]
 """Function of an episode that ended."""
 OnFault = Callable[[int, Fault], None]
-"""Function of a level's index and a fault that cost an episode; another episode replaces the lost one."""
+"""Function of a level's index and a fault that cost episodes; others replace the lost ones."""
 OnBroken = Callable[[int, str], None]
 """Function of the index of a level that was given up, and the reason."""
 
@@ -30,7 +30,7 @@ OnProgress = Callable[[int, int], None]
 MAX_EPISODE_STEPS = 200_000
 """Agent steps after which an episode is cut off and counted with its return so far."""
 PROGRESS_S = 30.0
-"""Seconds between calls of `OnProgress`."""
+"""Seconds without the end of an episode after which `OnProgress` is called."""
 MAX_COLUMNS = 64
 """Most environments played at once."""
 
@@ -74,6 +74,7 @@ def play(
     on_fault: OnFault | None = None,
     on_broken: OnBroken | None = None,
     on_progress: OnProgress | None = None,
+    on_cut_off: OnEpisode | None = None,
     columns: int | None = None,
     levels: Sequence[int] | None = None,
     max_steps: int = MAX_EPISODE_STEPS,
@@ -95,7 +96,8 @@ def play(
         on_episode: called with every episode.
         on_fault: called with every fault.
         on_broken: called with a level that is given up and has no episodes; by default `LevelBroken` is raised.
-        on_progress: called every `PROGRESS_S` seconds.
+        on_progress: called every `PROGRESS_S` seconds while no episode ends.
+        on_cut_off: called with every episode that is cut off, before `on_episode`.
         columns: environments played at once, `max_columns` by default.
         levels: indices of the levels to play, all by default.
         max_steps: agent steps after which an episode is cut off and counted with its return so far.
@@ -113,6 +115,7 @@ def play(
         on_episode,
         on_fault,
         on_progress,
+        on_cut_off,
         max_steps,
         deadline,
     )
@@ -120,7 +123,7 @@ def play(
     for wave in waves(len(chosen), episodes, columns or max_columns(suite)):
         wave = [chosen[k] for k in wave]
         working = wave
-        while working:
+        while working and time.monotonic() < deadline:
             try:
                 player.play(working)
                 break
@@ -128,6 +131,8 @@ def play(
                 if on_broken is None:
                     raise
                 on_broken(e.level, str(e))
+                if time.monotonic() >= deadline:
+                    break
                 for level in wave:  # the other levels of the wave start again
                     player.episodes_of[level].clear()
                 working = [level for level in working if level != e.level]
@@ -148,6 +153,7 @@ class _Player:
     on_episode: OnEpisode | None
     on_fault: OnFault | None
     on_progress: OnProgress | None
+    on_cut_off: OnEpisode | None
     max_steps: int
     deadline: float
 
@@ -179,7 +185,11 @@ class _Player:
                 resets = {}
                 result = vector.step(actions, inputs, active, auto_reset=False)
                 cut_off = running.add(result, active, self.max_steps)
+                if self.on_cut_off is not None:
+                    for _, episode in cut_off:
+                        self.on_cut_off(episode)
                 for column, episode in [*result.episodes, *cut_off]:
+                    self._progress_at = time.monotonic() + PROGRESS_S
                     self.episodes_of[episode.level].append(episode)
                     if self.on_episode is not None:
                         self.on_episode(episode)

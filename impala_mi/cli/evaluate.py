@@ -47,7 +47,8 @@ def command(
 ) -> None:
     """Score the agent of RUN (a folder) on complete episodes of its levels, or of their held-out variants.
 
-    Prints a table and writes eval/CHECKPOINT.json and .png in the run's folder. KEY=VALUE arguments set
+    Prints a table and writes eval/CHECKPOINT.json and .png in the run's folder; with -limited in their names if
+    a limit below the default changed the scores, which reports then leave out. KEY=VALUE arguments set
     env.dmlab.*, for the folders of another machine or other human scores.
     """
     from impala_mi.analysis.evaluation import draw_scores, evaluate, evaluation_suite
@@ -68,15 +69,18 @@ def command(
     short = [f"{row.level} {row.agent.episodes}" for row in result.levels if row.agent.episodes < episodes]
     if short:
         console.print(f"stopped after {max_time:g} s: of {episodes} episodes there are {', '.join(short)}")
+    if result.cut_off:
+        console.print(f"{result.cut_off} episodes cut off at {max_steps:,} steps")
     labels = [str(trained.folder.path), f"checkpoint {trained.checkpoint}", suite.variant, "greedy" * greedy]
     title = ", ".join(filter(None, labels))
     _show(console, result, title, suite.scores_note)
-    suffix = "-training" * (suite.variant == "training levels") + "-greedy" * greedy
+    suffix = "-training" * (suite.variant == "training levels") + "-greedy" * greedy + "-limited" * result.limited
     file = trained.folder.path / "eval" / f"{trained.checkpoint}{suffix}.json"
     file.parent.mkdir(exist_ok=True)
     settings = {
         "checkpoint": trained.checkpoint, "seed": seed, "task_ids": not no_task_ids, "greedy": greedy,
-        "variant": suite.variant or None, "scores": suite.scores_note or None,
+        "variant": suite.variant or None, "scores": suite.scores_note or None, "max_steps": max_steps,
+        "max_time": max_time,
     }  # fmt: skip
     write_atomically(file, json.dumps(settings | result.as_dict(), indent=1) + "\n")
     list_written(console, [file])
@@ -92,7 +96,7 @@ def command(
 def _show(console: Console, result: "Evaluation", title: str, note: str) -> None:
     console.print(_table(result, title))
     if lost := sum(row.faults for row in result.levels):
-        console.print(f"{lost} episodes failed because of faults of their levels and were replaced")
+        console.print(f"{lost} faults of levels; the episodes they cost were replaced")
     if note:
         console.print(note)
     if result.capped_mean is not None:

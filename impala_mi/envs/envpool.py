@@ -38,6 +38,12 @@ def atari_truncated(state: State) -> np.ndarray:
     return cut
 
 
+def procgen_truncated(state: State) -> np.ndarray:
+    """Episodes [n] cut off at the step limit before their level was complete."""
+    cut: np.ndarray = state["trunc"] & (state["info:prev_level_complete"] == 0)
+    return cut
+
+
 @dataclass(frozen=True)
 class Family:
     """Levels that share observations and actions.
@@ -90,7 +96,7 @@ FAMILIES = {
         frame_shape=(64, 64, 3),
         actions=(*_PROCGEN_MOVES, "d", "a", "w", "s", "q", "e"),
         frames=lambda state: state["obs"],
-        truncated=lambda state: state["trunc"],
+        truncated=procgen_truncated,
         settings=lambda config, repeat: {"channel_first": False},
     ),
     "atari": Family(

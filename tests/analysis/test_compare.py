@@ -100,6 +100,7 @@ def test_scores_are_of_evaluations_only_where_all_have_the_same_kind():
         run("3", last=trained),
         run("3", last=trained, evaluations=[evaluation(5.0, task_ids=False)]),
         run("3", last=trained, evaluations=[evaluation(5.0, variant="training levels")]),
+        run("3", last=trained, evaluations=[evaluation(5.0, limited=True)]),
         run("3", last=trained, evaluations=[evaluation(None)]),
     ):
         assert scores([one, other]) == ("training", {"runs/3": trained})

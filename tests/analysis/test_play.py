@@ -1,12 +1,14 @@
 import time
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impala_mi.analysis.evaluation import draw_scores, score_episodes, summarise
+from impala_mi.analysis.evaluation import draw_scores, evaluate, score_episodes, summarise
 from impala_mi.analysis.play import play, waves
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import Level, Suite
@@ -93,6 +95,41 @@ def test_the_limit_of_time_leaves_what_has_ended_and_there_is_word_meanwhile(mon
     assert len(long) <= 2
     assert heard
     assert heard[-1][1] > 3
+
+
+def test_no_wave_begins_after_the_limit_of_time():
+    made, opened = counting(EnvConfig(suite="x", levels=["long", "terminates", "truncates"])), []
+
+    def make(level):
+        opened.append(level)
+        return CountingGame(level)
+
+    played = play(None, replace(made, make_game=make), 2, 3, columns=2, max_time_s=0.1)
+    assert played == [[], [], []]
+    assert opened == ["long", "long"]
+
+
+def test_a_word_comes_only_while_no_episode_ends(monkeypatch):
+    from impala_mi.analysis import play as module
+
+    monkeypatch.setattr(module, "PROGRESS_S", 0.2)
+    made, heard = counting(EnvConfig(suite="x", levels=["terminates"])), []
+    on_episode = lambda episode: time.sleep(0.01)  # noqa: E731
+    play(None, made, 40, 3, columns=1, on_progress=lambda *word: heard.append(word), on_episode=on_episode)
+    assert heard == []
+
+
+def test_evaluations_that_a_limit_changed_say_so(config, suite):
+    made = counting(EnvConfig(suite="x", levels=["long", "terminates"]))
+    trained = SimpleNamespace(network=None, config=config)
+
+    def limits(**changes):
+        result = evaluate(trained, made, 2, 1, **changes)
+        return {key: result.as_dict()[key] for key in ("cut_off", "limited")}
+
+    assert limits(max_steps=10, against_random=True) == {"cut_off": 4, "limited": True}
+    assert limits(max_steps=10_001) == {"cut_off": 0, "limited": False}
+    assert limits(max_time_s=0.1) == {"cut_off": 0, "limited": True}
 
 
 def test_without_task_ids_the_level_is_hidden(suite):

@@ -97,6 +97,11 @@ def test_a_game_over_at_the_frame_limit_is_no_truncation():
     assert envpool.atari_truncated(state).tolist() == [True, False, False]
 
 
+def test_a_level_complete_at_the_step_limit_is_no_truncation():
+    state = {"trunc": np.array([True, True, False]), "info:prev_level_complete": np.array([0, 1, 1], np.int32)}
+    assert envpool.FAMILIES["procgen"].truncated(state).tolist() == [True, False, False]
+
+
 def test_missions_end_at_the_first_zero():
     rows = np.zeros((2, 16), np.uint8)
     rows[0, :9] = np.frombuffer(b"go to red", np.uint8)

@@ -129,7 +129,7 @@ def test_evaluation_plays_whole_episodes_of_the_held_out_levels(lab):
     lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:3:0.01"
     out = lab.run("eval", "runs/a", "--episodes", "5", "env.dmlab.human_scores=code", "env.dmlab.timeout_s=10")
     assert "held-out levels" in out
-    assert "3 episodes failed because of faults of their levels and were replaced" in out
+    assert "3 faults of levels; the episodes they cost were replaced" in out
     assert "human_scores=code" in out
     (file,) = (lab.folder / "runs" / "a" / "eval").glob("*.json")
     result = json.loads(file.read_text())
