@@ -23,6 +23,8 @@ def _folder(value: str) -> str:
     """Path of a folder as given; raises ValueError if none can have it."""
     if (problem := check_path(value)) is not None:
         raise ValueError(problem + "; name it in run.mirror to copy runs there" * ("://" in value))
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("is no text in UTF-8, which config.yaml needs")
     return value
 
 

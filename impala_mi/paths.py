@@ -1,6 +1,7 @@
 """Paths as users write them."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 from impala_mi.errors import UserError, shorten
@@ -15,9 +16,13 @@ def check_path(path: str) -> str | None:
         return "write the path of a folder, . for the current one"
     if "://" in path:
         return "is a URL; write the path of a folder of this machine"
-    if not path.isprintable():
-        return "holds characters that cannot be printed"
-    if len(path.encode()) > MAX_PATH_BYTES or max(len(part.encode()) for part in path.split("/")) > MAX_PART_BYTES:
+    if any(unicodedata.category(c) == "Cc" for c in path):
+        return "holds control characters"
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return "holds characters that no name of a file has here"
+    if len(encoded) > MAX_PATH_BYTES or max(map(len, encoded.split(b"/"))) > MAX_PART_BYTES:
         return "the path is too long"
     return None
 

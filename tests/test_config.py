@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from impala_mi import config as configuration
 from impala_mi.config import Config, build, load, to_yaml
 from impala_mi.errors import UserError
+from impala_mi.runs.folder import create, open_run
 
 
 def test_stable_keys():
@@ -85,7 +86,9 @@ def test_overrides(override, value):
         (["seed=1:30"], "seed='1:30'.*integer"),
         (["learner.cuda_graphs=yes"], "learner.cuda_graphs='yes'.*boolean"),
         (["run.root=s3://bucket/runs"], "run.root='s3://bucket/runs'.*is a URL.*name it in run.mirror"),
-        (['run.root="a\\0b"'], "cannot be printed"),
+        (['run.root="a\\0b"'], "holds control characters"),
+        (['run.root="a\\eb"'], "holds control characters"),
+        (["run.root=" + "\u3000" * 100], "the path is too long"),
         (["run.root=[/nope]"], r"run.root=\['/nope'\]: .*string"),
         (["run.root=" + "x" * 300], "the path is too long"),
         (["run.root=''"], "write the path of a folder"),
@@ -173,7 +176,8 @@ def test_what_cannot_be_a_configuration(tmp_path):
         ("x" * 300, "too long"),
         ("binary", "it is no text in UTF-8"),
         ("large", "more than 1,048,576 bytes"),
-        ("a\0b", "cannot be printed"),
+        ("a\0b", "holds control characters"),
+        ("\ud800", "no name of a file has"),
         ("x/" * 1000, "no configuration"),
         ("s3://x", "is a URL"),
     ]:
@@ -195,3 +199,16 @@ def test_no_configuration():
         match="neither a file nor one of the shipped atari57, babyai, babyai40, bench, cartpole, ",
     ):
         load("doom.yml")
+
+
+@pytest.mark.parametrize("name", ["a\u00a0b", "a\u3000b", "caf\udce9", "\u202e", "\udcff" * 255])
+def test_folders_may_have_any_name_without_control_characters(tmp_path, name):
+    made = create(build("x", {"run": {"root": str(tmp_path)}}, []), name)
+    assert open_run(str(made.path)).config.run.root == str(tmp_path)
+    root = made.path / "runs"
+    if "\udcff" in name or "\udce9" in name:
+        with pytest.raises(UserError, match=r"run.root=.*is no text in UTF-8"):
+            build("x", {"run": {"root": str(root)}}, [])
+    else:
+        run = create(build("x", {"run": {"root": str(root)}}, []), "x")
+        assert run.config.run.root == str(root)

@@ -1,10 +1,12 @@
 """Command line `impala-mi`: its commands, and the exit codes of errors."""
 
 import importlib
+import io
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 
 import click
 
@@ -67,14 +69,16 @@ def one_line(error: Exception) -> str:
     return shorten(" ".join(str(error).splitlines()) or type(error).__name__, MAX_MESSAGE)
 
 
-def main() -> None:
-    """Run a command and exit."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command, given by the arguments of this process unless others are, and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     for number in StopSignal.SIGNALS:  # SIGTERM acts like Ctrl-C: games are closed
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, interrupt)
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(None if args is None else list(args), standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as e:
         click.echo(f"error: {one_line(e)}", err=True)

@@ -22,7 +22,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Replace the content of a file in one step; texts are written in UTF-8, what is none escaped. Raises `OSError`."""
+    """Replace the content of a file in one step; texts in UTF-8, what is none escaped. Raises `OSError`."""
     with replacing(file) as aside:
         aside.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 

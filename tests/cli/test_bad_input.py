@@ -1,6 +1,7 @@
 """A user's mistakes: one line with the remedy, exit code 2, nothing started, nothing overwritten."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -314,3 +315,15 @@ def test_units(run, monkeypatch):
     (cwd / "runs").rename(cwd / "first")
     make_run("agent.conditioned=value")
     refused(impala("units", "runs/x", cwd=cwd), "does not depend on the context")
+
+
+@pytest.mark.slow
+def test_names_of_files_that_are_no_text_are_printed_escaped(tmp_path):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"env_frames": 5}\n')
+    command = [sys.executable, "-m", "impala_mi", "report", str(folder), "--out", str(folder / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"wrote {tmp_path}/caf\\udce9/out/report.md" in done.stdout
+    assert "caf\\udce9" in (folder / "out" / "report.md").read_text(encoding="utf-8")
