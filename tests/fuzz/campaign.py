@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import tempfile
 import time
 import traceback
@@ -13,15 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
+from unittest.mock import patch
 
 import click
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from impala_mi.cli.main import cli, one_line
+from impala_mi.cli.main import cli, main
 from impala_mi.config import build
-from impala_mi.errors import TrainingError, UserError
+from impala_mi.host.signals import StopSignal
 from impala_mi.pbt.settings import PopulationConfig
 from impala_mi.training import preflight
 
@@ -59,28 +61,47 @@ class Tally:
 
 def run(args: list[str]) -> str:
     """Exit code of a command, or what is wrong with its end. `check` stands for the start of a run up to Ray."""
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings(record=True):
-        warnings.simplefilter("always")
-        try:
-            if args[0] == "check":
-                preflight.check(build("fuzz", {"env": {"suite": "tiny"}, "agent": {"torso": "mlp"}}, args[1:]))
-                return "0"
-            code = cli.main(args, standalone_mode=False)
-            return str(code or 0)
-        except (UserError, TrainingError) as e:
-            line = one_line(e)
-            if not line.isprintable() or len(line) > 3100:
-                return f"message that is not one line: {line[:200]!r}"
-            return "2" if isinstance(e, UserError) else "1"
-        except click.ClickException as e:
-            e.format_message()
-            return str(e.exit_code)
-        except OSError:
-            return "1"
-        except Exception as e:
-            frames = traceback.extract_tb(e.__traceback__)
-            own = [f for f in frames if "impala_mi" in f.filename] or frames
-            return f"{type(e).__name__} at {own[-1].name}: {str(e)[:100]}"
+    errors = io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in StopSignal.SIGNALS}
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(errors), warnings.catch_warnings():
+            main(args)
+    except SystemExit as e:
+        return _outcome(e.code, errors.getvalue())
+    except Exception as e:
+        frames = traceback.extract_tb(e.__traceback__)
+        own = [f for f in frames if "impala_mi" in f.filename] or frames
+        return f"{type(e).__name__} at {own[-1].name}: {str(e)[:100]}"
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return "main returned"
+
+
+def _outcome(code: Any, errors: str) -> str:
+    """Exit code, unless what was printed is not one line that says why; an `OSError` does not."""
+    lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
+    usage = bool(lines) and lines[0].startswith("Usage: ")
+    if code == 0 or usage:
+        return str(code)
+    if len(lines) != 1 or not lines[0].isprintable() or len(lines[0]) > 3100:
+        return f"message that is not one line: {errors[:200]!r}"
+    return f"an OSError: {lines[0][:100]}" if "[Errno " in lines[0] else str(code)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def check(overrides: tuple[str, ...]) -> None:
+    """All that training checks before it starts Ray."""
+    preflight.check(build("fuzz", {"env": {"suite": "tiny"}, "agent": {"torso": "mlp"}}, overrides))
+
+
+_shipped = cli.get_command
+
+
+def _command(ctx: click.Context, name: str) -> click.Command | None:
+    """A command of the product, or `check`."""
+    return check if name == "check" else _shipped(ctx, name)
 
 
 # -- strategies ------------------------------------------------------------------------------
@@ -230,7 +251,7 @@ def campaign(examples: int, first_seed: int = 1) -> Tally:
     def attempt(args: list[str]) -> None:
         tally.add([arg.replace("\0", "") for arg in args])  # which no program can be given
 
-    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+    with tempfile.TemporaryDirectory() as folder, chdir(folder), patch.object(cli, "get_command", _command):
         for command in ("pbt", *OPTIONS):
             run([command, "nowhere"])  # imports what it needs
         attempt()
