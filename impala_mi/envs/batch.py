@@ -12,19 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from impala_mi.envs.base import (
-    FORGIVE_AFTER_STEPS,
-    BatchOutcome,
-    FaultLog,
-    Game,
-    GameBatch,
-    GiveUp,
-    MakeBatch,
-    Observation,
-    Outcome,
-    StepResult,
-    Suite,
-)
+from impala_mi.envs.base import BatchOutcome, Game, GameBatch, MakeBatch, Observation, Outcome, StepResult, Suite
+from impala_mi.envs.faults import FORGIVE_AFTER_STEPS, FaultLog, GiveUp
 from impala_mi.envs.rules import Breach, ObservationRules
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.types import AgentInput, EnvStats, Episode, Fault

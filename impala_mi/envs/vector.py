@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from impala_mi.envs.base import Environment, GiveUp, Observation, StepResult, Suite
+from impala_mi.envs.base import Environment, Observation, StepResult, Suite
 from impala_mi.envs.batch import BatchPlayers
+from impala_mi.envs.faults import GiveUp
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.step_pool import StepPool
 from impala_mi.tokenizer import tokenize

@@ -5,7 +5,6 @@ import pytest
 
 from impala_mi.config import EnvConfig
 from impala_mi.envs.base import (
-    FORGIVE_AFTER_STEPS,
     Environment,
     Game,
     GameFault,
@@ -15,6 +14,7 @@ from impala_mi.envs.base import (
     Suite,
     check_game,
 )
+from impala_mi.envs.faults import FORGIVE_AFTER_STEPS
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import TrainingError, UserError

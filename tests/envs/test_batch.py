@@ -9,7 +9,7 @@ import pytest
 from impala_mi.analysis.play import play
 from impala_mi.analysis.recording import note_instructions
 from impala_mi.config import EnvConfig
-from impala_mi.envs import base
+from impala_mi.envs import faults
 from impala_mi.envs.base import BatchOutcome, LevelBroken, Suite
 from impala_mi.envs.batch import BatchedGame
 from impala_mi.envs.conformance import check_game
@@ -283,7 +283,7 @@ def failing(how: str, at, width: int = 7, give_up="first", **changes):
 def slept(monkeypatch):
     """Seconds of the pauses, which are left out."""
     waits = []
-    monkeypatch.setattr(base, "backoff", lambda n, longest: waits.append(backoff(n, longest)) or 0.0)
+    monkeypatch.setattr(faults, "backoff", lambda n, longest: waits.append(backoff(n, longest)) or 0.0)
     return waits
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from impala_mi.config import EnvConfig, build
-from impala_mi.envs import base
+from impala_mi.envs import faults
 from impala_mi.envs.base import LevelBroken
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.suites import make_suite
@@ -57,7 +57,7 @@ def test_what_is_refused_before_a_run(name, says):
     ],
 )
 def test_an_episode_is_lost_with_its_level_seed_and_step(name, step, says, monkeypatch):
-    monkeypatch.setattr(base, "backoff", lambda *_: 0.0)
+    monkeypatch.setattr(faults, "backoff", lambda *_: 0.0)
     fault, *_ = faults_of(name, 8)
     assert fault.kind == "error"
     assert f"level 'tests.gym_envs:{name}-v0', seed {fault.seed}, step {step}: " in fault.message
@@ -66,7 +66,7 @@ def test_an_episode_is_lost_with_its_level_seed_and_step(name, step, says, monke
 
 @pytest.mark.parametrize(("name", "says"), [("HugeReward", r"a reward of 1e\+39"), ("NoReward", "NoneType")])
 def test_a_systematic_breach_ends_the_run(name, says, monkeypatch):
-    monkeypatch.setattr(base, "backoff", lambda *_: 0.0)
+    monkeypatch.setattr(faults, "backoff", lambda *_: 0.0)
     with pytest.raises(LevelBroken, match=f"failed 10 times in a row: .*{says}"):
         faults_of(name, 100)
 

@@ -199,7 +199,7 @@ def test_an_evaluation_leaves_out_a_level_that_does_not_work_and_keeps_the_rest(
     save_untrained(lab, "rooms_watermaze", "natlab_fixed_large_map")
     lab.env["DMLAB_DOUBLE_BREAKS"] = "rooms_watermaze:reset:raise"
     code = (
-        "from impala_mi.envs import base; base.MAX_FAULTS_IN_A_ROW = 2; from impala_mi.__main__ import main; main()"
+        "from impala_mi.envs import faults; faults.MAX_FAULTS_IN_A_ROW = 2; from impala_mi.__main__ import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "eval", "runs/a", "--episodes", "3"], cwd=lab.folder, env=lab.env, text=True,
