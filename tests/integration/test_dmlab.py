@@ -54,7 +54,9 @@ def remains(session: Session) -> list[str]:
     games = []
     for p in psutil.process_iter(["cmdline"]):
         with contextlib.suppress(psutil.Error):
-            if "impala_mi.envs.process" in " ".join(p.info["cmdline"] or []) and in_folder(p, session.env["TMPDIR"]):
+            if "impala_mi.envs.process" in " ".join(p.info["cmdline"] or []) and in_folder(
+                p, session.env["TMPDIR"]
+            ):
                 games.append(p.pid)
     files = [p.name for p in Path(session.env["TMPDIR"]).iterdir() if not p.name.startswith("torchinductor")]
     return [*map(str, games), *files]
@@ -198,9 +200,8 @@ def test_an_interrupt_of_an_evaluation_does_not_wait_for_a_level(lab):
 def test_an_evaluation_leaves_out_a_level_that_does_not_work_and_keeps_the_rest(lab):
     save_untrained(lab, "rooms_watermaze", "natlab_fixed_large_map")
     lab.env["DMLAB_DOUBLE_BREAKS"] = "rooms_watermaze:reset:raise"
-    code = (
-        "from impala_mi.envs import faults; faults.MAX_FAULTS_IN_A_ROW = 2; from impala_mi.__main__ import main; main()"
-    )
+    few = "from impala_mi.envs import faults; faults.MAX_FAULTS_IN_A_ROW = 2"
+    code = f"{few}; from impala_mi.__main__ import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "eval", "runs/a", "--episodes", "3"], cwd=lab.folder, env=lab.env, text=True,
         capture_output=True, check=False, timeout=240,
