@@ -105,20 +105,9 @@ def play(
     """
     deadline = time.monotonic() + max_time_s
     player = _Player(
-        agent,
-        suite,
-        episodes,
-        seed,
-        greedy,
-        tell_task,
-        on_step,
-        on_episode,
-        on_fault,
-        on_progress,
-        on_cut_off,
-        max_steps,
-        deadline,
-    )
+        agent, suite, episodes, seed, greedy, tell_task, on_step, on_episode, on_fault, on_progress, on_cut_off,
+        max_steps, deadline,
+    )  # fmt: skip
     chosen = range(len(suite.levels)) if levels is None else levels
     for wave in waves(len(chosen), episodes, columns or max_columns(suite)):
         wave = [chosen[k] for k in wave]

@@ -1,4 +1,4 @@
-"""What every observation and reward of a level must be: of the suite's shape and dtype, and finite."""
+"""Rules of observations and rewards: the suite's shape and dtype, and finite numbers."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ MAX_REWARD = 3e38
 
 
 class Breach(ValueError):
-    """One game of a batch showed what is not allowed.
+    """A game of a batch broke a rule.
 
     Args:
-        game: its place in the result.
-        message: what it showed.
+        game: place of the game in the result.
+        message: description of the observation or reward.
     """
 
     def __init__(self, game: int, message: str) -> None:

@@ -66,7 +66,7 @@ class ValueNormaliser(Protocol):
         ...
 
     def statistics(self, returns: Tensor, level: Tensor) -> Tensor:
-        """What `update` learns from the value targets [T, B] of this rank's batch: sums, of any shape.
+        """Sums, of any shape, from which `update` learns; of the value targets [T, B] of this rank's batch.
 
         The learner adds them up over its ranks before it changes a weight, so that ranks stay equal.
         """

@@ -59,7 +59,7 @@ class Skipped:
     count: int = 0
 
     def keep(self, parsed: Iterable[Record | None]) -> list[Record]:
-        """What could be parsed; the rest is counted."""
+        """Keep the values that could be parsed, and count the others."""
         kept = []
         for value in parsed:
             if value is None:
