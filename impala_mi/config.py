@@ -71,7 +71,7 @@ class AgentConfig(Section):
     torso: Literal["shallow", "deep", "mlp"] = "shallow"
     """Features of a frame: two convolutions, IMPALA's residual net, or two linear layers."""
     torso_conditioning: Literal["none", "task", "instruction"] = "none"
-    """Source of the scale and shift of the torso's features (FiLM): none, the task ID or the embedded instruction."""
+    """Source of the scale and shift of the torso's features (FiLM): none, the task ID or the instruction."""
     core: str = "lstm"
     """Recurrent core: lstm, mlstm (multiplicative LSTM), or without memory highway or feedforward."""
     core_width: Count = 256
