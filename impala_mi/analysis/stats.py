@@ -16,12 +16,12 @@ def t_factor(count: int | np.ndarray, level: float = LEVEL) -> np.ndarray:
     return np.asarray(stats.t.ppf(0.5 + level / 2, np.asarray(count) - 1))
 
 
-def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over axis 0 and half of its 95 % interval (Student's t), which is NaN for a single value."""
+def mean_interval(values: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over axis 0 and half of its interval (Student's t), which is NaN for a single value."""
     count = len(values)
     if count == 1:
         return values[0], np.nan * values[0]
-    return values.mean(0), t_factor(count) * values.std(0, ddof=1) / np.sqrt(count)
+    return values.mean(0), t_factor(count, level) * values.std(0, ddof=1) / np.sqrt(count)
 
 
 def mean_interval_of_known(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

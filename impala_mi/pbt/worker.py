@@ -115,8 +115,8 @@ class _Member:
         self._stop, self._calls = StopSignal(), queue.Queue[_Call]()
         self._lock, self._open = threading.Lock(), True
         steps = checkpoints.steps(self._folder.checkpoints)
-        suite = make_suite(config.env)
-        self._resumed = load_member_checkpoint(config, suite, self._folder, init.seed) if steps else None
+        self._suite = make_suite(config.env)  # a member differs from the population in its learner's settings
+        self._resumed = load_member_checkpoint(config, self._suite, self._folder, init.seed) if steps else None
         # This dictionary is part of checkpoints; `episodes` counts those before the last decision.
         self._state: dict[str, Any] = {"generation": 0, "parameters": init.parameters, "episodes": 0}
         if self._resumed is not None:
@@ -133,7 +133,7 @@ class _Member:
                 self._folder.save_config(self._run_config)
                 self._forget_damaged()
                 trainer = Trainer(
-                    self._run_config, make_suite(self._run_config.env), self._folder, self._resumed,
+                    self._run_config, self._suite, self._folder, self._resumed,
                     lambda _: None, self._stop, between=self._serve_calls, places=self._places,
                 )  # fmt: skip
                 trainer.recorder.set_member(self._state, self._config.pbt.least_episodes)

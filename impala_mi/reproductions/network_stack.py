@@ -34,11 +34,6 @@ def prepare_process() -> None:
     torch.set_num_threads(1)
 
 
-def count_parameters(network: nn.Module) -> int:
-    """Number of a network's parameters."""
-    return sum(p.numel() for p in network.parameters())
-
-
 def stack_parameters(networks: Sequence[nn.Module], device: torch.device) -> dict[str, Tensor]:
     """Stack the parameters of N networks of one kind, [N, ...] by name; smaller ones are padded with zeros.
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from impala_mi.nn.meta import num_parameters
 from impala_mi.reproductions.expressivity.min_params import TrainedNetwork
 from impala_mi.reproductions.expressivity.shallow_networks import MODELS, ShallowNetwork, outputs, targets
-from impala_mi.reproductions.network_stack import NetworkStack, count_parameters, make_seeded, prune, seed_of
+from impala_mi.reproductions.network_stack import NetworkStack, make_seeded, prune, seed_of
 from impala_mi.reproductions.study import Study
 
 RATES = (0.1, 0.001, 0.0001)
@@ -76,7 +77,7 @@ def train_sweep(study: Study, sweep: SizeSweep, progress: Callable[[float], None
     pruned, counts = prune(networks.parameters, PRUNED_BELOW)
     measured = [_errors(study, sweep, networks, parameters) for parameters in (networks.parameters, pruned)]
     return [
-        TrainedNetwork(function, size, rate, repetition, count_parameters(single), error, kept, after)
+        TrainedNetwork(function, size, rate, repetition, num_parameters(single), error, kept, after)
         for (rate, function, size, repetition), single, kept, error, after in zip(
             kinds, singles, counts.tolist(), *measured, strict=True
         )

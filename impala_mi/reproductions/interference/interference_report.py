@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from impala_mi.analysis.stats import bonferroni, bootstrap_interval, interquartile_mean, mean_interval, t_factor
+from impala_mi.analysis.stats import bonferroni, bootstrap_interval, interquartile_mean, mean_interval
 from impala_mi.reproductions.study_report import ResultTable, StudyReport
 
 BASELINE = "shared"
@@ -117,9 +117,9 @@ def interference_report(runs: Sequence[Run], arms: Sequence[str]) -> StudyReport
 def compare(scores: np.ndarray, baseline: np.ndarray, level: float) -> Gain:
     """Gain of scores [S] over a baseline's [S], of the same seeds, with an interval of that confidence level."""
     difference = scores - baseline
-    half = t_factor(len(difference), level) * difference.std(ddof=1) / np.sqrt(len(difference))
+    mean, half = mean_interval(difference, level)
     improvement = (difference > 0).mean() + 0.5 * (difference == 0).mean()
-    return Gain(float(difference.mean()), float(half), float(improvement))
+    return Gain(float(mean), float(half), float(improvement))
 
 
 def verdict(gains: Mapping[tuple[Point, str], Gain]) -> str:

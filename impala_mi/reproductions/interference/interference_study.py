@@ -6,6 +6,7 @@ from typing import Any
 
 from impala_mi.config import Config, build
 from impala_mi.envs.suites import make_suite
+from impala_mi.nn.agent import meta_agent
 from impala_mi.nn.meta import num_parameters
 from impala_mi.reproductions.interference.gradient_cosines import gradient_cosines
 from impala_mi.reproductions.interference.in_process import train_in_process
@@ -103,12 +104,12 @@ def run_config(arm: str, tasks: int, contradiction: float, seed: int, frames: in
 def train_part(config: Config) -> dict[str, Any]:
     """Train one run: its learning curve, the head's size and, for the baseline, the gradients' cosines."""
     cosines: list[dict[str, Any]] = []
-    sizes: list[int] = []
+    suite = make_suite(config.env)
 
     def measure(learner: Any, batch: Any) -> None:
-        sizes.append(num_parameters(learner.agent.head))
         if config.agent.head == BASELINE and config.agent.match_parameters is None:
             cosines.append(gradient_cosines(learner, batch))
 
-    curve = train_in_process(config, make_suite(config.env), WINDOWS, measure)
-    return asdict(curve) | {"cosines": cosines, "head_parameters": sizes[0]}
+    curve = train_in_process(config, suite, WINDOWS, measure)
+    size = num_parameters(meta_agent(config.agent, suite.spaces).head)
+    return asdict(curve) | {"cosines": cosines, "head_parameters": size}

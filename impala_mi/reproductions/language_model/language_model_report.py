@@ -10,11 +10,11 @@ import torch
 from matplotlib.figure import Figure
 
 from impala_mi.analysis.stats import bonferroni, welch_interval
+from impala_mi.nn.meta import num_parameters
 from impala_mi.nn.multiplicative import Diagonal
 from impala_mi.reproductions.language_model.corpus import WIKITEXT_103, Corpus
 from impala_mi.reproductions.language_model.language_model_training import LanguageModelProtocol
 from impala_mi.reproductions.language_model.word_lstm import KINDS, Kind, LanguageModelSizes, model_parameters
-from impala_mi.reproductions.network_stack import count_parameters
 from impala_mi.reproductions.study_report import Cell, ResultTable, StudyReport
 
 PAPER: Mapping[Kind, tuple[float, float, str]] = {
@@ -124,7 +124,7 @@ def full_size_table() -> ResultTable:
     sizes = LanguageModelSizes(WIKITEXT_103["vocabulary"])
     counts: list[tuple[str, int, str]] = [(kind, model_parameters(kind, sizes), PAPER[kind][2]) for kind in KINDS]
     with torch.device("meta"):
-        narrow = count_parameters(Diagonal(sizes.embedding, sizes.hidden))
+        narrow = num_parameters(Diagonal(sizes.embedding, sizes.hidden))
     name = "the encoder as wide as z, not used: see language_model/word_lstm.py"
     counts.append((name, counts[1][1] + narrow, counts[2][2]))
     return ResultTable(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from impala_mi.host.threads import keep_freed_memory
-from impala_mi.reproductions.network_stack import count_parameters, seed_of
+from impala_mi.nn.meta import num_parameters
+from impala_mi.reproductions.network_stack import seed_of
 from impala_mi.reproductions.neural_process.decoder_training import CHUNK, DecoderTraining, NeuralProcessProtocol
 from impala_mi.reproductions.neural_process.decoders import DECODERS
 from impala_mi.reproductions.neural_process.held_out import (
@@ -82,7 +83,7 @@ def train_decoder(
         study.save(name, lambda own=own: training.state() | own)  # type: ignore[misc]
     network = training.networks.network(0)
     return {
-        "parameters": count_parameters(network), "curve": curve, **mean_errors(training.errors(held)),
+        "parameters": num_parameters(network), "curve": curve, **mean_errors(training.errors(held)),
         "examples": predictions(network, examples),
     }  # fmt: skip
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from impala_mi.analysis.stats import standard_error, t_factor
-from impala_mi.reproductions.network_stack import count_parameters
+from impala_mi.nn.meta import num_parameters
 from impala_mi.reproductions.regression.task_models import BASELINES, MODELS, OURS
 from impala_mi.reproductions.study_report import Cell, ResultTable, StudyReport
 
@@ -69,7 +69,7 @@ def regression_report(curves: Mapping[int, np.ndarray], protocol: Mapping[str, A
             columns = (*log[number, -1].T, log[number, :, :, 0].mean(0))
             means = [str(mean_over_repetitions(column)) for column in columns]
             rows.append(
-                [f"{tasks} tasks, {model}", count_parameters(make(tasks)), *means, _overtaken(log, number, steps)]
+                [f"{tasks} tasks, {model}", num_parameters(make(tasks)), *means, _overtaken(log, number, steps)]
             )
     leads = {
         tasks: {model: lead(log[number, ..., 0], log[-1, ..., 0]) for number, model in enumerate(BASELINES)}

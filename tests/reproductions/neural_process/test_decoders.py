@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributions, nn
 
+from impala_mi.nn.meta import num_parameters
 from impala_mi.nn.multiplicative import Additive, Multiplicative
-from impala_mi.reproductions.network_stack import count_parameters
 from impala_mi.reproductions.neural_process.decoders import DECODERS, LATENT, WIDTH, NeuralProcess, apply_shared
 from impala_mi.reproductions.neural_process.gaussian_process import NOISE
 
@@ -29,7 +29,7 @@ def test_parameters_are_as_many_as_the_paper_s_layers_have() -> None:
         "mi-x": 2 * WIDTH + 3 * hidden + last + generated,
         "mi-all": first + 3 * hidden + last + generated,
     }
-    counts = {name: count_parameters(NeuralProcess(decoder)) for name, decoder in DECODERS.items()}
+    counts = {name: num_parameters(NeuralProcess(decoder)) for name, decoder in DECODERS.items()}
     assert {name: counts[name] - encoders for name in expected} == expected
     assert counts["mi-all"] <= counts["mlp-wide"] <= 1.02 * counts["mi-all"]
 

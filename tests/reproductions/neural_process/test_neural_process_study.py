@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from impala_mi.nn.meta import num_parameters
 from impala_mi.reproductions import study as study_module
-from impala_mi.reproductions.network_stack import count_parameters
 from impala_mi.reproductions.neural_process import (
     decoder_training,
     neural_process_study,
@@ -78,7 +78,7 @@ def test_the_study_runs_through_and_is_read_when_it_is_done(small: None, tmp_pat
     values = json.loads((tmp_path / "results.json").read_text())
     assert set(values["data"]["decoders"]) == set(DECODERS)
     main, nll, squared = values["tables"]
-    assert [row[1] for row in main["rows"]][:2] == [207490, count_parameters(NeuralProcess(DECODERS["mlp-wide"]))]
+    assert [row[1] for row in main["rows"]][:2] == [207490, num_parameters(NeuralProcess(DECODERS["mlp-wide"]))]
     assert len(nll["rows"]) == len(squared["rows"]) == len(DECODERS) + 1
     curve = values["data"]["decoders"]["mi-x"]["curve"]
     assert [point["step"] for point in curve] == [4, 8]
