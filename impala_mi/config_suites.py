@@ -71,8 +71,12 @@ class InterferenceConfig(Section):
     """Number of tasks, the levels of the suite."""
     contradiction: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the symbols for which every task has a right action of its own, in steps of 1/32."""
+    reward_spread: Annotated[float, Field(ge=1, le=1e6)] = 1.0
+    """Quotient of the largest and the smallest reward that a task may give; 1 is the same reward in all tasks."""
+    task_in_frame: bool = False
+    """Whether all frames but an episode's first also show features of the task; otherwise only rewards tell it."""
     rules_seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
-    """Seed of the right actions and of the symbols' features; all runs with this seed play the same rules."""
+    """Seed of the right actions, rewards and features; all runs with this seed play the same rules."""
 
 
 class GymConfig(Section):

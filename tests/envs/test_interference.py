@@ -5,7 +5,7 @@ import pytest
 
 from impala_mi.config import build
 from impala_mi.config_suites import InterferenceConfig
-from impala_mi.envs.interference import ACTIONS, STEPS, SYMBOLS, right_actions
+from impala_mi.envs.interference import ACTIONS, FEATURES, STEPS, SYMBOLS, right_actions, task_rewards
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 from tests.commands import impala, refused
@@ -55,9 +55,43 @@ def test_right_actions_earn_the_reference_and_frames_do_not_tell_the_task():
     assert own.levels[0].random_score == STEPS / ACTIONS
 
 
+def test_rewards_spread_over_the_tasks_and_keep_the_scores_apart():
+    """Scores are normalised by task, so that the best possible is 100 whatever a task gives."""
+    spread = InterferenceConfig(tasks=64, reward_spread=100.0)
+    rewards = task_rewards(spread)
+    assert 0.1 <= rewards.min() < 0.13
+    assert 8 < rewards.max() <= 10
+    assert (task_rewards(InterferenceConfig(tasks=4, reward_spread=100.0)) == rewards[:4]).all()
+    assert (task_rewards(InterferenceConfig(tasks=4)) == 1).all()
+    own = suite(tasks=4, contradiction=0.0, reward_spread=100.0)
+    game, right = own.make_game("task_2"), rules_of(4, 0.0)[2]
+    game.reset(0)
+    outcome = game.step(int(right[game._symbols[0]]))
+    assert outcome.reward == rewards[2]
+    assert own.levels[2].reference_score == pytest.approx(STEPS * rewards[2])
+    assert own.levels[2].random_score == pytest.approx(STEPS / ACTIONS * rewards[2])
+
+
+def test_frames_that_show_the_task_have_the_same_symbols_and_begin_alike():
+    plain, shown = suite(tasks=3), suite(tasks=3, task_in_frame=True)
+    assert shown.spaces.frame_shape == (2 * FEATURES,)
+    parts = set()
+    for name in plain.level_names:
+        games = plain.make_game(name), shown.make_game(name)
+        symbol, first = (game.reset(5).frame for game in games)
+        assert (first == [*symbol, *np.zeros(FEATURES)]).all()
+        for _ in range(STEPS):
+            symbol, frame = (game.step(0).observation.frame for game in games)
+            assert (frame[:FEATURES] == symbol).all()
+            parts.add(frame[FEATURES:].tobytes())
+    assert len(parts) == 3, "the same features of a task in all frames, different ones of each task"
+
+
 def test_bad_settings_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"env.interference.contradiction"):
         suite(contradiction=1.5)
     with pytest.raises(UserError, match=r"env.interference.tasks"):
         suite(tasks=0)
+    with pytest.raises(UserError, match=r"env.interference.reward_spread"):
+        suite(reward_spread=0.5)
     refused(impala("levels", "doom", "env.interference.tasks=4", cwd=tmp_path), "env.suite=interference, not to")

@@ -1,7 +1,8 @@
-"""Map of who wins by how much, learning curves and gradients' cosines."""
+"""Map of who wins by how much, learning curves, gradients' cosines and separation of the tasks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,8 +21,24 @@ CLAIM = (
     "one head per task gains over a shared head, a sign of interference between tasks; a multiplicative head gains "
     "at least as much, also with a learnt context (section 6.1, where the strength of interference is not varied)."
 )
-Point = tuple[int, float]
-"""Number of tasks and contradiction."""
+WITH_POPART = " + PopArt"
+"""Suffix of the arms with PopArt, whose baseline is the arm without it."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Settings of the suite `interference`: a point of the map."""
+
+    tasks: int
+    contradiction: float
+    reward_spread: float = 1.0
+    task_in_frame: bool = False
+
+    def text(self, separator: str = ", ") -> str:
+        """Description."""
+        scales = "" if self.reward_spread == 1 else f"{separator}rewards 1 to {self.reward_spread:g}"
+        shown = f"{separator}task in frame" * self.task_in_frame
+        return f"{self.tasks} tasks{separator}{self.contradiction:.0%}{scales}{shown}"
 
 
 @dataclass(frozen=True)
@@ -29,8 +46,7 @@ class Run:
     """Result of one run."""
 
     arm: str
-    tasks: int
-    contradiction: float
+    point: Point
     seed: int
     frames: Sequence[int]
     """Env frames at the end of each window."""
@@ -38,7 +54,15 @@ class Run:
     """Normalised score of each level in each window."""
     cosines: Sequence[Mapping[str, Sequence[float]]]
     """Gradients' cosines in each window, if measured: within a level and between levels, by part of the agent."""
+    separation: Sequence[Mapping[str, Any]]
+    """Separation of the tasks by kind of vector and octave of steps at the end, if measured."""
     head_parameters: int
+
+    @classmethod
+    def from_part(cls, arm: str, point: Point, seed: int, part: Mapping[str, Any]) -> "Run":
+        """Run of a finished part."""
+        fields = {key: part[key] for key in ("frames", "scores", "cosines", "head_parameters")}
+        return cls(arm, point, seed, separation=part.get("separation", []), **fields)
 
     @property
     def curve(self) -> np.ndarray:
@@ -67,24 +91,36 @@ class Gain:
         return int(self.mean > self.half) - int(self.mean < -self.half)
 
 
-def interference_report(runs: Sequence[Run], arms: Sequence[str]) -> StudyReport:
-    """Compare every arm with the baseline at each point: an arm pays where the interval of its gain is above 0."""
+def interference_report(runs: Sequence[Run], plan: Sequence[tuple[Point, Sequence[str]]]) -> StudyReport:
+    """Compare the arms at each point: an arm pays where the interval of its gain is above 0.
+
+    The baseline is the shared head, and for an arm with PopArt the same head without it.
+    """
     finals: dict[Point, dict[str, list[float]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
-        finals.setdefault((run.tasks, run.contradiction), {}).setdefault(run.arm, []).append(run.final)
-    compared = [arm for arm in arms if arm != BASELINE]
-    level = bonferroni(len(finals) * len(compared))
+        finals.setdefault(run.point, {}).setdefault(run.arm, []).append(run.final)
+    pairs = [(point, arm) for point, own in plan for arm in own if arm != BASELINE]
+    level = bonferroni(len(pairs))
     gains = {
-        (point, arm): compare(np.array(scores[arm]), np.array(scores[BASELINE]), level)
-        for point, scores in finals.items()
-        for arm in compared
+        (point, arm): compare(np.array(finals[point][arm]), np.array(finals[point][baseline_of(arm)]), level)
+        for point, arm in pairs
     }
-    seeds, points = sorted({run.seed for run in runs}), list(finals)
-    sizes = {(run.tasks, run.arm): run.head_parameters for run in runs}
+    seeds, points = sorted({run.seed for run in runs}), [point for point, _ in plan]
+    arms = list(dict.fromkeys(arm for _, own in plan for arm in own))
+    compared = [arm for arm in arms if arm != BASELINE]
+    sizes = {(run.point.tasks, run.arm): run.head_parameters for run in runs}
+    tasks = list(dict.fromkeys(point.tasks for point in points))
     statistic = (
         "interquartile mean [bootstrap interval]" if len(seeds) >= BOOTSTRAP_SEEDS else "mean ± half interval"
     )
-    headers = [f"{tasks} tasks, {contradiction:.0%}" for tasks, contradiction in points]
+    headers = [point.text() for point in points]
+    figures = {
+        "map": _draw_map(gains, points, compared),
+        "curves": _draw_curves(runs, points, arms),
+        "cosines": _draw_cosines(runs, points),
+    }
+    if any(run.separation for run in runs):
+        figures["separation"] = _draw_separation(runs)
     return StudyReport(
         CLAIM,
         verdict(gains),
@@ -92,26 +128,28 @@ def interference_report(runs: Sequence[Run], arms: Sequence[str]) -> StudyReport
             ResultTable(
                 f"Final score, {statistic} of 95 % over {len(seeds)} seeds; 0 is random, 100 the best possible",
                 ["head", *headers],
-                [[arm, *(_summary(np.array(finals[point][arm])) for point in points)] for arm in arms],
+                [[arm, *(_summary(finals[point].get(arm)) for point in points)] for arm in arms],
             ),
             ResultTable(
-                "Gain over the shared head, paired by seed (all intervals together 95 %), and seeds that gain",
+                "Gain over the shared head, or over the same head without PopArt, paired by seed "
+                f"(all {len(pairs)} intervals together 95 %), and seeds that gain",
                 ["head", *headers],
-                [[arm, *(_format(gains[point, arm]) for point in points)] for arm in compared],
+                [[arm, *(_format(gains.get((point, arm))) for point in points)] for arm in compared],
             ),
             ResultTable(
                 "Parameters of the head",
-                ["head", *(f"{tasks} tasks" for tasks in dict(points))],
-                [[arm, *(sizes[tasks, arm] for tasks in dict(points))] for arm in arms],
+                ["head", *(f"{number} tasks" for number in tasks)],
+                [[arm, *(sizes.get((number, arm)) for number in tasks)] for arm in arms],
             ),
         ],
-        {
-            "map": _draw_map(gains, points, compared),
-            "curves": _draw_curves(runs, points, arms),
-            "cosines": _draw_cosines(runs, points),
-        },
+        figures,
         {"seeds": seeds, "runs": [asdict(run) | {"curve": run.curve.tolist(), "final": run.final} for run in runs]},
     )
+
+
+def baseline_of(arm: str) -> str:
+    """Arm with which an arm is compared: the same head without PopArt, or the shared head."""
+    return arm.removesuffix(WITH_POPART) if arm.endswith(WITH_POPART) else BASELINE
 
 
 def compare(scores: np.ndarray, baseline: np.ndarray, level: float) -> Gain:
@@ -123,21 +161,30 @@ def compare(scores: np.ndarray, baseline: np.ndarray, level: float) -> Gain:
 
 
 def verdict(gains: Mapping[tuple[Point, str], Gain]) -> str:
-    """Arms that are better or worse than the shared head, by point."""
+    """Arms that are better or worse than their baseline, by point."""
     texts = []
-    for tasks, contradiction in dict.fromkeys(point for point, _ in gains):
-        at_point = {arm: gain for (point, arm), gain in gains.items() if point == (tasks, contradiction)}
+    for point in dict.fromkeys(point for point, _ in gains):
+        at_point = {arm: gain for (own, arm), gain in gains.items() if own == point}
         statements = [
-            f"{word} than the shared head: " + ", ".join(f"{arm} ({at_point[arm].mean:+.1f})" for arm in chosen)
+            f"{word} than {_name_of(baseline)}: "
+            + ", ".join(f"{arm} ({at_point[arm].mean:+.1f})" for arm in chosen)
+            for baseline in dict.fromkeys(map(baseline_of, at_point))
             for word, sign in (("better", 1), ("worse", -1))
-            if (chosen := [arm for arm, gain in at_point.items() if gain.sign == sign])
+            if (chosen := [a for a, gain in at_point.items() if (baseline_of(a), gain.sign) == (baseline, sign)])
         ]
-        text = "; ".join(statements) or "no difference to the shared head is shown"
-        texts.append(f"{tasks} tasks, {contradiction:.0%} contradiction: {text}")
+        text = "; ".join(statements) or "no difference to a baseline is shown"
+        texts.append(f"{point.text()} contradiction: {text}")
     return ". ".join(texts) + "."
 
 
-def _summary(scores: np.ndarray) -> str:
+def _name_of(baseline: str) -> str:
+    return "the shared head" if baseline == BASELINE else baseline
+
+
+def _summary(finals: Sequence[float] | None) -> str | None:
+    if finals is None:
+        return None
+    scores = np.array(finals)
     if len(scores) < BOOTSTRAP_SEEDS:
         mean, half = mean_interval(scores)
         return f"{mean:.1f} ± {half:.1f}"
@@ -145,41 +192,54 @@ def _summary(scores: np.ndarray) -> str:
     return f"{interquartile_mean(scores):.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _format(gain: Gain) -> str:
-    return f"{gain.mean:+.1f} ± {gain.half:.1f}, {gain.improvement:.0%}"
+def _format(gain: Gain | None) -> str | None:
+    return None if gain is None else f"{gain.mean:+.1f} ± {gain.half:.1f}, {gain.improvement:.0%}"
 
 
 def _draw_map(gains: Mapping[tuple[Point, str], Gain], points: Sequence[Point], heads: Sequence[str]) -> Figure:
     """Gain of each head (rows) at each point (columns); a dot marks gains that are shown."""
-    figure = Figure(figsize=(1.6 + 0.9 * len(points), 1.2 + 0.5 * len(heads)), layout="constrained")
+    figure = Figure(figsize=(2.6 + 1.0 * len(points), 1.2 + 0.4 * len(heads)), layout="constrained")
     axes = figure.subplots()
-    values = np.array([[gains[point, head].mean for point in points] for head in heads])
-    most = max(float(np.abs(values).max()), 1.0)
+    none = Gain(np.nan, np.nan, np.nan)
+    values = np.array([[gains.get((point, head), none).mean for point in points] for head in heads])
+    most = max(float(np.nanmax(np.abs(values))), 1.0)
     image = axes.imshow(values, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
-    for row, head in enumerate(heads):
-        for column, point in enumerate(points):
-            mark = "•" if gains[point, head].sign else ""
-            axes.text(column, row, f"{values[row, column]:+.0f}{mark}", ha="center", va="center", fontsize=8)
-    axes.set_xticks(range(len(points)), [f"{tasks} tasks\n{contradiction:.0%}" for tasks, contradiction in points])
+    for (point, head), gain in gains.items():
+        mark = "•" if gain.sign else ""
+        place = points.index(point), heads.index(head)
+        axes.text(*place, f"{gain.mean:+.0f}{mark}", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(points)), [point.text("\n") for point in points], fontsize=8)
     axes.set_yticks(range(len(heads)), heads)
-    figure.colorbar(image, label="gain over shared")
+    figure.colorbar(image, label="gain over the baseline")
     return figure
+
+
+def line_style(arm: str) -> dict[str, Any]:
+    """Colour by kind of layer; dashed if the task is inferred or the head widened, dotted with PopArt."""
+    kinds = ("shared", "per_task", "concat", "film", "low_rank", "hyper", "mi")
+    kind = next(number for number, name in enumerate(kinds) if arm.startswith(name))
+    dashed = "_context" in arm or "as large" in arm
+    return {"color": f"C{kind}", "linestyle": ":" if arm.endswith(WITH_POPART) else "--" if dashed else "-"}
 
 
 def _draw_curves(runs: Sequence[Run], points: Sequence[Point], arms: Sequence[str]) -> Figure:
     """Learning curves of the arms, one panel a point."""
     figure, panels = _panels(points)
     for axes, point in zip(panels, points, strict=True):
-        for number, arm in enumerate(arms):
-            own = [run for run in runs if (run.tasks, run.contradiction, run.arm) == (*point, arm)]
+        for arm in arms:
+            own = [run for run in runs if (run.point, run.arm) == (point, arm)]
+            if not own:
+                continue
             mean, half = mean_interval(np.stack([run.curve for run in own]))
             frames = np.array(own[0].frames) / 1e3
-            axes.plot(frames, mean, color=f"C{number % 10}", label=arm)
+            style = line_style(arm)
+            axes.plot(frames, mean, label=arm, **style)
             if len(own) > 1:
-                axes.fill_between(frames, mean - half, mean + half, color=f"C{number % 10}", alpha=0.15, lw=0)
+                axes.fill_between(frames, mean - half, mean + half, color=style["color"], alpha=0.15, lw=0)
         axes.set(xlabel="env frames (thousands)", ylim=(0, 100))
     panels[0].set(ylabel="score")
-    panels[0].legend(frameon=False, fontsize=8)
+    lines = {text: line for axes in panels for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -187,7 +247,7 @@ def _draw_cosines(runs: Sequence[Run], points: Sequence[Point]) -> Figure:
     """Cosines of the shared head's gradients between levels (solid) and within a level (dashed)."""
     figure, panels = _panels(points)
     for axes, point in zip(panels, points, strict=True):
-        own = [run for run in runs if (run.tasks, run.contradiction, run.arm) == (*point, BASELINE)]
+        own = [run for run in runs if (run.point, run.arm) == (point, BASELINE)]
         frames = np.array(own[0].frames) / 1e3
         for number, part in enumerate(own[0].cosines[0]):
             values = np.array([[window[part] for window in run.cosines] for run in own]).mean(0)
@@ -200,11 +260,32 @@ def _draw_cosines(runs: Sequence[Run], points: Sequence[Point]) -> Figure:
     return figure
 
 
+def _draw_separation(runs: Sequence[Run]) -> Figure:
+    """Share of a step's nearest neighbours that are of its task, by agent steps since the episode's start."""
+    measured = [run for run in runs if run.separation]
+    points = list(dict.fromkeys(run.point for run in measured))
+    figure, panels = _panels(points)
+    for axes, point in zip(panels, points, strict=True):
+        own = [run.separation for run in measured if run.point == point]
+        for kind in dict.fromkeys(str(row["kind"]) for row in own[0]):
+            rows = [[row for row in separation if row["kind"] == kind] for separation in own]
+            mean, half = mean_interval(np.array([[row["purity"] for row in run] for run in rows]))
+            axes.errorbar(range(len(mean)), mean, half, label=kind, capsize=3)
+        chance = [row["chance"] for row in rows[0]]
+        axes.plot(range(len(chance)), chance, color="0.6", linestyle=":", label="chance")
+        spans = [(row["first"], row["last"]) for row in rows[0]]
+        axes.set_xticks(range(len(spans)), [f"{a}" if a == b else f"{a}-{b}" for a, b in spans])
+        axes.set(xlabel="agent step of the episode", ylim=(0, 1.02))
+    panels[0].set(ylabel="neighbours of the same task")
+    panels[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _panels(points: Sequence[Point]) -> tuple[Figure, list[Axes]]:
     """Panels side by side, one for each point."""
-    figure = Figure(figsize=(0.6 + 2.6 * len(points), 3.0), layout="constrained")
+    figure = Figure(figsize=(0.8 + 2.6 * len(points), 3.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(points), sharey=True)).tolist()
-    for axes, (tasks, contradiction) in zip(panels, points, strict=True):
-        axes.set_title(f"{tasks} tasks, {contradiction:.0%} contradiction", fontsize=9)
+    for axes, point in zip(panels, points, strict=True):
+        axes.set_title(point.text(), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     return figure, panels

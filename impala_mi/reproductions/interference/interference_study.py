@@ -1,4 +1,4 @@
-"""The grid of heads, numbers of tasks and contradictions; each run is a part."""
+"""The grid of heads, numbers of tasks, contradictions and reward scales; each run is a part."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,7 +10,14 @@ from impala_mi.nn.agent import meta_agent
 from impala_mi.nn.meta import num_parameters
 from impala_mi.reproductions.interference.gradient_cosines import gradient_cosines
 from impala_mi.reproductions.interference.in_process import train_in_process
-from impala_mi.reproductions.interference.interference_report import BASELINE, Run, interference_report
+from impala_mi.reproductions.interference.interference_report import (
+    BASELINE,
+    WITH_POPART,
+    Point,
+    Run,
+    interference_report,
+)
+from impala_mi.reproductions.interference.task_separation import separation_by_step
 from impala_mi.reproductions.network_stack import prepare_process
 from impala_mi.reproductions.study import Study
 from impala_mi.reproductions.study_report import StudyReport
@@ -27,40 +34,74 @@ BASE: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Settings of every run: an unroll is an episode, and a batch has an unroll of each environment."""
-ARMS: dict[str, dict[str, Any]] = {
+TOLD = ("per_task", "concat", "film_task", "low_rank_task", "hyper_task", "mi_task")
+"""Heads that are told the task."""
+HEADS: dict[str, dict[str, Any]] = {
     BASELINE: {"head": "shared"},
     "shared, as large as mi_task": {"head": "shared", "match_parameters": "mi_task"},
-    **{
-        head: {"head": head}
-        for head in ("per_task", "concat", "film_task", "low_rank_task", "hyper_task", "mi_task")
-    },
+    **{head: {"head": head} for head in TOLD},
     **{head: {"head": head} for head in ("concat_context", "film_context", "low_rank_context", "mi_context")},
 }
-"""Settings of the agent by arm. Heads that are not told the task infer it from rewards, with the LSTM."""
+"""Settings of the agent by arm, without PopArt. Heads that are not told the task infer it from rewards."""
+SEEN = (
+    BASELINE,
+    "shared, as large as mi_task",
+    "concat_context",
+    "film_context",
+    "mi_context",
+    "per_task",
+    "mi_task",
+)
+"""Arms where the frame tells the task."""
+SCALED = (BASELINE, "per_task", "mi_task")
+"""Heads where tasks give rewards of different scales, without and with PopArt."""
+ARMS = HEADS | {f"{head}{WITH_POPART}": HEADS[head] | {"value_normaliser": "popart"} for head in SCALED}
+"""Settings of the agent by arm."""
+SCALED_ARMS = (*SCALED, *(f"{head}{WITH_POPART}" for head in SCALED))
+SPREAD = 100.0
+"""Quotient of the largest and the smallest reward where scales differ."""
 
 
 @dataclass(frozen=True)
 class InterferenceProtocol:
     """Runs of the study."""
 
-    tasks: tuple[int, ...]
-    """Numbers of tasks."""
-    contradictions: tuple[float, ...]
-    """Shares of symbols on which tasks disagree."""
-    arms: tuple[str, ...]
-    """Names in `ARMS`."""
+    points: tuple[tuple[Point, tuple[str, ...]], ...]
+    """Points of the map, each with names in `ARMS`."""
+    separation: tuple[tuple[Point, str], ...]
+    """Point and arm of the runs whose representations are compared between tasks at their end."""
     frames: int
     """Env frames of a run, over all tasks."""
 
-    def points(self) -> Iterator[tuple[int, float]]:
-        """Number of tasks and contradiction of each point of the map."""
-        for tasks in self.tasks:
-            for contradiction in self.contradictions:
-                yield tasks, contradiction
+    def plan(self) -> Iterator[tuple[Point, str]]:
+        """Point and arm of each run of a seed."""
+        for point, arms in self.points:
+            for arm in arms:
+                yield point, arm
 
 
-FULL = InterferenceProtocol((4, 16, 64), (0.0, 0.25, 0.5, 1.0), tuple(ARMS), 1_000_000)
-QUICK = InterferenceProtocol((16,), (0.0, 0.5, 1.0), tuple(ARMS), 300_000)
+FULL = InterferenceProtocol(
+    (
+        *((Point(tasks, c), tuple(HEADS)) for tasks in (4, 16, 64) for c in (0.0, 0.25, 0.5, 1.0)),
+        *((Point(16, c, task_in_frame=True), SEEN) for c in (0.5, 1.0)),
+        *((Point(16, c, SPREAD), SCALED_ARMS) for c in (0.5, 1.0)),
+    ),
+    ((Point(16, 0.5, task_in_frame=True), "mi_context"), (Point(16, 0.5), "mi_context")),
+    1_000_000,
+)
+QUICK = InterferenceProtocol(
+    (
+        (Point(16, 0.0), (BASELINE, "per_task", "mi_task")),
+        (Point(16, 0.5), (BASELINE, "shared, as large as mi_task", *TOLD, "mi_context")),
+        (Point(16, 1.0), (BASELINE, "shared, as large as mi_task", *TOLD)),
+        *((Point(tasks, 0.5), (BASELINE, "per_task", "film_task", "mi_task")) for tasks in (4, 64)),
+        (Point(16, 0.5, task_in_frame=True), SEEN),
+        (Point(16, 0.5, SPREAD), SCALED_ARMS),
+    ),
+    ((Point(16, 0.5, task_in_frame=True), "mi_context"),),
+    300_000,
+)
+"""Lines through the map; a pilot of one seed chose the heads, points and frames."""
 
 
 def run_study(study: Study) -> StudyReport:
@@ -73,25 +114,30 @@ def run_study(study: Study) -> StudyReport:
     study.begin(**asdict(protocol), base=BASE)
     prepare_process()
     seeds = [study.seed + number for number in range(study.settings["repetitions"])]
-    plan = [(seed, point, arm) for seed in seeds for point in protocol.points() for arm in protocol.arms]
+    plan = [(seed, point, arm) for seed in seeds for point, arm in protocol.plan()]
     runs = []
     for number, (seed, point, arm) in enumerate(plan):
-        tasks, contradiction = point
-        study.progress(number / len(plan), f"{arm}, {tasks} tasks, contradiction {contradiction}, seed {seed}")
-        name = f"{arm.replace(', ', '-').replace(' ', '-')}-{tasks}x{contradiction}-{seed}"
-        config = run_config(arm, tasks, contradiction, seed, protocol.frames)
-        result = study.part(name, lambda config=config: train_part(config))  # type: ignore[misc]
-        fields = {key: result[key] for key in ("frames", "scores", "cosines", "head_parameters")}
-        runs.append(Run(arm, tasks, contradiction, seed, **fields))
-    return interference_report(runs, protocol.arms)
+        study.progress(number / len(plan), f"{arm}, {point.text()}, seed {seed}")
+        config = run_config(arm, point, seed, protocol.frames)
+        measured = (point, arm) in protocol.separation
+        result = study.part(part_name(arm, point, seed), lambda c=config, m=measured: train_part(c, m))  # type: ignore[misc]
+        runs.append(Run.from_part(arm, point, seed, result))
+    return interference_report(runs, protocol.points)
 
 
-def run_config(arm: str, tasks: int, contradiction: float, seed: int, frames: int) -> Config:
+def part_name(arm: str, point: Point, seed: int) -> str:
+    """Name of the part of one run."""
+    name = arm.replace(", ", "-").replace(" + ", "-").replace(" ", "-")
+    spread = "" if point.reward_spread == 1 else f"x{point.reward_spread:g}"
+    shown = "-shown" * point.task_in_frame
+    return f"{name}-{point.tasks}x{point.contradiction}{spread}{shown}-{seed}"
+
+
+def run_config(arm: str, point: Point, seed: int, frames: int) -> Config:
     """Configuration of one run; all arms of a seed play the same rules."""
-    interference = {"tasks": tasks, "contradiction": contradiction, "rules_seed": seed}
-    envs = max(ENVS, ENVS_PER_TASK * tasks)
+    envs = max(ENVS, ENVS_PER_TASK * point.tasks)
     own: dict[str, Any] = {
-        "env": {"suite": "interference", "interference": interference},
+        "env": {"suite": "interference", "interference": asdict(point) | {"rules_seed": seed}},
         "agent": BASE["agent"] | ARMS[arm],
         "actors": {"count": 1, "envs": envs},
         "learner": BASE["learner"] | {"batch_size": envs},
@@ -101,15 +147,23 @@ def run_config(arm: str, tasks: int, contradiction: float, seed: int, frames: in
     return build("interference", own)
 
 
-def train_part(config: Config) -> dict[str, Any]:
-    """Train one run: its learning curve, the head's size and, for the baseline, the gradients' cosines."""
+def train_part(config: Config, separation: bool = False) -> dict[str, Any]:
+    """Train one run: its learning curve, the head's size, and for the baseline the gradients' cosines.
+
+    Args:
+        config: configuration of the run.
+        separation: whether to measure how well representations tell the tasks apart at the end.
+    """
     cosines: list[dict[str, Any]] = []
+    separations: list[dict[str, Any]] = []
     suite = make_suite(config.env)
 
     def measure(learner: Any, batch: Any) -> None:
         if config.agent.head == BASELINE and config.agent.match_parameters is None:
             cosines.append(gradient_cosines(learner, batch))
+        if separation and learner.counters.env_frames >= config.train.env_frames:
+            separations.extend(separation_by_step(learner.agent, suite, config.seed))
 
     curve = train_in_process(config, suite, WINDOWS, measure)
     size = num_parameters(meta_agent(config.agent, suite.spaces).head)
-    return asdict(curve) | {"cosines": cosines, "head_parameters": size}
+    return asdict(curve) | {"cosines": cosines, "separation": separations, "head_parameters": size}

@@ -17,11 +17,19 @@ from impala_mi.learner.update import Learner
 from impala_mi.reproductions.interference import interference_study
 from impala_mi.reproductions.interference.gradient_cosines import gradient_cosines
 from impala_mi.reproductions.interference.in_process import train_in_process
-from impala_mi.reproductions.interference.interference_report import Run, compare, interference_report
+from impala_mi.reproductions.interference.interference_report import (
+    Point,
+    Run,
+    compare,
+    interference_report,
+    line_style,
+)
 from impala_mi.reproductions.interference.interference_study import (
     ARMS,
     FULL,
+    QUICK,
     InterferenceProtocol,
+    part_name,
     run_config,
     run_study,
 )
@@ -35,7 +43,7 @@ SETTINGS = {"quick": True, "seed": 3, "repetitions": 2, "device": "cpu"}
 @pytest.mark.slow
 def test_a_run_repeats_bit_for_bit():
     def train(seed):
-        config = run_config("mi_task", 2, 1.0, seed, 8192)
+        config = run_config("mi_task", Point(2, 1.0), seed, 8192)
         weights = []
         curve = train_in_process(
             config, make_suite(config.env), 4, lambda learner, batch: weights.append(learner.weights())
@@ -53,7 +61,7 @@ def test_a_run_repeats_bit_for_bit():
 @pytest.mark.slow
 def test_gradients_of_levels_that_agree_point_the_same_way():
     """Rewards of a whole batch that one action earns are right for all levels or contradict each other."""
-    config = run_config("shared", 2, 1.0, 1, 10_000)
+    config = run_config("shared", Point(2, 1.0), 1, 10_000)
     suite = make_suite(config.env)
     learner = Learner(config, suite.spaces, 1, torch.device("cpu"))
     worker = started(config, suite, 0, (0, 0, 0))
@@ -74,7 +82,7 @@ def test_gradients_of_levels_that_agree_point_the_same_way():
 
 
 def test_columns_without_pairs_are_refused():
-    config = run_config("shared", 2, 1.0, 1, 10_000)
+    config = run_config("shared", Point(2, 1.0), 1, 10_000)
     learner = Learner(config, make_suite(config.env).spaces, 1, torch.device("cpu"))
     worker = started(config, make_suite(config.env), 0, (0, 0, 0))
     worker.load(learner.weights(), 0)
@@ -83,18 +91,34 @@ def test_columns_without_pairs_are_refused():
         gradient_cosines(learner, split(batch, 64)[0])
 
 
-@pytest.mark.parametrize("tasks", FULL.tasks)
+@pytest.mark.parametrize("tasks", [4, 16, 64])
 def test_every_task_has_pairs_of_environments(tasks):
-    config = run_config("shared", tasks, 1.0, 1, 10_000)
+    config = run_config("shared", Point(tasks, 1.0), 1, 10_000)
     assert config.actors.envs == config.learner.batch_size >= 2 * tasks
 
 
 def test_arms_of_a_seed_play_the_same_rules_and_seeds_different_ones():
     def rules(arm, seed):
-        return right_actions(run_config(arm, 16, 0.5, seed, 10_000).env.interference)
+        return right_actions(run_config(arm, Point(16, 0.5), seed, 10_000).env.interference)
 
     assert all(np.array_equal(rules(arm, 1), rules("shared", 1)) for arm in ARMS)
     assert not np.array_equal(rules("shared", 1), rules("shared", 2))
+
+
+@pytest.mark.parametrize("protocol", [QUICK, FULL])
+def test_protocols_have_a_baseline_for_every_arm_and_a_part_for_every_run(protocol):
+    plan = list(protocol.plan())
+    assert len({part_name(arm, point, 1) for point, arm in plan}) == len(plan)
+    for point, arms in protocol.points:
+        assert arms[0] == "shared"
+        assert all(arm.removesuffix(" + PopArt") in arms for arm in arms)
+        assert all(run_config(arm, point, 1, 10_000).env.interference.tasks == point.tasks for arm in arms)
+    assert set(protocol.separation) <= set(plan)
+
+
+def test_lines_of_the_figures_are_told_apart():
+    styles = [tuple(line_style(arm).items()) for arm in ARMS]
+    assert len(set(styles)) == len(styles)
 
 
 def test_gains_say_what_is_sure():
@@ -113,7 +137,7 @@ def test_gains_say_what_is_sure():
 
 def synthetic(arm, contradiction, seed, score):
     curve = [[score, score + 2.0]] * 5
-    return Run(arm, 2, contradiction, seed, range(5), curve, [{"policy": (0.5, 0.1)}] * 5, 7)
+    return Run(arm, Point(2, contradiction), seed, range(5), curve, [{"policy": (0.5, 0.1)}] * 5, [], 7)
 
 
 def test_a_report_corrects_for_all_its_comparisons():
@@ -124,7 +148,7 @@ def test_a_report_corrects_for_all_its_comparisons():
         for arm, slope, gain in (("shared", 0, 0), ("mi_task", 1, 0), ("per_task", 0, 100))
         for seed in (1, 2, 3, 4)
     ]
-    report = interference_report(runs, ("shared", "mi_task", "per_task"))
+    report = interference_report(runs, [(Point(2, c), ("shared", "mi_task", "per_task")) for c in (0.0, 1.0)])
     factor = stats.t.ppf(1 - 0.0125 / 2, 3)
     scores, gains, sizes = report.tables
     assert gains.rows[0][1] == f"+2.5 ± {factor * np.std([1, 2, 3, 4], ddof=1) / 2:.1f}, 100%"
@@ -135,18 +159,35 @@ def test_a_report_corrects_for_all_its_comparisons():
     assert len(report.data["runs"]) == 24
     assert report.data["runs"][0]["final"] == 11.0
     eight = [synthetic(arm, 0.0, seed, 10.0) for arm in ("shared", "mi_task") for seed in range(8)]
-    assert "interquartile" in interference_report(eight, ("shared", "mi_task")).tables[0].title
+    assert "interquartile" in interference_report(eight, [(Point(2, 0.0), ("shared", "mi_task"))]).tables[0].title
+
+
+def test_popart_is_compared_with_the_same_head_and_arms_that_were_not_run_are_left_out():
+    own = {"shared": 10.0, "mi_task": 50.0, "mi_task + PopArt": 80.0}
+    runs = [synthetic(arm, 0.0, seed, score + seed) for arm, score in own.items() for seed in (1, 2)]
+    runs += [synthetic(arm, 1.0, seed, seed) for arm in ("shared", "mi_task") for seed in (1, 2)]
+    report = interference_report(runs, [(Point(2, 0.0), tuple(own)), (Point(2, 1.0), ("shared", "mi_task"))])
+    scores, gains, _ = report.tables
+    assert [row[0] for row in gains.rows] == ["mi_task", "mi_task + PopArt"]
+    assert gains.rows[1][1].startswith("+30.0")
+    assert gains.rows[1][2] is None
+    assert scores.rows[2][2] is None
+    assert report.verdict == (
+        "2 tasks, 0% contradiction: better than the shared head: mi_task (+40.0); better than mi_task: "
+        "mi_task + PopArt (+30.0). 2 tasks, 100% contradiction: no difference to a baseline is shown."
+    )
 
 
 def test_the_final_score_is_the_mean_of_the_last_windows():
-    run = Run("shared", 2, 0.0, 1, range(6), [[0.0, 0.0]] * 2 + [[10.0, 20.0]] * 4, [], 7)
+    run = Run("shared", Point(2, 0.0), 1, range(6), [[0.0, 0.0]] * 2 + [[10.0, 20.0]] * 4, [], [], 7)
     assert run.final == 15.0
     assert run.curve.tolist() == [0.0, 0.0, 15.0, 15.0, 15.0, 15.0]
 
 
 @pytest.mark.slow
 def test_the_whole_in_miniature(tmp_path, monkeypatch):
-    small = InterferenceProtocol((2,), (0.0, 1.0), ("shared", "mi_task"), 1024)
+    points = tuple((Point(2, c), ("shared", "mi_task")) for c in (0.0, 1.0))
+    small = InterferenceProtocol(points, ((points[1][0], "mi_task"),), 1024)
     monkeypatch.setattr(interference_study, "QUICK", small)
     monkeypatch.setattr(interference_study, "WINDOWS", 4)
     monkeypatch.setattr(interference_study, "ENVS", 4)
@@ -156,11 +197,15 @@ def test_the_whole_in_miniature(tmp_path, monkeypatch):
     assert shares == sorted(shares)
     assert [row[0] for row in report.tables[0].rows] == ["shared", "mi_task"]
     files = write_study_report(own, report, "impala-mi reproduce interference")
-    assert [f.name for f in files] == ["map.png", "curves.png", "cosines.png", "results.md", "results.json"]
+    assert [f.name for f in files] == [
+        *("map.png", "curves.png", "cosines.png", "separation.png", "results.md", "results.json")
+    ]
     written = json.loads((tmp_path / "results.json").read_text())
-    keys = [(run["seed"], run["contradiction"], run["arm"]) for run in written["data"]["runs"]]
+    keys = [(run["seed"], run["point"]["contradiction"], run["arm"]) for run in written["data"]["runs"]]
     assert keys == [(seed, c, arm) for seed in (3, 4) for c in (0.0, 1.0) for arm in ("shared", "mi_task")]
     assert [len(run["cosines"]) for run in written["data"]["runs"]] == [4, 0] * 4
+    kinds = [{row["kind"] for row in run["separation"]} for run in written["data"]["runs"]]
+    assert kinds == [set(), set(), set(), {"core", "context", "policy"}] * 2
     own._lock.close()
     monkeypatch.setattr(interference_study, "train_part", None)  # nothing is trained again
     again = Study("interference", tmp_path, SETTINGS)
