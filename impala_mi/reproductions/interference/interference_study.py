@@ -1,10 +1,11 @@
 """The grid of heads, numbers of tasks, contradictions and reward scales; each run is a part."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from impala_mi.config import Config, build
+from impala_mi.config import Config, load
 from impala_mi.envs.suites import make_suite
 from impala_mi.nn.agent import meta_agent
 from impala_mi.nn.meta import num_parameters
@@ -26,14 +27,8 @@ WINDOWS = 20
 """Points of a learning curve."""
 ENVS, ENVS_PER_TASK = 64, 2
 """Environments of a run: at least so many, and so many of each task."""
-BASE: dict[str, dict[str, Any]] = {
-    "agent": {"torso": "mlp", "core": "lstm", "core_width": 64, "context_width": 32},
-    "learner": {
-        "unroll_length": 16, "discount": 0.5, "optimizer": "adam", "epsilon": 1e-6, "learning_rate": 2e-3,
-        "max_grad_norm": 40.0, "entropy_cost": 0.1, "reward_clipping": "none",
-    },
-}  # fmt: skip
-"""Settings of every run: an unroll is an episode, and a batch has an unroll of each environment."""
+CONFIG = "interference"
+"""Shipped configuration with the settings of every run: an unroll is an episode of each environment."""
 TOLD = ("per_task", "concat", "film_task", "low_rank_task", "hyper_task", "mi_task")
 """Heads that are told the task."""
 HEADS: dict[str, dict[str, Any]] = {
@@ -111,7 +106,7 @@ def run_study(study: Study) -> StudyReport:
     at before it is decided whether to add seeds do not hold.
     """
     protocol = QUICK if study.quick else FULL
-    study.begin(**asdict(protocol), base=BASE)
+    study.begin(**asdict(protocol), base=load(CONFIG).model_dump(mode="json"))
     prepare_process()
     seeds = [study.seed + number for number in range(study.settings["repetitions"])]
     plan = [(seed, point, arm) for seed in seeds for point, arm in protocol.plan()]
@@ -136,15 +131,11 @@ def part_name(arm: str, point: Point, seed: int) -> str:
 def run_config(arm: str, point: Point, seed: int, frames: int) -> Config:
     """Configuration of one run; all arms of a seed play the same rules."""
     envs = max(ENVS, ENVS_PER_TASK * point.tasks)
-    own: dict[str, Any] = {
-        "env": {"suite": "interference", "interference": asdict(point) | {"rules_seed": seed}},
-        "agent": BASE["agent"] | ARMS[arm],
-        "actors": {"count": 1, "envs": envs},
-        "learner": BASE["learner"] | {"batch_size": envs},
-        "train": {"env_frames": frames},
-        "seed": seed,
-    }
-    return build("interference", own)
+    settings = {f"env.interference.{key}": value for key, value in (asdict(point) | {"rules_seed": seed}).items()}
+    settings |= {f"agent.{key}": value for key, value in ARMS[arm].items()}
+    settings |= {"actors.count": 1, "actors.envs": envs, "learner.batch_size": envs}
+    settings |= {"train.env_frames": frames, "seed": seed}
+    return load(CONFIG, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
 
 
 def train_part(config: Config, separation: bool = False) -> dict[str, Any]:
