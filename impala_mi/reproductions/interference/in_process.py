@@ -14,6 +14,7 @@ from impala_mi.envs.base import Suite
 from impala_mi.envs.scores import normalised
 from impala_mi.learner.batching import stack, to_device
 from impala_mi.learner.update import Learner
+from impala_mi.nn.agent import Agent
 from impala_mi.types import Rollout, Transitions
 
 LAG = 2
@@ -31,13 +32,20 @@ class LearningCurve:
 
 
 def train_in_process(
-    config: Config, suite: Suite, windows: int, on_window: Callable[[Learner, Transitions], None]
+    config: Config,
+    suite: Suite,
+    windows: int,
+    on_window: Callable[[Learner, Transitions], None],
+    initialise: Callable[[Agent], None] = lambda agent: None,
 ) -> LearningCurve:
     """Train for `train.env_frames`, and call `on_window` with the learner and its last batch after each window.
+
+    `initialise` may change the learner's agent before it starts.
 
     Raises `ValueError` if a level ends no episode in a window, and what the levels and the learner raise.
     """
     learner = Learner(config, suite.spaces, suite.action_repeat, torch.device("cpu"))
+    initialise(learner.agent)
     workers = [RolloutWorker(config, suite, i) for i in range(config.actors.number(len(suite.levels)))]
     queue: deque[Rollout] = deque()
     returns: dict[int, list[float]] = defaultdict(list)

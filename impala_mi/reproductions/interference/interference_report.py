@@ -1,7 +1,7 @@
 """Map of who wins by how much, learning curves, gradients' cosines and separation of the tasks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,89 +9,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from impala_mi.analysis.stats import bonferroni, bootstrap_interval, interquartile_mean, mean_interval
+from impala_mi.reproductions.interference.results import (
+    BASELINE,
+    WITH_POPART,
+    Gain,
+    Point,
+    Run,
+    Transfer,
+    baseline_of,
+    compare,
+)
+from impala_mi.reproductions.interference.transfer_report import transfer_table
 from impala_mi.reproductions.study_report import ResultTable, StudyReport
 
-BASELINE = "shared"
-"""Arm with which all others are compared."""
-FINAL_WINDOWS = 4
-"""Windows at the end of a run whose mean is its final score."""
 BOOTSTRAP_SEEDS = 8
 """Smallest number of seeds whose interquartile mean and bootstrap interval say more than a mean."""
 CLAIM = (
     "one head per task gains over a shared head, a sign of interference between tasks; a multiplicative head gains "
     "at least as much, also with a learnt context (section 6.1, where the strength of interference is not varied)."
 )
-WITH_POPART = " + PopArt"
-"""Suffix of the arms with PopArt, whose baseline is the arm without it."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """Settings of the suite `interference`: a point of the map."""
-
-    tasks: int
-    contradiction: float
-    reward_spread: float = 1.0
-    task_in_frame: bool = False
-
-    def text(self, separator: str = ", ") -> str:
-        """Description."""
-        scales = "" if self.reward_spread == 1 else f"{separator}rewards 1 to {self.reward_spread:g}"
-        shown = f"{separator}task in frame" * self.task_in_frame
-        return f"{self.tasks} tasks{separator}{self.contradiction:.0%}{scales}{shown}"
-
-
-@dataclass(frozen=True)
-class Run:
-    """Result of one run."""
-
-    arm: str
-    point: Point
-    seed: int
-    frames: Sequence[int]
-    """Env frames at the end of each window."""
-    scores: Sequence[Sequence[float]]
-    """Normalised score of each level in each window."""
-    cosines: Sequence[Mapping[str, Sequence[float]]]
-    """Gradients' cosines in each window, if measured: within a level and between levels, by part of the agent."""
-    separation: Sequence[Mapping[str, Any]]
-    """Separation of the tasks by kind of vector and octave of steps at the end, if measured."""
-    head_parameters: int
-
-    @classmethod
-    def from_part(cls, arm: str, point: Point, seed: int, part: Mapping[str, Any]) -> "Run":
-        """Run of a finished part."""
-        fields = {key: part[key] for key in ("frames", "scores", "cosines", "head_parameters")}
-        return cls(arm, point, seed, separation=part.get("separation", []), **fields)
-
-    @property
-    def curve(self) -> np.ndarray:
-        """Mean score over levels in each window."""
-        return np.asarray(self.scores).mean(1)
-
-    @property
-    def final(self) -> float:
-        """Mean score over levels at the end."""
-        return float(self.curve[-FINAL_WINDOWS:].mean())
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Final score of an arm minus that of the baseline with the same seed, which plays the same rules."""
-
-    mean: float
-    half: float
-    """Half of Student's interval of the mean over seeds; all of a study hold together at 95 % (Bonferroni)."""
-    improvement: float
-    """Share of seeds in which the arm is better than the baseline (ties count half)."""
-
-    @property
-    def sign(self) -> int:
-        """1 if the arm is better, -1 if it is worse, 0 if the interval holds 0."""
-        return int(self.mean > self.half) - int(self.mean < -self.half)
-
-
-def interference_report(runs: Sequence[Run], plan: Sequence[tuple[Point, Sequence[str]]]) -> StudyReport:
+def interference_report(
+    runs: Sequence[Run], plan: Sequence[tuple[Point, Sequence[str]]], transfers: Sequence[Transfer] = ()
+) -> StudyReport:
     """Compare the arms at each point: an arm pays where the interval of its gain is above 0.
 
     The baseline is the shared head, and for an arm with PopArt the same head without it.
@@ -119,6 +60,7 @@ def interference_report(runs: Sequence[Run], plan: Sequence[tuple[Point, Sequenc
         "curves": _draw_curves(runs, points, arms),
         "cosines": _draw_cosines(runs, points),
     }
+    tables = [transfer_table(transfers, runs)] if transfers else []
     if any(run.separation for run in runs):
         figures["separation"] = _draw_separation(runs)
     return StudyReport(
@@ -141,23 +83,15 @@ def interference_report(runs: Sequence[Run], plan: Sequence[tuple[Point, Sequenc
                 ["head", *(f"{number} tasks" for number in tasks)],
                 [[arm, *(sizes.get((number, arm)) for number in tasks)] for arm in arms],
             ),
+            *tables,
         ],
         figures,
-        {"seeds": seeds, "runs": [asdict(run) | {"curve": run.curve.tolist(), "final": run.final} for run in runs]},
+        {
+            "seeds": seeds,
+            "runs": [asdict(run) | {"curve": run.curve.tolist(), "final": run.final} for run in runs],
+            "transfers": [asdict(transfer) for transfer in transfers],
+        },
     )
-
-
-def baseline_of(arm: str) -> str:
-    """Arm with which an arm is compared: the same head without PopArt, or the shared head."""
-    return arm.removesuffix(WITH_POPART) if arm.endswith(WITH_POPART) else BASELINE
-
-
-def compare(scores: np.ndarray, baseline: np.ndarray, level: float) -> Gain:
-    """Gain of scores [S] over a baseline's [S], of the same seeds, with an interval of that confidence level."""
-    difference = scores - baseline
-    mean, half = mean_interval(difference, level)
-    improvement = (difference > 0).mean() + 0.5 * (difference == 0).mean()
-    return Gain(float(mean), float(half), float(improvement))
 
 
 def verdict(gains: Mapping[tuple[Point, str], Gain]) -> str:

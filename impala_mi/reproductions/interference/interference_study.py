@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from impala_mi.config import Config, load
@@ -11,14 +12,10 @@ from impala_mi.nn.agent import meta_agent
 from impala_mi.nn.meta import num_parameters
 from impala_mi.reproductions.interference.gradient_cosines import gradient_cosines
 from impala_mi.reproductions.interference.in_process import train_in_process
-from impala_mi.reproductions.interference.interference_report import (
-    BASELINE,
-    WITH_POPART,
-    Point,
-    Run,
-    interference_report,
-)
+from impala_mi.reproductions.interference.interference_report import interference_report
+from impala_mi.reproductions.interference.results import BASELINE, WITH_POPART, Point, Run, Transfer
 from impala_mi.reproductions.interference.task_separation import separation_by_step
+from impala_mi.reproductions.interference.transfer import train_and_transfer
 from impala_mi.reproductions.network_stack import prepare_process
 from impala_mi.reproductions.study import Study
 from impala_mi.reproductions.study_report import StudyReport
@@ -65,8 +62,12 @@ class InterferenceProtocol:
     """Points of the map, each with names in `ARMS`."""
     separation: tuple[tuple[Point, str], ...]
     """Point and arm of the runs whose representations are compared between tasks at their end."""
+    transfer: tuple[tuple[Point, tuple[str, ...]], ...]
+    """Points at which these arms get one more task after their training."""
     frames: int
     """Env frames of a run, over all tasks."""
+    transfer_frames: int
+    """Env frames of the training with the new task, over all tasks."""
 
     def plan(self) -> Iterator[tuple[Point, str]]:
         """Point and arm of each run of a seed."""
@@ -82,7 +83,9 @@ FULL = InterferenceProtocol(
         *((Point(16, c, SPREAD), SCALED_ARMS) for c in (0.5, 1.0)),
     ),
     ((Point(16, 0.5, task_in_frame=True), "mi_context"), (Point(16, 0.5), "mi_context")),
+    ((Point(16, 0.5), (BASELINE, *TOLD)),),
     1_000_000,
+    300_000,
 )
 QUICK = InterferenceProtocol(
     (
@@ -94,7 +97,9 @@ QUICK = InterferenceProtocol(
         (Point(16, 0.5, SPREAD), SCALED_ARMS),
     ),
     ((Point(16, 0.5, task_in_frame=True), "mi_context"),),
+    ((Point(16, 0.5), (BASELINE, "per_task", "film_task", "mi_task")),),
     300_000,
+    100_000,
 )
 """Lines through the map; a pilot of one seed chose the heads, points and frames."""
 
@@ -110,14 +115,21 @@ def run_study(study: Study) -> StudyReport:
     prepare_process()
     seeds = [study.seed + number for number in range(study.settings["repetitions"])]
     plan = [(seed, point, arm) for seed in seeds for point, arm in protocol.plan()]
-    runs = []
+    added = [(seed, point, arm) for seed in seeds for point, arms in protocol.transfer for arm in arms]
+    runs, transfers = [], []
     for number, (seed, point, arm) in enumerate(plan):
-        study.progress(number / len(plan), f"{arm}, {point.text()}, seed {seed}")
-        config = run_config(arm, point, seed, protocol.frames)
+        study.progress(number / (len(plan) + len(added)), f"{arm}, {point.text()}, seed {seed}")
         measured = (point, arm) in protocol.separation
-        result = study.part(part_name(arm, point, seed), lambda c=config, m=measured: train_part(c, m))  # type: ignore[misc]
+        config = run_config(arm, point, seed, protocol.frames)
+        result = study.part(part_name(arm, point, seed), partial(train_part, config, measured))
         runs.append(Run.from_part(arm, point, seed, result))
-    return interference_report(runs, protocol.points)
+    for number, (seed, point, arm) in enumerate(added, len(plan)):
+        study.progress(number / (len(plan) + len(added)), f"a new task for {arm}, {point.text()}, seed {seed}")
+        before = run_config(arm, point, seed, protocol.frames)
+        after = run_config(arm, replace(point, tasks=point.tasks + 1), seed, protocol.transfer_frames)
+        result = study.part(f"transfer-{part_name(arm, point, seed)}", partial(train_and_transfer, before, after))
+        transfers.append(Transfer(arm, point, seed, *(result[key] for key in ("frames", "new", "old"))))
+    return interference_report(runs, protocol.points, transfers)
 
 
 def part_name(arm: str, point: Point, seed: int) -> str:

@@ -14,16 +14,11 @@ from impala_mi.errors import UserError
 from impala_mi.learner.batching import stack, to_device
 from impala_mi.learner.data_parallel import split
 from impala_mi.learner.update import Learner
+from impala_mi.nn.agent import Agent
 from impala_mi.reproductions.interference import interference_study
 from impala_mi.reproductions.interference.gradient_cosines import gradient_cosines
 from impala_mi.reproductions.interference.in_process import train_in_process
-from impala_mi.reproductions.interference.interference_report import (
-    Point,
-    Run,
-    compare,
-    interference_report,
-    line_style,
-)
+from impala_mi.reproductions.interference.interference_report import interference_report, line_style
 from impala_mi.reproductions.interference.interference_study import (
     ARMS,
     FULL,
@@ -33,6 +28,8 @@ from impala_mi.reproductions.interference.interference_study import (
     run_config,
     run_study,
 )
+from impala_mi.reproductions.interference.results import Point, Run, Transfer, compare
+from impala_mi.reproductions.interference.transfer import grow
 from impala_mi.reproductions.study import Study
 from impala_mi.reproductions.study_report import write_study_report
 from tests.tiny import started
@@ -178,6 +175,47 @@ def test_popart_is_compared_with_the_same_head_and_arms_that_were_not_run_are_le
     )
 
 
+@pytest.mark.parametrize("head", ["shared", "per_task", "mi_task", "film_task", "mi_context"])
+def test_a_grown_agent_acts_as_before_on_the_tasks_that_it_knows(head):
+    """Policies and values of all levels but the new one are equal to rounding, as the trained weights are kept."""
+    small, large = (run_config(head, Point(tasks, 0.5), 1, 10_000) for tasks in (3, 4))
+    agents = [Agent(c.agent, make_suite(c.env).spaces).eval() for c in (small, large)]
+    before = [p.clone() for p in agents[1].parameters()]
+    grow(agents[0].state_dict(), agents[1])
+    h, level = torch.randn(64, small.agent.core_width), torch.arange(64) % 3
+    outputs = [agent.head(h, level) for agent in agents]
+    for known, grown in zip(*outputs, strict=True):
+        torch.testing.assert_close(known, grown)
+    new = [agents[1].head(h[:1], torch.tensor([k])).logits for k in (0, 3)]
+    assert head in ("shared", "mi_context") or not torch.allclose(*new), "the new level has weights of its own"
+    assert any(not torch.equal(p, q) for p, q in zip(before, agents[1].parameters(), strict=True))
+
+
+def test_weights_that_do_not_fit_are_refused():
+    agents = [
+        Agent(c.agent, make_suite(c.env).spaces)
+        for c in (run_config("per_task", Point(k, 0.5), 1, 10_000) for k in (3, 4))
+    ]
+    with pytest.raises(RuntimeError):
+        grow(agents[1].state_dict(), agents[0])
+
+
+def test_a_transfer_is_compared_by_seed_and_with_an_untrained_agent():
+    runs = [synthetic(arm, 0.0, seed, 10.0 * seed) for arm in ("shared", "mi_task") for seed in (1, 2)]
+    transfers = [
+        Transfer(arm, Point(2, 0.0), seed, (1, 2), (0.0, score), (50.0, 10.0 * seed + loss))
+        for arm, score, loss in (("shared", 20.0, -4.0), ("mi_task", 60.0, 3.0))
+        for seed in (1, 2)
+    ]
+    plan = [(Point(2, 0.0), ("shared", "mi_task"))]
+    table = interference_report(runs, plan, transfers).tables[-1]
+    assert table.rows[0][:3] == ["shared", "2 tasks, 0%", "20.0 ± 0.0"]
+    untrained = f"16.0 ± {stats.t.ppf(0.975, 1) * 5:.1f}"
+    assert table.rows[1][2:] == ["60.0 ± 0.0", untrained, "+2.0 ± 0.0", "+40.0 ± 0.0"]
+    assert table.rows[0][5] is None
+    assert interference_report(runs, plan).data["transfers"] == []
+
+
 def test_the_final_score_is_the_mean_of_the_last_windows():
     run = Run("shared", Point(2, 0.0), 1, range(6), [[0.0, 0.0]] * 2 + [[10.0, 20.0]] * 4, [], [], 7)
     assert run.final == 15.0
@@ -187,7 +225,7 @@ def test_the_final_score_is_the_mean_of_the_last_windows():
 @pytest.mark.slow
 def test_the_whole_in_miniature(tmp_path, monkeypatch):
     points = tuple((Point(2, c), ("shared", "mi_task")) for c in (0.0, 1.0))
-    small = InterferenceProtocol(points, ((points[1][0], "mi_task"),), 1024)
+    small = InterferenceProtocol(points, ((points[1][0], "mi_task"),), points[:1], 1024, 1024)
     monkeypatch.setattr(interference_study, "QUICK", small)
     monkeypatch.setattr(interference_study, "WINDOWS", 4)
     monkeypatch.setattr(interference_study, "ENVS", 4)
@@ -204,10 +242,14 @@ def test_the_whole_in_miniature(tmp_path, monkeypatch):
     keys = [(run["seed"], run["point"]["contradiction"], run["arm"]) for run in written["data"]["runs"]]
     assert keys == [(seed, c, arm) for seed in (3, 4) for c in (0.0, 1.0) for arm in ("shared", "mi_task")]
     assert [len(run["cosines"]) for run in written["data"]["runs"]] == [4, 0] * 4
+    assert [(t["arm"], t["seed"], len(t["new"])) for t in written["data"]["transfers"]] == [
+        (arm, seed, 5) for seed in (3, 4) for arm in ("shared", "mi_task")
+    ]
     kinds = [{row["kind"] for row in run["separation"]} for run in written["data"]["runs"]]
     assert kinds == [set(), set(), set(), {"core", "context", "policy"}] * 2
     own._lock.close()
-    monkeypatch.setattr(interference_study, "train_part", None)  # nothing is trained again
+    for name in ("train_part", "train_and_transfer"):
+        monkeypatch.setattr(interference_study, name, lambda *_: pytest.fail("nothing is trained again"))
     again = Study("interference", tmp_path, SETTINGS)
     assert run_study(again).verdict == report.verdict
     again._lock.close()
