@@ -158,8 +158,8 @@ def verdict(leads: Mapping[int, Mapping[str, Lead]]) -> str:
         growth = RepetitionMean(many.mean - few.mean, float(np.hypot(many.error, few.error)), few.count)
         held += [*end, *sooner, growth.above_zero(level)]
         texts.append(
-            f"ahead of the {model} with {_numbers(end, own)} tasks at the end, {_numbers(sooner, own)} throughout, "
-            f"by {growth} decades more with {max(own)} than with {min(own)} "
+            f"ahead of the {model} with {_numbers(end, own)} tasks at the end, with {_numbers(sooner, own)} tasks "
+            f"throughout, by {growth} decades more with {max(own)} than with {min(own)} "
             f"({'sure' if growth.above_zero(level) else 'not sure'})"
         )
     word = "held" if all(held) else "held in part" if any(held) else "was not shown"
