@@ -120,7 +120,7 @@ def test_commands_and_options_exist(path: Path) -> None:
 
 def test_reproductions_exist() -> None:
     text = (ROOT / "docs/reproductions/README.md").read_text()
-    assert set(re.findall(r"impala-mi reproduce ([a-z-]+)", text)) == set(EXPERIMENTS)
+    assert set(re.findall(r"impala-mi reproduce ([a-z-]+)", text)) == {*EXPERIMENTS, "redraw"}
 
 
 @over_timeless

@@ -34,8 +34,8 @@ def mean_interval_of_known(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(count > 1, half, np.nan)
 
 
-def crossed_interval(*samples: np.ndarray) -> tuple[float, float]:
-    """Mean of a crossed design, and half of its 95 % interval.
+def crossed_interval(*samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """Mean of a crossed design, and half of its interval.
 
     Every member of one sample meets every member of the others, such as networks and test functions. Half of the
     interval is the root of the summed squares of the halves (Student's t) that each sample has alone; a sample of
@@ -43,8 +43,9 @@ def crossed_interval(*samples: np.ndarray) -> tuple[float, float]:
 
     Args:
         samples: for each sample the means [N] of its members over the other samples.
+        level: confidence level of the interval.
     """
-    halves = [mean_interval(sample)[1] for sample in samples if len(sample) > 1]
+    halves = [mean_interval(sample, level)[1] for sample in samples if len(sample) > 1]
     return float(samples[0].mean()), float(np.linalg.norm(halves))
 
 

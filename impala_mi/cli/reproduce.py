@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from impala_mi.cli.console import list_written, make_console, make_table
+from impala_mi.cli.console import check_writable, list_written, make_console, make_table
 from impala_mi.cli.options import OVERRIDES, F, compose
 from impala_mi.errors import UserError
 from impala_mi.paths import local_path
@@ -119,6 +119,23 @@ def _run(name: str, out: Path | None, settings: dict[str, Any]) -> None:
     list_written(console, write_study_report(study, report, command))
 
 
+@click.command("redraw", short_help="Make finished experiments' pages again from their results.json.")
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+def redraw(folders: tuple[Path, ...]) -> None:
+    """Make results.md and the figures of finished experiments again, from results.json alone.
+
+    Nothing is trained: verdicts and tables are computed anew from the data. FOLDER is that of a finished
+    experiment, such as docs/reproductions/regression.
+    """
+    from impala_mi.reproductions.redraw import REPORTS
+    from impala_mi.reproductions.study_report import read_page, write_page
+
+    console = make_console()
+    pages = [(folder, read_page(folder, REPORTS)) for folder in map(local_path, folders)]
+    for folder, page in pages:
+        list_written(console, write_page(check_writable(folder), page))
+
+
 @click.group(short_help="Repeat an experiment of the paper.")
 def command() -> None:
     """Repeat an experiment of the paper: tables and figures, and whether its claim held.
@@ -139,6 +156,7 @@ def _plain(name: str, quick: str) -> click.Command:
     return run
 
 
+command.add_command(redraw)
 for _name, _quick in (
     ("expressivity", "A quarter of an hour"),
     ("regression", "A quarter of an hour"),

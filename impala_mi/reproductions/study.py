@@ -98,7 +98,7 @@ class Study:
 
     def _compare(self, file: Path, requested: dict[str, Any]) -> None:
         """Raise `UserError` if the folder's settings differ from the requested ones."""
-        with _name_damage(file, f"put it back, or name another folder than {str(self.folder)!r} with --out"):
+        with name_damage(file, f"put it back, or name another folder than {str(self.folder)!r} with --out"):
             before = dict(_flatten(json.loads(file.read_text(encoding="utf-8")), ""))
         now = dict(_flatten(requested, ""))
         for key in [*now, *(before.keys() - now.keys())]:  # the name first, then settings, then the protocol
@@ -136,7 +136,7 @@ class Study:
             write_atomically(file, json.dumps(result | facts) + "\n")
             for leftover in (clock, self._state(name)):
                 leftover.unlink(missing_ok=True)
-        with _name_damage(file, REDO_PART):
+        with name_damage(file, REDO_PART):
             results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             float(results["seconds"])
         self.results[name] = results
@@ -152,7 +152,7 @@ class Study:
         """
         file = self._state(name)
         if file.exists():
-            with _name_damage(file, REDO_PART):
+            with name_damage(file, REDO_PART):
                 load(torch.load(file, map_location="cpu", weights_only=True))
 
     def save(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
@@ -168,7 +168,7 @@ class Study:
 
 
 @contextlib.contextmanager
-def _name_damage(file: Path, remedy: str) -> Iterator[None]:
+def name_damage(file: Path, remedy: str) -> Iterator[None]:
     """Turn any error of reading a file into a `UserError` that names the file."""
     try:
         yield

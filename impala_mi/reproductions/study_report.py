@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,15 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from impala_mi.errors import UserError
 from impala_mi.host.files import write_atomically
-from impala_mi.reproductions.study import Study
+from impala_mi.reproductions.study import Study, name_damage
 from impala_mi.runs.folder import versions
 
 Cell = str | int | float | None
+RESULTS = "results.json"
+DIGITS = 6
+"""Significant digits of numbers in files of results."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class StudyReport:
     figures: Mapping[str, Figure]
     """Figures by file name without suffix."""
     data: Mapping[str, Any]
-    """Data behind the figures: plain containers and numbers."""
+    """All that tables, figures and verdict are made of: plain containers and numbers."""
 
 
 def format_cell(cell: Cell) -> str:
@@ -60,35 +64,86 @@ def write_study_report(study: Study, report: StudyReport, command: str) -> list[
     Returns:
         The files.
     """
-    files = []
-    for name, figure in report.figures.items():
-        files.append(study.folder / f"{name}.png")
-        figure.savefig(files[-1], dpi=110)
     parts = study.results.values()
     facts = {
         "command": command, "where": hardware(study.settings), **study.settings,
         "minutes": round(sum(part["seconds"] for part in parts) / 60, 1),
         "trained by": ", ".join(sorted({part.get("revision") or "a revision not known" for part in parts})),
-        "versions": {k: v for k, v in versions().items() if k in ("python", "torch", "numpy", "impala-mi", "git")},
+        "versions": {k: v for k, v in versions().items() if k in ("python", "torch", "numpy", "impala-mi")},
     }  # fmt: skip
-    text = [f"# {study.name}", "", f"The paper: {report.claim}", "", f"Here: {report.verdict}", ""]
-    for table in report.tables:
-        text += [f"## {table.title}", "", "| " + " | ".join(table.header) + " |"]
-        text += ["|" + "|".join(["---", *["--:"] * (len(table.header) - 1)]) + "|"]
-        text += ["| " + " | ".join(map(format_cell, row)) + " |" for row in table.rows] + [""]
-    text += [line for name in report.figures for line in (f"![{name}]({name}.png)", "")]
-    text += ["## How", "", f"`{command}`", ""]
-    text += [f"- {k}: {v}" for k, v in facts.items() if k != "command" and not isinstance(v, dict)]
-    text += ["- versions: " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()), ""]
+    return write_page(study.folder, StudyPage(study.name, facts, report))
+
+
+@dataclass(frozen=True)
+class StudyPage:
+    """A report with what is known of its making."""
+
+    name: str
+    """Name of the experiment."""
+    facts: Mapping[str, Any]
+    """Command, machine, settings, minutes, revisions that trained and versions."""
+    report: StudyReport
+
+    @property
+    def markdown(self) -> str:
+        """The page's text."""
+        report = self.report
+        text = [f"# {self.name}", "", f"The paper: {report.claim}", "", f"Here: {report.verdict}", ""]
+        for table in report.tables:
+            text += [f"## {table.title}", "", "| " + " | ".join(table.header) + " |"]
+            text += ["|" + "|".join(["---", *["--:"] * (len(table.header) - 1)]) + "|"]
+            text += ["| " + " | ".join(map(format_cell, row)) + " |" for row in table.rows] + [""]
+        text += [line for name in report.figures for line in (f"![{name}]({name}.png)", "")]
+        text += ["## How", "", f"`{self.facts['command']}`", ""]
+        text += [f"- {k}: {v}" for k, v in self.facts.items() if k != "command" and not isinstance(v, dict)]
+        text += ["- versions: " + ", ".join(f"{k} {v}" for k, v in self.facts["versions"].items()), ""]
+        return "\n".join(text)
+
+
+_OF_THE_REPORT = ("name", "claim", "verdict", "tables", "data")
+"""Keys of results.json that are no facts."""
+
+
+def write_page(folder: Path, page: StudyPage) -> list[Path]:
+    """Write results.json, results.md and each figure (.png) into a folder; return the files."""
+    report, files = page.report, []
+    for name, figure in report.figures.items():
+        files.append(folder / f"{name}.png")
+        figure.savefig(files[-1], dpi=110)
     values = {
-        "name": study.name, **facts, "claim": report.claim, "verdict": report.verdict,
+        "name": page.name, **page.facts, "claim": report.claim, "verdict": report.verdict,
         "tables": [{"title": t.title, "header": t.header, "rows": t.rows} for t in report.tables],
         "data": report.data,
     }  # fmt: skip
-    files += [study.folder / "results.md", study.folder / "results.json"]
-    write_atomically(files[-2], "\n".join(text))
-    write_atomically(files[-1], json.dumps(_finite(values), allow_nan=False) + "\n")
+    files += [folder / "results.md", folder / RESULTS]
+    write_atomically(files[-2], page.markdown)
+    write_atomically(files[-1], json.dumps(as_stored(values), allow_nan=False) + "\n")
     return files
+
+
+def read_page(folder: Path, reports: Mapping[str, Callable[[Mapping[str, Any]], StudyReport]]) -> StudyPage:
+    """Make a page again from a folder's results.json: nothing but its data and facts is taken from there.
+
+    Args:
+        folder: folder of a finished study.
+        reports: makers of reports from data, by experiment.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another experiment.
+    """
+    file = folder / RESULTS
+    if not file.is_file():
+        raise UserError(f"{str(folder)!r} has no {RESULTS}: no finished experiment is there")
+    with name_damage(file, "run the experiment again"):
+        values = json.loads(file.read_text(encoding="utf-8"))
+        name, data = str(values["name"]), values["data"]
+        facts = {key: value for key, value in values.items() if key not in _OF_THE_REPORT}
+    if name not in reports:
+        raise UserError(f"{str(file)!r} is of the experiment {name!r}; known are {', '.join(reports)}")
+    with name_damage(file, "run the experiment again"):
+        page = StudyPage(name, facts, reports[name](data))
+        page.markdown  # noqa: B018 - facts that are missing are found here
+    return page
 
 
 def hardware(settings: Mapping[str, Any]) -> str:
@@ -99,10 +154,13 @@ def hardware(settings: Mapping[str, Any]) -> str:
     return torch.cuda.get_device_name() if settings["device"] == "cuda" else f"CPU, {cores}"
 
 
-def _finite(value: Any) -> Any:
-    """The value with None in place of numbers that JSON does not have."""
+def as_stored(value: Any) -> Any:
+    """The value as results.json gives it back, so that a report made from it can be made again.
+
+    Numbers have six significant digits, those that JSON does not have are None, sequences are lists and keys texts.
+    """
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): as_stored(item) for key, item in value.items()}
+    return [as_stored(item) for item in value] if isinstance(value, list | tuple) else value

@@ -25,6 +25,8 @@ def test_crossed_intervals_add_the_squares_of_both_samples() -> None:
         for sample in (networks, functions)
     ]
     assert crossed_interval(networks, functions) == pytest.approx((7 / 3, np.hypot(*halves)))
+    wide = crossed_interval(functions, level=0.99)[1] / crossed_interval(functions)[1]
+    assert wide == pytest.approx(stats.t.ppf(0.995, 3) / stats.t.ppf(0.975, 3))
     assert crossed_interval(networks[1:2], functions) == pytest.approx((2.0, halves[1]))
     assert crossed_interval(np.ones(3), np.zeros(2)) == (1.0, 0.0)
     assert crossed_interval(networks[:1]) == (1.0, 0.0)

@@ -45,6 +45,12 @@ def test_a_study_is_told_written_and_repeated(tmp_path, monkeypatch):
     first = {file.name: file.read_bytes() for file in (folder / "parts").iterdir()}
     assert impala(*args, cwd=tmp_path).returncode == 0
     assert first == {file.name: file.read_bytes() for file in (folder / "parts").iterdir()}
+    written = {name: (folder / name).read_bytes() for name in ("results.md", "results.json")}
+    (folder / "results.md").unlink()
+    (folder / "figure3.png").unlink()
+    assert impala("reproduce", "redraw", "my results", cwd=tmp_path).returncode == 0
+    assert written == {name: (folder / name).read_bytes() for name in written}
+    assert (folder / "figure3.png").exists()
     refused(impala(*args[:-3], "6", *args[-2:], cwd=tmp_path), "begun with seed=5, not 6")
     monkeypatch.setattr(regression_study, "QUICK", RegressionProtocol(tasks=(2, 4), repetitions=2, steps=8))
     refused(impala(*args, cwd=tmp_path), "begun with steps=4, not 8")

@@ -9,6 +9,8 @@ within a mean squared error of 0.1 over d. Choices where the paper is silent or 
   x and z. The functions with d outputs, x + z and sigmoid(x) * z, are measured as well and reported separately.
   Their error is the squared norm, because by the mean over outputs z / 2 alone is within 0.1 of all gates (0.043 at
   any width). The tables include that reading too; Adam's steps do not depend on it.
+- *Growth of MI.* One unit suffices for one output. It has d^2 + 2d + 3 parameters with its readout, so quadratic
+  growth is arithmetic and its exponent is not measured. d independent outputs need d units: d^3 + 3 d^2 + 2 d.
 - *The sweep* [1, 2, 5, ..., 200]: "size is the largest value such that the network has not more than N variables
   and we sweep over" it. It is read as hidden sizes; a network of a size stands for all N that allow this size and
   no larger one. Networks of at most 200 variables would end at small d, so N itself is hardly meant, but thousands

@@ -1,7 +1,7 @@
 """Statements of section 3 and figure 2 checked against the results, with tables and figures."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from impala_mi.reproductions.expressivity.min_params import ERROR, Curves, MinParams, as_row, curves, median
+from impala_mi.analysis.stats import bonferroni, t_factor
+from impala_mi.reproductions.expressivity.min_params import ERROR, Curves, MinParams, curves, median
 from impala_mi.reproductions.expressivity.shallow_networks import FUNCTIONS, MODELS, TITLES, outputs
 from impala_mi.reproductions.study_report import Cell, ResultTable, StudyReport
 
 FROM_WIDTH = 3
 """Smallest width to which the statements apply; below it z / 2 alone is within the error of gating."""
-_QUADRATIC = (1.5, 2.5)
-"""Range of exponents that count as quadratic growth."""
+PRODUCTS = 3
+"""Functions whose growth is judged: gating, the dot product and gating with d outputs."""
 _COLOURS = {"MLP": "tab:blue", "MI": "tab:green", "low rank": "tab:orange", "diagonal": "tab:purple"}
 
 
@@ -34,9 +35,13 @@ class PaperCheck:
         return f"{self.text} ({self.numbers})"
 
 
-def expressivity_report(points: Sequence[MinParams], protocol: Mapping[str, Any]) -> StudyReport:
-    """Tables, figures and verdict."""
-    by = curves(points)
+def report_from_data(data: Mapping[str, Any]) -> StudyReport:
+    """Tables, figures and verdict.
+
+    Args:
+        data: `protocol` (fields of `ExpressivityProtocol`) and `points`, rows of `MinParams`.
+    """
+    by = curves([MinParams.from_row(row) for row in data["points"]])
     scalar, vector = check_statements(by, ""), check_statements(by, ", d outputs")
     rows: list[list[Cell]] = [[c.text, "yes" if c.held else "no", c.numbers] for c in scalar + vector]
     functions = list(FUNCTIONS)
@@ -54,7 +59,7 @@ def expressivity_report(points: Sequence[MinParams], protocol: Mapping[str, Any]
             "outputs": draw(by, functions[3:], ["MLP", "MI"]),
             "relatives": draw(by, functions, list(MODELS)),
         },
-        data={"protocol": protocol, "points": [as_row(p) for p in points]},
+        data=data,
     )  # fmt: skip
 
 
@@ -69,40 +74,42 @@ def check_statements(by: Curves, suffix: str) -> list[PaperCheck]:
     products = [f for f in (f"gating{suffix}", dot) if ("MI", f) in by]
     checks = [_fewer(by, summation, "MLP", "MI")]
     for function in products:
-        checks += [_fewer(by, function, "MI", "MLP"), _quadratic(by, function), _exponential(by, function)]
+        checks += [_fewer(by, function, "MI", "MLP"), _one_unit(by, function), _exponential(by, function)]
     checks += [_prunable(by, function) for function in (summation, dot) if ("MI", function) in by]
     return [*checks, *(_not_prunable(by, function) for function in (summation, *products))]
 
 
 def verdict(scalar: Sequence[PaperCheck], vector: Sequence[PaperCheck]) -> str:
-    """Verdict, which is that of the functions with one output; statements that failed are named with numbers."""
-    held = sum(c.held for c in scalar)
-    word = "held" if held == len(scalar) else "held in part" if held else "did not hold"
-    return f"{word}. Of functions with one output {_count_held(scalar)}. With d outputs {_count_held(vector)}."
+    """Number of statements that held; those that did not are named with numbers."""
+    return f"of functions with one output {_count_held(scalar)}. With d outputs {_count_held(vector)}."
 
 
 def _count_held(checks: Sequence[PaperCheck]) -> str:
     failed = [str(c) for c in checks if not c.held]
-    text = f" (no: {'; '.join(failed)})" if failed else ""
-    return f"{len(checks) - len(failed)} of {len(checks)} statements{text}"
+    text = f" (not: {'; '.join(failed)})" if failed else ""
+    return f"{len(checks) - len(failed)} of {len(checks)} statements held{text}"
 
 
-def growth(
-    points: Sequence[MinParams], scale: Callable[[float], float] = math.log
-) -> tuple[float, float, float] | None:
-    """Slope of log(parameters) over `scale` of the width, its standard error and the residual sum of squares.
+def growth(points: Sequence[MinParams], level: float) -> tuple[float, float, float] | None:
+    """Fit log(parameters) = a + b log(d) + c d at the widths from `FROM_WIDTH` on with a network within the error.
 
-    The fit uses the widths from `FROM_WIDTH` on with a network within the error; None for fewer than three.
+    A power of d has c = 0, an exponential c > 0.
+
+    Returns:
+        The exponent b of the power alone (c = 0), and c with half of its interval (Student's t) of that confidence
+        level; None for fewer than four widths.
     """
     learnt = [p for p in _wide(points) if p.found]
-    if len(learnt) < 3:
+    if len(learnt) < 4:
         return None
-    x = np.array([scale(p.width) for p in learnt])
+    d = np.array([p.width for p in learnt], dtype=float)
     y = np.log([p.median for p in learnt])
-    slope, intercept = np.polyfit(x, y, 1)
-    residual = float(((y - slope * x - intercept) ** 2).sum())
-    error = math.sqrt(residual / (len(x) - 2) / float(((x - x.mean()) ** 2).sum()))
-    return float(slope), error, residual
+    design = np.stack([np.ones_like(d), np.log(d), d], 1)
+    fitted = np.linalg.lstsq(design, y)[0]
+    variance = float(((y - design @ fitted) ** 2).sum()) / (len(d) - 3)
+    error = math.sqrt(variance * np.linalg.inv(design.T @ design)[2, 2])
+    half = float(t_factor(len(d) - 2, level)) * error  # the factor of len(d) - 3 degrees of freedom
+    return float(np.polyfit(np.log(d), y, 1)[0]), float(fitted[2]), half
 
 
 def _wide(points: Sequence[MinParams]) -> list[MinParams]:
@@ -110,35 +117,50 @@ def _wide(points: Sequence[MinParams]) -> list[MinParams]:
 
 
 def _fewer(by: Curves, function: str, smaller: str, larger: str) -> PaperCheck:
+    """Check that every repetition of one model needs fewer parameters than every one of the other, at every width.
+
+    If the models were alike, this would happen at one width once in 20 times for three repetitions each.
+    """
     pairs = list(zip(_wide(by[smaller, function]), _wide(by[larger, function]), strict=True))
-    held = [a.median < (b.median if b.found else b.tried) for a, b in pairs]
+    held = [
+        max(math.inf if n is None else n for n in a.parameters)
+        < min(b.tried if n is None else n for n in b.parameters)
+        for a, b in pairs
+    ]
     a, b = (f"{p.median:,.0f}" if p.found else f"more than {p.tried:,}" for p in pairs[-1])
-    numbers = f"at {sum(held)} of {len(held)} widths; at {pairs[-1][0].width} {a} against {b}"
+    numbers = f"in all repetitions at {sum(held)} of {len(held)} widths; at {pairs[-1][0].width} {a} against {b}"
     return PaperCheck(f"{function}: {smaller} needs fewer parameters than {larger}", all(held), numbers)
 
 
-def _quadratic(by: Curves, function: str) -> PaperCheck:
-    power = growth(by["MI", function])
-    text = f"{function}: the growth of MI is quadratic"
-    if power is None:
-        return PaperCheck(text, False, "found at fewer than three widths")
-    return PaperCheck(text, _QUADRATIC[0] <= power[0] <= _QUADRATIC[1], f"exponent {power[0]:.2f} ± {power[1]:.2f}")
+def _one_unit(by: Curves, function: str) -> PaperCheck:
+    """Check that one multiplicative unit suffices; the number of parameters is then arithmetic."""
+    points = _wide(by["MI", function])
+    sizes = [size for p in points for size in p.size]
+    held = all(size == 1 for size in sizes)
+    known = [size for size in sizes if size is not None]
+    if held:
+        numbers = f"d^2 + 2d + 3 parameters by arithmetic, {points[-1].median:,.0f} at {points[-1].width}"
+    elif known:
+        numbers = f"{min(known)} to {max(known)} units at widths {points[0].width} to {points[-1].width}"
+    else:
+        numbers = "no network was found"
+    return PaperCheck(f"{function}: one multiplicative unit suffices", held, numbers)
 
 
 def _exponential(by: Curves, function: str) -> PaperCheck:
-    # With so few widths an exponential must fit twice as well before it is believed.
+    """Check that the MLP's growth is faster than a power of d; the intervals of all functions hold together."""
     points = by["MLP", function]
-    power, exponential = growth(points), growth(points, float)
-    text = f"{function}: the MLP grows exponentially rather than as a power of d"
+    fit = growth(points, bonferroni(PRODUCTS))
+    text = f"{function}: the MLP grows faster than a power of d"
     beyond = [str(p.width) for p in _wide(points) if not p.found]
     note = f"; more than was tried at {', '.join(beyond)}" if beyond else ""
-    if power is None or exponential is None:
-        return PaperCheck(text, False, f"found at fewer than three widths{note}")
-    return PaperCheck(
-        text, exponential[2] < power[2] / 2,
-        f"residuals {exponential[2]:.3f} of an exponential, {power[2]:.3f} of the power "
-        f"{power[0]:.2f} ± {power[1]:.2f}{note}",
-    )  # fmt: skip
+    if fit is None:
+        return PaperCheck(text, False, f"found at fewer than four widths{note}")
+    exponent, faster, half = fit
+    numbers = (
+        f"as a power {exponent:.2f}; beside a power the logarithm gains {faster:+.3f} ± {half:.3f} per unit of d"
+    )
+    return PaperCheck(text, faster > half, f"{numbers}{note}")
 
 
 def _pruning(by: Curves, model: str, function: str) -> tuple[list[float], str, bool]:

@@ -3,9 +3,10 @@
 from dataclasses import asdict, dataclass
 from itertools import product
 
-from impala_mi.reproductions.expressivity.expressivity_report import expressivity_report
+from impala_mi.reproductions.expressivity.expressivity_report import report_from_data
 from impala_mi.reproductions.expressivity.min_params import (
     ERROR,
+    MinParams,
     TrainedNetwork,
     as_row,
     min_params,
@@ -15,7 +16,7 @@ from impala_mi.reproductions.expressivity.shallow_networks import FUNCTIONS, MOD
 from impala_mi.reproductions.expressivity.size_sweep import SizeSweep, train_sweep
 from impala_mi.reproductions.network_stack import prepare_process
 from impala_mi.reproductions.study import Study
-from impala_mi.reproductions.study_report import StudyReport
+from impala_mi.reproductions.study_report import StudyReport, as_stored
 
 BEYOND = ((300, 500), (1000,), (2000,))
 """Hidden sizes of MLPs after the paper's."""
@@ -68,12 +69,12 @@ def run_study(study: Study) -> StudyReport:
     prepare_process()
     kinds = list(product(protocol.widths, MODELS))
     total, before = sum(width for width, _ in kinds), 0
-    points = []
+    points: list[MinParams] = []
     for width, model in kinds:
         trained = sweep_width(study, protocol, model, width, (before / total, (before + width) / total))
         points += [min_params(trained, model, f, width, outputs(f, width), protocol.repetitions) for f in FUNCTIONS]
         before += width
-    return expressivity_report(points, asdict(protocol))
+    return report_from_data(as_stored({"protocol": asdict(protocol), "points": [as_row(p) for p in points]}))
 
 
 def sweep_width(

@@ -1,7 +1,7 @@
 """Smallest networks within the error."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class TrainedNetwork:
     error_pruned: float | None
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> "TrainedNetwork":
+    def from_row(cls, row: Mapping[str, Any]) -> "TrainedNetwork":
         """Read a row of a part's results."""
         return cls(**{"unpruned" if key == "left" else key: value for key, value in row.items()})
 
@@ -48,6 +48,11 @@ class MinParams:
     error_pruned: list[float | None]
     tried: int
     """Parameters of the largest network that was trained."""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "MinParams":
+        """Read a row of results.json."""
+        return cls(**{"unpruned" if key == "left" else key: value for key, value in row.items()})
 
     @property
     def median(self) -> float:

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from impala_mi.analysis.stats import bonferroni, welch_interval
 from impala_mi.nn.meta import num_parameters
 from impala_mi.nn.multiplicative import Diagonal
-from impala_mi.reproductions.language_model.corpus import WIKITEXT_103, Corpus
-from impala_mi.reproductions.language_model.language_model_training import LanguageModelProtocol
+from impala_mi.reproductions.language_model.corpus import WIKITEXT_103
 from impala_mi.reproductions.language_model.word_lstm import KINDS, Kind, LanguageModelSizes, model_parameters
 from impala_mi.reproductions.study_report import Cell, ResultTable, StudyReport
 
@@ -29,6 +28,8 @@ CLAIM = (
 )
 Results = Mapping[Kind, Sequence[Mapping[str, Any]]]
 """Results of the parts of each model, one per seed."""
+CorpusFacts = Mapping[str, Any]
+"""Name and counts of a corpus."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def perplexity_change(model: Sequence[float], baseline: Sequence[float]) -> Perp
     return PerplexityChange(100 * math.expm1(a.mean() - b.mean()), (100 * math.expm1(low), 100 * math.expm1(high)))
 
 
-def verdict(corpus: Corpus, results: Results) -> str:
+def verdict(corpus: CorpusFacts, results: Results) -> str:
     """Verdict: it held if MultDec is below the LSTM and MultEncDec below MultDec, by their whole intervals.
 
     It held in part if one of these is so, or if MultEncDec is below the LSTM.
@@ -71,9 +72,9 @@ def verdict(corpus: Corpus, results: Results) -> str:
     }
     better = [change.better for change in changes.values()]
     word = "held" if all(better[:2]) else "held in part" if any(better) else "was not shown"
-    note = "" if corpus.is_wikitext_103 else ", which is not WikiText-103"
+    note = "" if corpus["counts"] == WIKITEXT_103 else ", which is not WikiText-103"
     return (
-        f"{word} on {corpus.name}{note}. Test perplexity "
+        f"{word} on {corpus['name']}{note}. Test perplexity "
         + ", ".join(f"{kind} {mean_and_deviation(tests[kind])}" for kind in KINDS)
         + "; "
         + ", ".join(f"{name} {change}" for name, change in changes.items())
@@ -88,35 +89,55 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
 
 
-def language_model_report(
-    corpus: Corpus, protocol: LanguageModelProtocol, models: Mapping[Kind, LanguageModelSizes], results: Results
-) -> StudyReport:
-    """Tables, figure and verdict from the results of each model's parts."""
+def report_from_data(data: Mapping[str, Any]) -> StudyReport:
+    """Tables, figure and verdict.
+
+    Args:
+        data: `corpus` (name and counts), `checks` (validations of an epoch) and `models`: the sizes of each and the
+            results of its parts. Perplexities that are None are infinite.
+    """
+    corpus, models = data["corpus"], data["models"]
+    results: Results = {
+        kind: [
+            run | {"test": _perplexity(run["test"]), "valid": list(map(_perplexity, run["valid"]))}
+            for run in models[kind]["runs"]
+        ]
+        for kind in KINDS
+    }
     rows: list[list[Cell]] = []
     for kind in KINDS:
         runs = results[kind]
         best = mean_and_deviation([min(run["valid"]) for run in runs])
         test = mean_and_deviation([run["test"] for run in runs])
-        rows.append([kind, models[kind].hidden, runs[0]["parameters"], best, test, *map(str, PAPER[kind])])
+        rows.append(
+            [kind, models[kind]["sizes"]["hidden"], runs[0]["parameters"], best, test, *map(str, PAPER[kind])]
+        )
     header = [
         "model", "LSTM width", "parameters", "valid", "test", "paper: valid", "paper: test", "paper: parameters"
     ]  # fmt: skip
-    softmax = ", adaptive softmax" if models["LSTM"].adaptive else ""
+    softmax = ", adaptive softmax" if models["LSTM"]["sizes"]["adaptive"] else ""
     return StudyReport(
         CLAIM,
         verdict(corpus, results),
         [
-            ResultTable(f"Perplexity on {corpus.name}{softmax}; the paper's on WikiText-103", header, rows),
+            ResultTable(f"Perplexity on {corpus['name']}{softmax}; the paper's on WikiText-103", header, rows),
             full_size_table(),
             ResultTable(
                 "Corpus: tokens with <eos>, and words",
                 ["", *WIKITEXT_103],
-                [[corpus.name, *corpus.counts.values()], ["WikiText-103", *WIKITEXT_103.values()]],
+                [
+                    [corpus["name"], *(corpus["counts"][key] for key in WIKITEXT_103)],
+                    ["WikiText-103", *WIKITEXT_103.values()],
+                ],
             ),
         ],
-        {"perplexity": draw(corpus, protocol.checks, results)},
-        {kind: {"sizes": vars(models[kind]), "runs": list(results[kind])} for kind in KINDS},
+        {"perplexity": draw(corpus, data["checks"], results)},
+        data,
     )
+
+
+def _perplexity(value: float | None) -> float:
+    return math.inf if value is None else value
 
 
 def full_size_table() -> ResultTable:
@@ -134,7 +155,7 @@ def full_size_table() -> ResultTable:
     )
 
 
-def draw(corpus: Corpus, checks: int, results: Results) -> Figure:
+def draw(corpus: CorpusFacts, checks: int, results: Results) -> Figure:
     """Validation perplexity by epoch, and relative to the LSTM's: means, and ranges over seeds."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     absolute, relative = figure.subplots(1, 2)
@@ -149,7 +170,7 @@ def draw(corpus: Corpus, checks: int, results: Results) -> Figure:
     absolute.set(ylabel="validation perplexity", yscale="log")
     relative.set(ylabel="against the LSTM's mean (%)")
     for axes in (absolute, relative):
-        axes.set(xlabel=f"epochs of {corpus.counts['train']:,} tokens", title=corpus.name)
+        axes.set(xlabel=f"epochs of {corpus['counts']['train']:,} tokens", title=corpus["name"])
         axes.grid(alpha=0.3, which="both")
     absolute.yaxis.set_minor_formatter("{x:.0f}")
     absolute.yaxis.set_major_formatter("{x:.0f}")

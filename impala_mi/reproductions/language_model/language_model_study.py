@@ -15,7 +15,7 @@ from impala_mi.reproductions.language_model.corpus import (
     python_documentation,
     read_corpus,
 )
-from impala_mi.reproductions.language_model.language_model_report import language_model_report
+from impala_mi.reproductions.language_model.language_model_report import report_from_data
 from impala_mi.reproductions.language_model.language_model_training import (
     LanguageModelProtocol,
     LanguageModelTraining,
@@ -28,7 +28,7 @@ from impala_mi.reproductions.language_model.word_lstm import (
     model_parameters,
 )
 from impala_mi.reproductions.study import Study
-from impala_mi.reproductions.study_report import StudyReport
+from impala_mi.reproductions.study_report import StudyReport, as_stored
 
 FULL = LanguageModelProtocol(
     LanguageModelSizes(0), equal=False, seeds=3, batch=64, length=128, epochs=30, patience=8
@@ -75,7 +75,12 @@ def train_models(study: Study, corpus: Corpus, protocol: LanguageModelProtocol) 
     for done, (kind, seed) in enumerate(parts):
         name = f"{kind.replace(' + ', '-')}-{seed}".lower()
         results[kind].append(study.part(name, partial(work, kind, seed, name, done)))
-    return language_model_report(corpus, protocol, models, results)
+    data = {
+        "corpus": {"name": corpus.name, "counts": corpus.counts},
+        "checks": protocol.checks,
+        "models": {kind: {"sizes": asdict(models[kind]), "runs": results[kind]} for kind in KINDS},
+    }
+    return report_from_data(as_stored(data))
 
 
 def sizes_of(protocol: LanguageModelProtocol, vocabulary: int, adaptive: bool) -> dict[Kind, LanguageModelSizes]:

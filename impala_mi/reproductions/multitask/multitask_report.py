@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,14 +31,32 @@ Gain = tuple[float, float, float]
 """A difference of means and the ends of its interval."""
 
 
-def multitask_report(
+def multitask_data(
     runs: Path, scores: Mapping[str, Sequence[Mapping[str, float]]], seeds: Sequence[int]
-) -> StudyReport:
-    """Compare the heads by their mean capped score over levels."""
+) -> dict[str, Any]:
+    """What a report needs: the scores [seeds, levels] of each head, and its learning curve if it has records."""
     levels = list(scores[HEADS[0]][0])
-    table = {name: np.array([[row[level] for level in levels] for row in rows]) for name, rows in scores.items()}
+    curves = {}
+    for name in HEADS:
+        own = curve([read(str(runs / f"{name}-{seed}")) for seed in seeds], "score/capped_mean")
+        if own is not None:
+            ends = {"low": own.low, "high": own.high} if own.low is not None and own.high is not None else {}
+            lines = {"frames": own.frames, "mean": own.mean} | ends
+            curves[name] = {key: line.tolist() for key, line in lines.items()}
+    table = {name: [[row[level] for level in levels] for row in rows] for name, rows in scores.items()}
+    return {"levels": levels, "seeds": list(seeds), "scores": table, "curves": curves}
+
+
+def report_from_data(data: Mapping[str, Any]) -> StudyReport:
+    """Compare the heads by their mean capped score over levels.
+
+    Args:
+        data: as of `multitask_data`.
+    """
+    levels, seeds = data["levels"], data["seeds"]
+    table = {name: np.array(rows) for name, rows in data["scores"].items()}
     capped = {name: np.minimum(rows, 100.0).mean(1) for name, rows in table.items()}
-    gains = {pair: _gain(capped[pair[0]], capped[pair[1]]) for pair in PAIRS}
+    gains = gains_between(capped)
 
     def capped_mean(name: str) -> str:
         mean, half = mean_interval(capped[name])
@@ -58,10 +77,14 @@ def multitask_report(
                 [[*pair, _format_gain(gain)] for pair, gain in gains.items()],
             ),
         ],
-        {"multitask": _draw(runs, seeds, capped)},
-        {"levels": levels, "seeds": list(seeds), "gains": {" against ".join(k): v for k, v in gains.items()}}
-        | {"scores": {name: rows.tolist() for name, rows in table.items()}},
-    )  # fmt: skip
+        {"multitask": _draw(data["curves"], capped)},
+        data,
+    )
+
+
+def gains_between(capped: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Gain]:
+    """Gains of all pairs, from the capped means [seeds] of each head; their intervals hold together at 95 %."""
+    return {(better, other): _gain(capped[better], capped[other]) for better, other in PAIRS}
 
 
 def _gain(rows: np.ndarray, base: np.ndarray) -> Gain:
@@ -95,18 +118,17 @@ def verdict(gains: Mapping[tuple[str, str], Gain]) -> str:
     )  # fmt: skip
 
 
-def _draw(runs: Path, seeds: Sequence[int], capped: dict[str, np.ndarray]) -> Figure:
+def _draw(curves: Mapping[str, Mapping[str, Sequence[float]]], capped: Mapping[str, np.ndarray]) -> Figure:
     """Figure 4(b, c): capped score over frames in training, and as evaluated."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     training, evaluated = figure.subplots(1, 2, width_ratios=[2, 1])
     for number, name in enumerate(HEADS):
-        scores = curve([read(str(runs / f"{name}-{seed}")) for seed in seeds], "score/capped_mean")
-        if scores is not None:
-            training.plot(scores.frames / 1e6, scores.mean, color=f"C{number}", label=name)
-            if scores.low is not None and scores.high is not None:
-                training.fill_between(
-                    scores.frames / 1e6, scores.low, scores.high, color=f"C{number}", alpha=0.15, lw=0
-                )
+        if name in curves:
+            own = {key: np.array(line, dtype=float) for key, line in curves[name].items()}
+            frames = own["frames"] / 1e6
+            training.plot(frames, own["mean"], color=f"C{number}", label=name)
+            if "low" in own:
+                training.fill_between(frames, own["low"], own["high"], color=f"C{number}", alpha=0.15, lw=0)
     training.set(xlabel="env frames (millions)", ylabel="mean capped score, last episodes", ylim=(0, None))
     if training.lines:
         training.legend(frameon=False)

@@ -8,10 +8,10 @@ from typing import Any
 from impala_mi.config import Config, build
 from impala_mi.envs.scores import has_references
 from impala_mi.errors import UserError
-from impala_mi.reproductions.multitask.multitask_report import ALONE, HEADS, multitask_report
+from impala_mi.reproductions.multitask.multitask_report import ALONE, HEADS, multitask_data, report_from_data
 from impala_mi.reproductions.multitask.train_eval_runs import RunProgress, run_config, train_and_evaluate
 from impala_mi.reproductions.study import Progress, Study
-from impala_mi.reproductions.study_report import StudyReport
+from impala_mi.reproductions.study_report import StudyReport, as_stored
 from impala_mi.runs.history import read
 from impala_mi.training import preflight
 
@@ -67,7 +67,7 @@ def run_study(study: Study) -> StudyReport:
         work = _alone if name == ALONE else partial(_head, name)
         part = study.part(f"{name.replace(' ', '-')}-{seed}", partial(work, study, config, seed, progress))
         scores[name].append(part["scores"])
-    return multitask_report(study.folder / "runs", scores, seeds)
+    return report_from_data(as_stored(multitask_data(study.folder / "runs", scores, seeds)))
 
 
 def _report(progress: Progress, start: float, length: float, description: str, share: float) -> None:

@@ -1,7 +1,6 @@
 """Comparison of the decoders by their held-out errors, with tables and figures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,15 +8,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from impala_mi.analysis.stats import crossed_interval
-from impala_mi.reproductions.neural_process.decoder_training import NeuralProcessProtocol
-from impala_mi.reproductions.neural_process.held_out import (
-    CONTEXTS,
-    EXAMPLES,
-    WEIGHTS,
-    Examples,
-    oracle_predictions,
-)
+from impala_mi.analysis.stats import LEVEL, bonferroni, crossed_interval
+from impala_mi.reproductions.neural_process.held_out import CONTEXTS, EXAMPLES, WEIGHTS
 from impala_mi.reproductions.study_report import Cell, ResultTable, StudyReport
 
 NAMES = {
@@ -31,6 +23,8 @@ NAMES = {
 GP = "Gaussian process"
 BASELINES, READINGS = ("mlp", "skip-mlp"), ("mi-all", "mi-x")
 """Decoders that the paper's claim compares."""
+PAIRS = [(name, mi) for mi in READINGS for name in NAMES if name not in READINGS]
+"""Differences that a page reports: of every MLP from every reading of the multiplicative decoder."""
 CONVERGED = 0.01
 """Largest fall of an error in the last quarter, in nats, that counts as converged."""
 CLAIM = (
@@ -38,33 +32,39 @@ CLAIM = (
     "has skip connections from the latent to each layer (section 7, figure 5(a))."
 )
 Interval = tuple[float, float]
-"""A mean and half of its 95 % interval."""
+"""A mean and half of its interval."""
 Results = Mapping[str, Mapping[str, Any]]
 """Results of a part by decoder."""
 _COLOURS = colormaps["tab10"]
 _DASHED = {"color": "0.2", "linestyle": "--", "linewidth": 1.3}
 
 
-def neural_process_report(
-    protocol: NeuralProcessProtocol, results: Results, floor: Mapping[str, Any], examples: Examples
-) -> StudyReport:
-    """Compare the decoders by their errors on held-out functions."""
-    falls = {name: _late_fall(result["curve"], protocol.steps) for name, result in results.items()}
+def report_from_data(data: Mapping[str, Any]) -> StudyReport:
+    """Compare the decoders by their errors on held-out functions.
+
+    Args:
+        data: `protocol` (fields of `NeuralProcessProtocol`), `decoders` (results of each part), `gaussian process`
+            (its errors and predictions) and `examples` (grid, values of each function on it, contexts).
+    """
+    protocol, results, floor = data["protocol"], data["decoders"], data["gaussian process"]
+    falls = {name: _late_fall(result["curve"], protocol["steps"]) for name, result in results.items()}
+    above = differences(results)
     rows: list[list[Cell]] = []
     for name, result in results.items():
-        above = [
-            None if name == mi else format_interval(overall(result["nll"], results[mi]["nll"])) for mi in READINGS
-        ]
+        gaps = [format_interval(above[name, mi]) if (name, mi) in above else None for mi in READINGS]
         nll, squared = (format_interval(overall(result[key])) for key in ("nll", "squared"))
         divergence = float(np.mean(result["curve"][-1]["divergence"]))
-        rows.append([NAMES[name], result["parameters"], nll, squared, *above, divergence, falls[name]])
+        rows.append([NAMES[name], result["parameters"], nll, squared, *gaps, divergence, falls[name]])
     nll, squared = (format_interval(overall(floor[key])) for key in ("nll", "squared"))
     rows.append([GP, None, nll, squared, None, None, None, None])
     header = (
         "decoder", "parameters", "NLL per target", "squared error", *(f"NLL above {NAMES[mi]}" for mi in READINGS),
         "KL per target, training", "NLL fell in the last quarter",
     )  # fmt: skip
-    title = f"Held-out draws after {protocol.steps:,} steps, mean over 1 to 50 contexts"
+    title = (
+        f"Held-out draws after {protocol['steps']:,} steps, mean over 1 to 50 contexts (intervals of 95 %; those "
+        f"of the {len(PAIRS)} differences hold together)"
+    )
     tables = [ResultTable(title, header, rows)]
     by = {
         key: {NAMES.get(name, GP): by_contexts(result[key]) for name, result in [*results.items(), ("gp", floor)]}
@@ -73,45 +73,54 @@ def neural_process_report(
     for key, title in (("nll", "NLL per target"), ("squared", "Squared error")):
         lines = [[name, *map(format_interval, values)] for name, values in by[key].items()]
         tables.append(ResultTable(f"{title} by number of contexts", ("contexts", *map(str, CONTEXTS)), lines))
+    smallest = min(overall(result["nll"], floor["nll"])[0] for result in results.values())
+    state = "have converged" if max(falls.values()) < CONVERGED else "have not converged"
     return StudyReport(
         claim=CLAIM,
-        verdict=verdict(protocol, results, floor, max(falls.values())),
+        verdict=f"{verdict(above)} Intervals together of 95 % over {protocol['networks']} networks each and "
+        f"{protocol['draws']:,} functions. After {protocol['steps']:,} steps they {state}: the NLL of one fell by "
+        f"{max(falls.values()):.2g} in the last quarter, the best is {smallest:.2f} above the {GP}'s.",
         tables=tables,
         figures={
-            "curves": draw_curves(results, overall(floor["nll"])[0], protocol.networks),
+            "curves": draw_curves(results, overall(floor["nll"])[0], protocol["networks"]),
             "contexts": draw_contexts(by["nll"], by["squared"]),
-            "functions": draw_functions(results, examples),
+            "functions": draw_functions(results, floor["examples"], data["examples"]),
         },
-        data={"protocol": asdict(protocol), "decoders": results, "gaussian process": floor, "contexts": CONTEXTS},
+        data=data,
     )
 
 
-def verdict(protocol: NeuralProcessProtocol, results: Results, floor: Mapping[str, Any], fall: float) -> str:
-    """Verdict: it held if the held-out NLL of both baselines is above MI's in both readings, by 95 % intervals.
+def differences(results: Results) -> dict[tuple[str, str], Interval]:
+    """Held-out NLL of each pair's MLP above that of its multiplicative decoder; all intervals hold together."""
+    level = bonferroni(len(PAIRS))
+    return {(name, mi): overall(results[name]["nll"], results[mi]["nll"], level) for name, mi in PAIRS}
 
-    It held in part if that of one baseline is above it in one reading.
+
+def verdict(above: Mapping[tuple[str, str], Interval]) -> str:
+    """How many of the paper's comparisons held: two baselines, and the two readings of the multiplicative decoder.
+
+    A comparison held if the whole interval of the baseline's NLL above the multiplicative decoder's is above 0, and
+    came out the other way if it is below 0.
     """
-    held, texts = [], []
+    held = {pair: value > half for pair, (value, half) in above.items()}
+    contrary = {pair: value < -half for pair, (value, half) in above.items()}
+    claimed = [(name, mi) for mi in READINGS for name in BASELINES]
+    texts = []
     for mi in READINGS:
-        above = {
-            name: overall(result["nll"], results[mi]["nll"])
-            for name, result in results.items() if name not in READINGS
-        }  # fmt: skip
-        held += [above[name][0] - above[name][1] > 0 for name in BASELINES]
-        numbers = ", ".join(f"{NAMES[name]} {value:+.3f} ± {half:.3f}" for name, (value, half) in above.items())
-        texts.append(f"above {NAMES[mi]} ({format_interval(overall(results[mi]['nll']))} nats) {numbers}")
-    text = "it held" if all(held) else "it held in part" if any(held) else "it did not hold"
-    smallest = min(overall(result["nll"], floor["nll"])[0] for result in results.values())
-    state = "have converged" if fall < CONVERGED else "have not converged"
+        numbers = ", ".join(
+            f"{NAMES[name]} {value:+.3f} ± {half:.3f} "
+            f"({'held' if held[name, mi] else 'the contrary' if contrary[name, mi] else 'not shown'})"
+            for (name, reading), (value, half) in above.items() if reading == mi
+        )  # fmt: skip
+        texts.append(f"above {NAMES[mi]}: {numbers}")
     return (
-        f"{text}. Held-out NLL per target {'; '.join(texts)} (95 % over {protocol.networks} networks each and "
-        f"{protocol.draws:,} functions; the criterion is the paper's two baselines). After {protocol.steps:,} "
-        f"steps they {state}: the NLL of one fell by {fall:.2g} in the last quarter, the best is {smallest:.2f} "
-        f"above the {GP}'s."
+        f"{sum(held[pair] for pair in claimed)} of {len(claimed)} comparisons with the paper's two baselines held, "
+        f"{sum(contrary[pair] for pair in claimed)} came out the other way. Held-out NLL per target, in nats, "
+        f"{'; '.join(texts)}."
     )
 
 
-def overall(errors: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> Interval:
+def overall(errors: Mapping[str, Any], other: Mapping[str, Any] | None = None, level: float = LEVEL) -> Interval:
     """Mean over numbers of contexts, of one decoder's errors or of their difference from another's.
 
     Networks of one seed and functions are compared in pairs: they started, learnt and were measured alike.
@@ -119,7 +128,7 @@ def overall(errors: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
     networks, functions = (WEIGHTS @ errors[key] for key in ("networks", "functions"))
     if other is not None:
         networks, functions = networks - WEIGHTS @ other["networks"], functions - WEIGHTS @ other["functions"]
-    return crossed_interval(networks, functions)
+    return crossed_interval(networks, functions, level=level)
 
 
 def by_contexts(errors: Mapping[str, Any]) -> list[Interval]:
@@ -196,11 +205,10 @@ def draw_contexts(nll: Mapping[str, Sequence[Interval]], squared: Mapping[str, S
     return figure
 
 
-def draw_functions(results: Results, examples: Examples) -> Figure:
+def draw_functions(results: Results, oracle: Sequence[Mapping[str, Any]], examples: Mapping[str, Any]) -> Figure:
     """Examples, one per row, by decoder: the mean with two standard deviations, and means for some z."""
-    predicted = {NAMES[name]: result["examples"] for name, result in results.items()}
-    predicted[GP] = oracle_predictions(examples)
-    grid, truth = examples.grid[0].tolist(), examples.truth.tolist()
+    predicted = {NAMES[name]: result["examples"] for name, result in results.items()} | {GP: oracle}
+    grid, truth = examples["grid"], examples["truth"]
     figure = Figure(figsize=(2.7 * len(predicted), 2.5 * len(truth)), layout="constrained")
     panels = figure.subplots(len(truth), len(predicted), sharex=True, sharey="row", squeeze=False)
     for column, (name, rows) in enumerate(predicted.items()):
@@ -214,8 +222,7 @@ def draw_functions(results: Results, examples: Examples) -> Figure:
                 axes.plot(grid, line, color=colour, linewidth=0.7, alpha=0.6)
             axes.plot(grid, mean, color=colour, linewidth=1.8, label="mean, two standard deviations")
             axes.plot(grid, truth[row], color="black", linewidth=1, linestyle="--", label="function")
-            x, y = examples.x[row][0].tolist(), examples.y[row][0].tolist()
-            axes.plot(x, y, "o", color="black", markersize=4, label="contexts")
+            axes.plot(*examples["contexts"][row], "o", color="black", markersize=4, label="contexts")
             axes.grid(alpha=0.25)
     for row, (length, _) in enumerate(EXAMPLES):
         panels[row][0].set_ylabel(f"length scale {length:g}\ny", fontsize=9)

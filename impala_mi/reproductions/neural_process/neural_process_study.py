@@ -20,11 +20,12 @@ from impala_mi.reproductions.neural_process.held_out import (
     held_out,
     make_examples,
     oracle_errors,
+    oracle_predictions,
     predictions,
 )
-from impala_mi.reproductions.neural_process.neural_process_report import neural_process_report
+from impala_mi.reproductions.neural_process.neural_process_report import report_from_data
 from impala_mi.reproductions.study import Study
-from impala_mi.reproductions.study_report import StudyReport
+from impala_mi.reproductions.study_report import StudyReport, as_stored
 
 FULL = NeuralProcessProtocol(5, 500_000, 10_000, 1e-4, draws=2000, samples=32, curve_draws=200, curve_samples=8)
 QUICK = NeuralProcessProtocol(3, 4000, 400, 1e-4, draws=256, samples=16, curve_draws=64, curve_samples=4)
@@ -47,7 +48,14 @@ def run_study(study: Study) -> StudyReport:
         )
         for number, name in enumerate(DECODERS)
     }
-    return neural_process_report(protocol, results, mean_errors(oracle_errors(held)[:, None]), examples)
+    floor = mean_errors(oracle_errors(held)[:, None]) | {"examples": oracle_predictions(examples)}
+    drawn = {
+        "grid": examples.grid[0].tolist(),
+        "truth": examples.truth.tolist(),
+        "contexts": [[x[0].tolist(), y[0].tolist()] for x, y in zip(examples.x, examples.y, strict=True)],
+    }
+    data = {"protocol": asdict(protocol), "decoders": results, "gaussian process": floor, "examples": drawn}
+    return report_from_data(as_stored(data))
 
 
 def train_decoder(

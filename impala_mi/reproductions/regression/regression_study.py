@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from impala_mi.nn.meta import num_parameters
 from impala_mi.reproductions.network_stack import NetworkStack, make_seeded, prepare_process, seed_of
-from impala_mi.reproductions.regression.regression_report import regression_report
+from impala_mi.reproductions.regression.regression_report import curve_data, report_from_data
 from impala_mi.reproductions.regression.task_models import MODELS
 from impala_mi.reproductions.study import Study
-from impala_mi.reproductions.study_report import StudyReport
+from impala_mi.reproductions.study_report import StudyReport, as_stored
 
 BATCH = 50
 """Samples of each task per step."""
@@ -54,7 +55,11 @@ def run_study(study: Study) -> StudyReport:
             stacks.append(stack_part(study, tasks, repetitions, protocol.steps, before / total, rows / total))
             before += rows
         curves[tasks] = np.concatenate(stacks, axis=2)
-    return regression_report(curves, asdict(protocol))
+    data = {
+        str(tasks): curve_data(curve, [num_parameters(make(tasks)) for make in MODELS.values()])
+        for tasks, curve in curves.items()
+    }
+    return report_from_data(as_stored({"protocol": asdict(protocol), "curves": data}))
 
 
 def stack_part(study: Study, tasks: int, repetitions: range, steps: int, before: float, share: float) -> np.ndarray:

@@ -16,8 +16,9 @@ from impala_mi.reproductions.expressivity.expressivity_study import (
     within_reach,
 )
 from impala_mi.reproductions.expressivity.shallow_networks import FUNCTIONS, MODELS
+from impala_mi.reproductions.redraw import REPORTS
 from impala_mi.reproductions.study import Study
-from impala_mi.reproductions.study_report import write_study_report
+from impala_mi.reproductions.study_report import read_page, write_study_report
 
 SETTINGS = {"quick": True, "seed": 3, "device": "cpu"}
 SMALL = ExpressivityProtocol(widths=(1, 3), sizes=((1, 2), (4,)), beyond=(), steps=3, repetitions=2)
@@ -56,6 +57,7 @@ def test_the_whole_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert {t["function"] for t in part} == {"summation", "gating", "dot product", "gating, d outputs"}
     files = write_study_report(own, report, "impala-mi reproduce expressivity")
     assert [f.name for f in files] == ["figure2.png", "outputs.png", "relatives.png", "results.md", "results.json"]
+    assert read_page(tmp_path, REPORTS).markdown == (tmp_path / "results.md").read_text()
     del own  # and the lock with it; PyTorch's first optimiser keeps the frames that made it for a while
     gc.collect()
     monkeypatch.setattr(expressivity_study, "train_sweep", None)  # nothing is trained again

@@ -17,6 +17,8 @@ from impala_mi.reproductions.language_model.language_model_study import (
     train_models,
 )
 from impala_mi.reproductions.language_model.word_lstm import KINDS, model_parameters
+from impala_mi.reproductions.redraw import REPORTS
+from impala_mi.reproductions.study_report import read_page, write_study_report
 from tests.reproductions.language_model.small_models import PROTOCOL, SMALL, a_study, corpus
 
 
@@ -62,6 +64,8 @@ def test_a_study_from_end_to_end(tmp_path: Path, softmax: str) -> None:
     assert ("adaptive" in report.tables[0].title) == (softmax == "adaptive")
     assert "which is not WikiText-103" in report.verdict
     assert list(report.figures) == ["perplexity"]
+    write_study_report(study, report, "impala-mi reproduce language-model")
+    assert read_page(tmp_path, REPORTS).markdown == (tmp_path / "results.md").read_text()
 
 
 @pytest.mark.slow

@@ -19,8 +19,9 @@ from impala_mi.reproductions.neural_process import (
 from impala_mi.reproductions.neural_process.decoders import DECODERS, NeuralProcess
 from impala_mi.reproductions.neural_process.held_out import held_out, make_examples
 from impala_mi.reproductions.neural_process.neural_process_study import train_decoder
+from impala_mi.reproductions.redraw import REPORTS
 from impala_mi.reproductions.study import Study
-from impala_mi.reproductions.study_report import write_study_report
+from impala_mi.reproductions.study_report import read_page, write_study_report
 from tests.reproductions.neural_process.small_protocol import SMALL
 
 CPU = torch.device("cpu")
@@ -84,4 +85,5 @@ def test_the_study_runs_through_and_is_read_when_it_is_done(small: None, tmp_pat
     assert [point["step"] for point in curve] == [4, 8]
     count = len(shares)
     assert neural_process_study.run_study(study).verdict == report.verdict
+    assert read_page(tmp_path, REPORTS).markdown == (tmp_path / "results.md").read_text()
     assert len(shares) == count
