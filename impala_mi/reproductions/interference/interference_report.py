@@ -30,13 +30,28 @@ CLAIM = (
 )
 
 
-def interference_report(
+def interference_data(
     runs: Sequence[Run], plan: Sequence[tuple[Point, Sequence[str]]], transfers: Sequence[Transfer] = ()
-) -> StudyReport:
+) -> dict[str, Any]:
+    """What a report needs: the points with their arms, and all results."""
+    return {
+        "plan": [{"point": asdict(point), "arms": list(arms)} for point, arms in plan],
+        "runs": [asdict(run) for run in runs],
+        "transfers": [asdict(transfer) for transfer in transfers],
+    }
+
+
+def report_from_data(data: Mapping[str, Any]) -> StudyReport:
     """Compare the arms at each point: an arm pays where the interval of its gain is above 0.
 
     The baseline is the shared head, and for an arm with PopArt the same head without it.
+
+    Args:
+        data: as of `interference_data`.
     """
+    plan = [(Point(**entry["point"]), entry["arms"]) for entry in data["plan"]]
+    runs = [Run(**run | {"point": Point(**run["point"])}) for run in data["runs"]]
+    transfers = [Transfer(**own | {"point": Point(**own["point"])}) for own in data["transfers"]]
     finals: dict[Point, dict[str, list[float]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         finals.setdefault(run.point, {}).setdefault(run.arm, []).append(run.final)
@@ -86,11 +101,7 @@ def interference_report(
             *tables,
         ],
         figures,
-        {
-            "seeds": seeds,
-            "runs": [asdict(run) | {"curve": run.curve.tolist(), "final": run.final} for run in runs],
-            "transfers": [asdict(transfer) for transfer in transfers],
-        },
+        data,
     )
 
 

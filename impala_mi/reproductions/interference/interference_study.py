@@ -12,13 +12,13 @@ from impala_mi.nn.agent import meta_agent
 from impala_mi.nn.meta import num_parameters
 from impala_mi.reproductions.interference.gradient_cosines import gradient_cosines
 from impala_mi.reproductions.interference.in_process import train_in_process
-from impala_mi.reproductions.interference.interference_report import interference_report
+from impala_mi.reproductions.interference.interference_report import interference_data, report_from_data
 from impala_mi.reproductions.interference.results import BASELINE, WITH_POPART, Point, Run, Transfer
 from impala_mi.reproductions.interference.task_separation import separation_by_step
 from impala_mi.reproductions.interference.transfer import train_and_transfer
 from impala_mi.reproductions.network_stack import prepare_process
 from impala_mi.reproductions.study import Study
-from impala_mi.reproductions.study_report import StudyReport
+from impala_mi.reproductions.study_report import StudyReport, as_stored
 
 WINDOWS = 20
 """Points of a learning curve."""
@@ -129,7 +129,7 @@ def run_study(study: Study) -> StudyReport:
         after = run_config(arm, replace(point, tasks=point.tasks + 1), seed, protocol.transfer_frames)
         result = study.part(f"transfer-{part_name(arm, point, seed)}", partial(train_and_transfer, before, after))
         transfers.append(Transfer(arm, point, seed, *(result[key] for key in ("frames", "new", "old"))))
-    return interference_report(runs, protocol.points, transfers)
+    return report_from_data(as_stored(interference_data(runs, protocol.points, transfers)))
 
 
 def part_name(arm: str, point: Point, seed: int) -> str:
