@@ -1,6 +1,8 @@
 """Checks that this machine can run a configuration, made before anything starts."""
 
+import importlib.metadata
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,8 @@ from impala_mi.types import leaves, transitions_buffer
 
 SHARED_MEMORY = Path("/dev/shm")
 MIB, GIB = 2**20, 2**30
+MIN_RAY = (2, 52)
+"""Oldest version of Ray: the first with token authentication."""
 LEARNER_COPIES = 6
 """Copies of the weights in a rank: weights, gradients twice, two slots of the optimiser, and what it publishes."""
 OTHER_COPIES = 2
@@ -51,6 +55,7 @@ def check(config: Config, runs: int = 1) -> Suite:
 
     Raises `UserError` if it cannot.
     """
+    check_ray_version()
     suite = make_suite(config.env)
     suite.check()
     check_sinks(config.logging)
@@ -88,6 +93,17 @@ def check(config: Config, runs: int = 1) -> Suite:
                 "learner.unroll_length" + (", or pbt.concurrent" if runs > 1 else "")
             )
     return suite
+
+
+def check_ray_version() -> None:
+    """Raise `UserError` if the installed Ray is older than `MIN_RAY`."""
+    version = importlib.metadata.version("ray")
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_RAY:
+        oldest = ".".join(map(str, MIN_RAY))
+        raise UserError(
+            f"Ray {version} is installed; {oldest} is the oldest that can refuse other users, by a token: "
+            f"pip install 'ray>={oldest}'"
+        )
 
 
 def _check_threads(config: Config) -> None:
