@@ -13,6 +13,7 @@ import click
 from impala_mi import __version__
 from impala_mi.errors import TrainingError, UserError, shorten
 from impala_mi.host.signals import StopSignal, interrupt
+from impala_mi.redaction import redact
 
 COMMANDS = {
     "train": "Train an agent.",
@@ -73,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command, given by the arguments of this process unless others are, and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_: f"warning: {redact(str(message))}\n"
     for number in StopSignal.SIGNALS:  # SIGTERM acts like Ctrl-C: games are closed
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, interrupt)
@@ -87,6 +88,7 @@ def main(args: Sequence[str] | None = None) -> None:
         click.echo(f"failed: {one_line(e)}", err=True)
         sys.exit(1)
     except click.ClickException as e:
+        e.message = redact(e.message)
         e.show()
         sys.exit(e.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -13,6 +13,7 @@ import numpy as np
 
 from impala_mi.errors import UserError, shorten
 from impala_mi.paths import local_path
+from impala_mi.redaction import redact, redact_own, redact_values
 from impala_mi.runs.log_lines import (
     MAX_LINE_BYTES,
     Record,
@@ -22,6 +23,7 @@ from impala_mi.runs.log_lines import (
     parse_line,
     parse_record,
 )
+from impala_mi.runs.remote import open_url
 from impala_mi.yaml_text import MAX_BYTES, parse_yaml
 
 CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
@@ -39,6 +41,7 @@ class History:
     """Sample of a run's records, and what else its folder holds."""
 
     path: str
+    """Folder or URL, without its credentials."""
     name: str
     settings: dict[str, Any]
     """Configuration by dotted key; empty if it cannot be read."""
@@ -95,8 +98,9 @@ def read(path: str) -> History:
     skipped = Skipped()
     events, newest = _events(opened(EVENTS), skipped)
     return History(
-        path, Path(root).name, dict(flat(_config(opened(CONFIG)))), _records(opened(METRICS), skipped), events,
-        newest, skipped.keep(_evaluation(_opened(files, file)) for file in evaluations),
+        redact(path) if "://" in path else path, Path(root).name, dict(flat(_config(opened(CONFIG)))),
+        _records(opened(METRICS), skipped), events, newest,
+        skipped.keep(_evaluation(_opened(files, file)) for file in evaluations),
         _written_at(files, f"{root}/{METRICS}"), skipped.count,
     )  # fmt: skip
 
@@ -165,13 +169,13 @@ def _columns(records: list[Record]) -> dict[str, np.ndarray]:
 def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """File system of a run's folder and the folder's path in it; raises `UserError` if it is not a run."""
     try:
-        files, root = fsspec.core.url_to_fs(path if "://" in path else str(local_path(path)))
+        files, root = open_url(path) if "://" in path else fsspec.core.url_to_fs(str(local_path(path)))
         files.invalidate_cache(root)  # otherwise buckets list what they held when first read
         exists = files.isdir(root)
     except UserError:
         raise
     except Exception as e:  # file systems raise anything
-        raise UserError(f"'{shorten(path)}' cannot be read: {shorten(str(e), 300)}") from None
+        raise UserError(f"'{shorten(path)}' cannot be read: {shorten(redact_own(str(e), path), 300)}") from None
     if not exists:
         raise UserError(f"no run {path!r}: there is no such folder")
     root = root.rstrip("/")
@@ -286,7 +290,7 @@ def _config(file: BinaryIO | None) -> dict[str, Any]:
             values = parse_yaml(file.read(MAX_BYTES + 1).decode(), "config.yaml")
         except (UserError, UnicodeDecodeError):
             return {}
-    return values if isinstance(values, dict) else {}
+    return redact_values(values) if isinstance(values, dict) else {}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
