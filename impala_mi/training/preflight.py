@@ -16,7 +16,7 @@ from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 from impala_mi.host.threads import cores
 from impala_mi.nn.agent import Agent, meta_agent
-from impala_mi.runs.mirror import Mirror
+from impala_mi.runs.mirror import check_mirror
 from impala_mi.runs.sinks import check_sinks
 from impala_mi.types import leaves, transitions_buffer
 
@@ -59,8 +59,6 @@ def check(config: Config, runs: int = 1) -> Suite:
     suite = make_suite(config.env)
     suite.check()
     check_sinks(config.logging)
-    if config.run.mirror is not None:
-        Mirror(config.run.mirror, Path(config.run.root))  # raises if the URL is invalid
     actors, levels = config.actors, len(suite.levels)
     environments = actors.number(levels) * actors.envs
     if environments < levels:
@@ -92,6 +90,8 @@ def check(config: Config, runs: int = 1) -> Suite:
                 f"Docker start with --shm-size={needed // MIB + 64}m, or lower actors.count, actors.envs or "
                 "learner.unroll_length" + (", or pbt.concurrent" if runs > 1 else "")
             )
+    if config.run.mirror is not None:
+        check_mirror(config.run.mirror)
     return suite
 
 
