@@ -1,5 +1,6 @@
 """Reading a run's folder in any state: settings, records, events, evaluations and checkpoints."""
 
+import io
 import os
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
+from fsspec.spec import AbstractBufferedFile
 
 from impala_mi.errors import UserError, shorten
 from impala_mi.paths import local_path
@@ -187,7 +189,11 @@ def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def _opened(files: fsspec.AbstractFileSystem, path: str) -> BinaryIO | None:
     """The file, or None if it cannot be read or is a pipe or a device, whose reading may never end."""
     try:
-        return files.open(path, "rb") if files.isfile(path) else None
+        if not files.isfile(path):
+            return None
+        file = files.open(path, "rb")
+        # Files of buckets read lines of any length only.
+        return io.BufferedReader(file) if isinstance(file, AbstractBufferedFile) else file
     except Exception:  # file systems raise anything
         return None
 
