@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from impala_mi.code_policy import code_allowed, names_code, refusal
 from impala_mi.config_suites import DmlabConfig, EnvpoolConfig, GymConfig, InterferenceConfig, Section
 from impala_mi.config_text import apply_overrides, find
 from impala_mi.config_values import (
@@ -380,9 +381,14 @@ def build_as(model: type[C], name: str, values: Any, overrides: Sequence[str] = 
         raise UserError(f"{shorten(name)}: a configuration is a mapping of sections, not {type(values).__name__}")
     apply_overrides(values, overrides, name)
     try:
-        return model.model_validate(values)
+        config = model.model_validate(values)
     except ValidationError as e:
         raise UserError("; ".join(explain(name, e, list(keys(model))))) from None
+    if not code_allowed():
+        for key, text in _texts(config.model_dump(mode="json")):
+            if names_code(key, text):
+                raise UserError(f"{shorten(name)}: {refusal(key, text)}")
+    return config
 
 
 def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from impala_mi import __version__
+from impala_mi.cli.options import NO_CODE
 from impala_mi.errors import TrainingError, UserError, shorten
 from impala_mi.host.signals import StopSignal, interrupt
 from impala_mi.redaction import redact
@@ -45,6 +46,9 @@ class _Commands(click.Group):
             return None
         module = "evaluate" if cmd_name == "eval" else cmd_name
         command: click.Command = importlib.import_module(f"impala_mi.cli.{module}").command
+        for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+            if NO_CODE not in each.params:
+                each.params.append(NO_CODE)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
