@@ -22,7 +22,19 @@ def shorten(text: str, limit: int = MAX_VALUE_CHARS) -> str:
     text = redact(text)  # before a part of a URL is left out, by which it is known
     half = (limit - 5) // 2
     kept = text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in kept)
+    return printable(kept)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text whose control characters, direction marks and line breaks are escaped, except those in `keep`.
+
+    Names of others cannot move the cursor of a terminal or turn the text around them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 class _Explained(Exception):

@@ -12,7 +12,7 @@ import click
 
 from impala_mi import __version__
 from impala_mi.cli.options import NO_CODE
-from impala_mi.errors import TrainingError, UserError, shorten
+from impala_mi.errors import TrainingError, UserError, printable, shorten
 from impala_mi.host.signals import StopSignal, interrupt
 from impala_mi.redaction import redact
 
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command, given by the arguments of this process unless others are, and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = lambda message, *_: f"warning: {redact(str(message))}\n"
+    warnings.formatwarning = lambda message, *_: f"warning: {printable(redact(str(message)))}\n"
     for number in StopSignal.SIGNALS:  # SIGTERM acts like Ctrl-C: games are closed
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, interrupt)
