@@ -40,8 +40,8 @@ def printable(text: str, keep: str = "") -> str:
 class _Explained(Exception):
     """Error whose message is for the user, without secrets of URLs."""
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(redact(message))
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(each) if isinstance(each, str) else each for each in arguments))
 
 
 class UserError(_Explained):

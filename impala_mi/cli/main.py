@@ -92,8 +92,9 @@ def main(args: Sequence[str] | None = None) -> None:
         click.echo(f"failed: {one_line(e)}", err=True)
         sys.exit(1)
     except click.ClickException as e:
-        e.message = redact(e.message)
-        e.show()
+        usage = io.StringIO()
+        e.show(file=usage)
+        click.echo(redact(usage.getvalue()), err=True, nl=False)
         sys.exit(e.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

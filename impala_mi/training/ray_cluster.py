@@ -1,6 +1,7 @@
 """Ray: the cluster that RAY_ADDRESS names, or a private one that lives as long as the run."""
 
 import contextlib
+import importlib
 import logging
 import math
 import os
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 if not os.environ.get("RAY_ADDRESS"):
     # Ray reads this at import; it is the only switch that keeps every port of a private cluster on loopback.
@@ -136,10 +138,9 @@ def _own_token(folder: Path) -> Iterator[None]:
 
 def _forget_token() -> None:
     """Make Ray read its environment variables for authentication again; it remembers them and the token."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # an older Ray lacks them, which is said before
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager
