@@ -22,15 +22,21 @@ address=$(srun --overlap --nodes=1 --ntasks=1 -w "$head" hostname --ip-address |
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
 RAY_AUTH_TOKEN=$(openssl rand -hex 32)
 
-srun --overlap --nodes=1 --ntasks=1 -w "$head" ray start --head --block --port="$port" \
-  --node-ip-address="$address" --num-cpus="$SLURM_CPUS_PER_TASK" --include-dashboard=false &
+# Nor can others enter the folder of Ray's sockets and logs. Ray's own choice, /tmp/ray, is open to all users of a node.
+folder=/tmp/impala-mi-ray-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
+# shellcheck disable=SC2016 # the shell of each node expands it
+private='mkdir -m 700 "$0" && trap "rm -rf \"$0\"" EXIT && "$@"'
+
+srun --overlap --nodes=1 --ntasks=1 -w "$head" bash -c "$private" "$folder" ray start --head --block --port="$port" \
+  --temp-dir="$folder/ray" --node-ip-address="$address" --num-cpus="$SLURM_CPUS_PER_TASK" --include-dashboard=false &
 for _ in $(seq 60); do
   ray health-check --address "$address:$port" >/dev/null 2>&1 && break
   sleep 2
 done
 if ((${#nodes[@]} > 1)); then
   srun --overlap --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --exclude="$head" \
-    ray start --block --address="$address:$port" --num-cpus="$SLURM_CPUS_PER_TASK" &
+    bash -c "$private" "$folder" ray start --block --address="$address:$port" --temp-dir="$folder/ray" \
+    --num-cpus="$SLURM_CPUS_PER_TASK" &
 fi
 
 # The script runs on the first node and gets a signal two minutes before its time limit, so that the run writes a

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from impala_mi.code_policy import code_allowed, names_code, refusal
 from impala_mi.config_suites import DmlabConfig, EnvpoolConfig, GymConfig, InterferenceConfig, Section
 from impala_mi.config_text import apply_overrides, find
 from impala_mi.config_values import (
@@ -20,10 +21,12 @@ from impala_mi.config_values import (
     Processors,
     Seconds,
     Threads,
+    Url,
     Whole,
     listed,
 )
 from impala_mi.errors import UserError, explain, shorten
+from impala_mi.redaction import redact_url, redact_values
 from impala_mi.yaml_text import dump_yaml, parse_yaml
 
 
@@ -34,8 +37,9 @@ class RunConfig(Section):
     """Folder that holds the runs."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
     """Name of the run's folder; by default the configuration's name and the time."""
-    mirror: str | None = None
-    """URL under which the run's folder is copied after each checkpoint (s3://bucket/runs, gs://..., file://...)."""
+    mirror: Url | None = None
+    """URL under which the run's folder is copied after each checkpoint (s3://bucket/runs, gs://..., file://...).
+    Credentials belong into environment variables; those of the URL are kept in no file."""
 
 
 class EnvConfig(Section):
@@ -275,12 +279,6 @@ class MlflowConfig(Section):
     tracking_uri: str | None = None
     """Server or folder; by default MLFLOW_TRACKING_URI or, without that, mlflow/ in the run's folder."""
 
-    @model_validator(mode="after")
-    def _no_secret(self) -> Self:
-        if "@" in (self.tracking_uri or "").partition("//")[2].partition("/")[0]:
-            raise ValueError("tracking_uri must not hold a user or password, which the run's folder would keep")
-        return self
-
 
 class LoggingConfig(Section):
     """Destinations of records beside metrics.jsonl and TensorBoard."""
@@ -303,6 +301,16 @@ class Config(Section):
     learner: LearnerConfig = LearnerConfig()
     train: TrainConfig = TrainConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> Self:
+        for key, text in _texts(self.model_dump(mode="json")):
+            if key != "run.mirror" and redact_url(text) != text:
+                raise ValueError(
+                    f"{key}={redact_url(text)!r}: must hold no user, password or query of a URL, which the run's "
+                    "folder would keep; leave them to environment variables"
+                )
+        return self
 
     @model_validator(mode="after")
     def _batches(self) -> Self:
@@ -373,9 +381,14 @@ def build_as(model: type[C], name: str, values: Any, overrides: Sequence[str] = 
         raise UserError(f"{shorten(name)}: a configuration is a mapping of sections, not {type(values).__name__}")
     apply_overrides(values, overrides, name)
     try:
-        return model.model_validate(values)
+        config = model.model_validate(values)
     except ValidationError as e:
         raise UserError("; ".join(explain(name, e, list(keys(model))))) from None
+    if not code_allowed():
+        for key, text in _texts(config.model_dump(mode="json")):
+            if names_code(key, text):
+                raise UserError(f"{shorten(name)}: {refusal(key, text)}")
+    return config
 
 
 def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -395,6 +408,18 @@ def get(config: Config, key: str) -> object:
     return value
 
 
+def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Texts of nested mappings and lists by dotted key, keys of mappings included."""
+    if isinstance(values, str):
+        yield key, values
+    elif isinstance(values, dict):
+        for name, value in values.items():
+            yield from ((key, name), *_texts(value, f"{key}.{name}" if key else name))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _texts(value, key)
+
+
 def to_yaml(config: Config) -> str:
-    """The configuration as the YAML that loads it again."""
-    return dump_yaml(config.model_dump(mode="json"))
+    """The configuration as the YAML that loads it again, without credentials."""
+    return dump_yaml(redact_values(config.model_dump(mode="json")))

@@ -8,6 +8,7 @@ from typing import Any
 
 from impala_mi.errors import UserError, shorten
 from impala_mi.paths import local_path
+from impala_mi.redaction import redact_url
 from impala_mi.yaml_text import MAX_BYTES, parse_yaml
 
 MAX_KEY_PARTS = 40
@@ -53,7 +54,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str], name: str)
     """Set the `KEY=VALUE` overrides in the nested mappings of the configuration `name`; raises `UserError`."""
     for override in overrides:
         key, equals, value = override.partition("=")
-        shown = f"override '{shorten(override)}'"
+        shown = f"override '{shorten(key + equals + redact_url(value))}'"
         if not equals or not key.strip():
             raise UserError(f"{shown}: write it as key=value, for example learner.batch_size=64")
         _set(values, key.strip().split("."), parse_yaml(value, shown), shown)

@@ -1,5 +1,6 @@
 """Types of the values of a configuration, with limits that mean something."""
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -28,6 +29,13 @@ def _folder(value: str) -> str:
     return value
 
 
+def _url(value: str) -> str:
+    """URL as given; raises ValueError for characters that a URL cannot have."""
+    if re.search(r"[\s'\"<>]", value):
+        raise ValueError("is no URL: write spaces and quotes as %20, %22 and %27")
+    return value
+
+
 CENTURY_S = 3_155_760_000
 """Seconds of 100 years, the longest time of any setting."""
 
@@ -43,3 +51,5 @@ Processors = Annotated[float, Field(gt=0, le=1e4)]
 """CPUs that Ray reserves."""
 Threads = Annotated[Whole, Field(ge=1, le=4096)]
 Folder = Annotated[str, AfterValidator(_folder)]
+Url = Annotated[str, AfterValidator(_url)]
+"""URL that may hold credentials, which no file and no message does."""

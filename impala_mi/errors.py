@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from impala_mi.redaction import redact, redact_url
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -16,13 +18,33 @@ MAX_ERRORS = 3
 
 
 def shorten(text: str, limit: int = MAX_VALUE_CHARS) -> str:
-    """Text in one line of at most `limit` characters, those in its middle left out."""
+    """Text in one line of at most `limit` characters, those in its middle and secrets of URLs left out."""
+    text = redact(text)  # before a part of a URL is left out, by which it is known
     half = (limit - 5) // 2
     kept = text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in kept)
+    return printable(kept)
 
 
-class UserError(Exception):
+def printable(text: str, keep: str = "") -> str:
+    """Text whose control characters, direction marks and line breaks are escaped, except those in `keep`.
+
+    Names of others cannot move the cursor of a terminal or turn the text around them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
+class _Explained(Exception):
+    """Error whose message is for the user, without secrets of URLs."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(each) if isinstance(each, str) else each for each in arguments))
+
+
+class UserError(_Explained):
     """Bad input (exit code 2): the message names the setting, its value and the remedy."""
 
 
@@ -35,7 +57,7 @@ class MissingPackageError(UserError):
         )
 
 
-class TrainingError(Exception):
+class TrainingError(_Explained):
     """Training cannot continue (exit code 1); the last good checkpoint is kept."""
 
 
@@ -75,7 +97,8 @@ def explain(name: str, error: "ValidationError", valid: Sequence[str]) -> Iterat
         elif isinstance(e["input"], dict):
             yield f"{name}: {shown}: {message}"
         else:
-            yield f"{name}: {shown}={shorten(repr(e['input']))}: {message}"
+            value = redact_url(e["input"]) if isinstance(e["input"], str) else e["input"]
+            yield f"{name}: {shown}={shorten(repr(value))}: {message}"
 
 
 def _nearest(key: str, last: str, valid: Sequence[str]) -> str:

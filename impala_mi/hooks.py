@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from impala_mi.code_policy import code_allowed, refusal
 from impala_mi.errors import UserError
 
 V = TypeVar("V")
@@ -18,8 +19,10 @@ def load_hook(target: str, key: str) -> Any:
         target: the hook; its module may also lie in the current folder.
         key: key of the configuration, for the error.
 
-    Raises `UserError` if the module cannot be imported or has no such name.
+    Raises `UserError` if the module cannot be imported or has no such name, or `--no-code` forbids it.
     """
+    if not code_allowed():
+        raise UserError(refusal(key, target))
     add_current_folder()
     return import_object(target, f"{key}={target!r}")
 

@@ -1,6 +1,5 @@
 """The charts of a report, on a transparent background that suits light and dark."""
 
-import html
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from impala_mi.analysis.compare import Curve, RunGroup, curve
+from impala_mi.analysis.pages import plain
 
 COLOURS = qualitative.D3
 GREY, GRID = "#888", "rgba(128,128,128,0.2)"
@@ -75,7 +75,7 @@ def learning_chart(groups: Sequence[RunGroup], key: str, label: str) -> go.Figur
     figure = make_subplots(1, 1)
     for number, group in enumerate(groups):
         if (line := curve(group.runs, key)) is not None:
-            _add(figure, line, html.escape(group.name), number, first=True)
+            _add(figure, line, plain(group.name), number, first=True)
     if not figure.data:
         return None
     figure.update_xaxes(title="env frames")
@@ -93,14 +93,14 @@ def small_charts(groups: Sequence[RunGroup], charts: Sequence[tuple[str, str]]) 
     figure = make_subplots(
         rows,
         COLUMNS,
-        subplot_titles=[html.escape(title) for title, _ in lines],
+        subplot_titles=[plain(title) for title, _ in lines],
         vertical_spacing=0.35 / max(rows, 2),
     )
     named: set[int] = set()
     for place, (_, curves) in enumerate(lines):
         for number, line in enumerate(curves):
             if line is not None:
-                _add(figure, line, html.escape(groups[number].name), number, number not in named, *_at(place))
+                _add(figure, line, plain(groups[number].name), number, number not in named, *_at(place))
                 named.add(number)
         row, col = _at(place)
         figure.update_yaxes(range=_span([line for line in curves if line is not None]), row=row, col=col)
@@ -151,7 +151,7 @@ def score_bars(groups: Sequence[RunGroup], known: Mapping[str, Mapping[str, floa
         }  # fmt: skip
         figure.add_trace(
             go.Bar(
-                y=[html.escape(level) for level in own], x=_short(mean, 4), name=html.escape(group.name),
+                y=[plain(level) for level in own], x=_short(mean, 4), name=plain(group.name),
                 orientation="h", marker_color=_colour(number), error_x=spread if len(rows) > 1 else None,
             )
         )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from impala_mi.analysis.acting import TrainedAgent
@@ -230,6 +231,7 @@ def _capped_interval(levels: Sequence[Level], agent: Sequence[Sequence[Episode]]
     return bootstrap_interval([np.array([e.return_ for e in episodes]) for episodes in agent], capped)
 
 
+@rc_context({"text.parse_math": False})  # names may hold dollar signs
 def draw_scores(evaluation: Evaluation, title: str, file: Path) -> None:
     """Draw a bar per level: its normalised score with the interval, cut at -50 and 150; lines mark 0 and 100."""
     rows = [row for row in reversed(evaluation.levels) if row.score is not None]

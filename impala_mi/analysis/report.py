@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from impala_mi.analysis.compare import (
     scores,
 )
 from impala_mi.analysis.pages import figure_html, render_page
+from impala_mi.errors import printable
 from impala_mi.host.files import write_atomically
 from impala_mi.paths import local_path
 from impala_mi.runs.history import History
@@ -220,16 +222,27 @@ def _newest(folder: Path, *patterns: str) -> list[Path]:
     return [file for file in files if file.stem.split("-")[0] == newest]
 
 
+def as_markdown(text: str) -> str:
+    """Text for a line in which Markdown and HTML see no markup: no tags, links, cells or emphasis."""
+    return re.sub(r"([\\`*\[\]<>&|~$!]|(?<!\w)_|_(?!\w))", r"\\\1", printable(text))
+
+
+def _paragraph(text: str) -> str:
+    """`as_markdown` for a line of its own, which is neither a heading nor an item of a list."""
+    return re.sub(r"^(\s*)(\d*)(?=[#+=.)-])", r"\1\2\\", as_markdown(text))
+
+
 def _markdown(
     title: str, tables: dict[str, Rows], warnings: Sequence[str], failures: Sequence[tuple[str, str]]
 ) -> str:
-    parts = [f"# {title}", *warnings, *(f"{run} failed: {error}" for run, error in failures)]
+    texts = [*warnings, *(f"{run} failed: {error}" for run, error in failures)]
+    parts = [f"# {as_markdown(title)}", *map(_paragraph, texts)]
     for heading, rows in tables.items():
         if rows:
             columns = list(rows[0])
-            lines = [columns, ["---"] * len(columns), *(list(row.values()) for row in rows)]
-            escaped = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-            parts.append("\n".join([f"## {heading}", "", *escaped]))
+            lines = [list(map(as_markdown, line)) for line in (columns, *(row.values() for row in rows))]
+            lines.insert(1, ["---"] * len(columns))
+            parts.append("\n".join([f"## {heading}", "", *("| " + " | ".join(line) + " |" for line in lines)]))
     return "\n\n".join(parts) + "\n"
 
 

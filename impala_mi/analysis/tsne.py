@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
 from impala_mi.analysis.clusters import LevelSeparation, principal_components
@@ -72,6 +72,7 @@ def opacity(time: np.ndarray) -> np.ndarray:
     return np.asarray(0.15 + 0.85 * np.log2(time + 1) / longest)
 
 
+@rc_context({"text.parse_math": False})  # names may hold dollar signs
 def draw_maps(panels: Sequence[Panel], files: Sequence[Path]) -> None:
     """Draw the maps side by side, to files of several formats."""
     names = panels[0].recording.names
@@ -94,6 +95,7 @@ def draw_maps(panels: Sequence[Panel], files: Sequence[Path]) -> None:
         figure.savefig(file, dpi=150)
 
 
+@rc_context({"text.parse_math": False})  # names may hold dollar signs
 def draw_separation(separation: dict[str, list[LevelSeparation]], file: Path) -> None:
     """Draw purity and silhouette by octave, one line for each name."""
     figure = Figure(figsize=(12, 4.2), layout="constrained")

@@ -1,7 +1,6 @@
 """The t-SNE as a page that shows the level, the step, the instruction and the frame under the mouse."""
 
 import base64
-import html
 import io
 import json
 import textwrap
@@ -15,7 +14,7 @@ from PIL import Image
 from plotly.subplots import make_subplots
 
 from impala_mi.analysis.colours import SYMBOLS, palette
-from impala_mi.analysis.pages import figure_html, render_page
+from impala_mi.analysis.pages import figure_html, plain, render_page
 from impala_mi.analysis.recording import rgb
 from impala_mi.analysis.tsne import KINDS, Panel, opacity
 
@@ -28,8 +27,8 @@ WRAP = 60
 def tsne_figure(panels: Sequence[Panel], title: str) -> go.Figure:
     """Draw the maps side by side; a click on a level in the legend hides it in all of them."""
     levels = panels[0].recording.names
-    names = [html.escape(name) for name in levels]
-    titles = [f"{html.escape(panel.title)}<br>{panel.method} of the {KINDS[panel.kind]}" for panel in panels]
+    names = [plain(name) for name in levels]
+    titles = [f"{plain(panel.title)}<br>{panel.method} of the {KINDS[panel.kind]}" for panel in panels]
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.02)
     for column, panel in enumerate(panels, 1):
         recording, offset = panel.recording, sum(len(p.points) for p in panels[: column - 1])
@@ -50,7 +49,7 @@ def tsne_figure(panels: Sequence[Panel], title: str) -> go.Figure:
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.update_layout(
-        title=html.escape(title) if len(panels) > 1 else None, height=720,
+        title=plain(title) if len(panels) > 1 else None, height=720,
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color="#888",
         legend={"itemsizing": "constant", "font": {"size": 11}}, margin={"l": 10, "r": 10, "b": 10},
     )  # fmt: skip
@@ -81,4 +80,4 @@ def _thumbnails(panels: Sequence[Panel]) -> dict[int, str]:
 
 
 def _wrap(text: str) -> str:
-    return "<br>".join(html.escape(line) for line in textwrap.wrap(text, WRAP))
+    return "<br>".join(plain(line) for line in textwrap.wrap(text, WRAP))

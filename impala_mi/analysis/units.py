@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
@@ -178,6 +179,7 @@ def agreement(strength: np.ndarray, ablations: Ablations) -> float | None:
     return rho if np.isfinite(rho) else None
 
 
+@rc_context({"text.parse_math": False})  # names may hold dollar signs
 def draw_drops(
     ablations: Ablations, levels: Sequence[str], preferred: Sequence[int | None], title: str, file: Path
 ) -> None:

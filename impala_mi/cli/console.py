@@ -7,18 +7,27 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from impala_mi.errors import UserError, shorten
+from impala_mi.errors import UserError, printable, shorten
 from impala_mi.paths import local_path
 
 WIDTH = 140
 """Width in characters if the output is not a terminal; enough for all tables."""
 
 
+class SafeConsole(Console):
+    """Console that shows texts as they are: no markup, and control characters and direction marks escaped."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text of a string, such as the cell of a table."""
+        return super().render_str(printable(text, keep="\n"), **options)
+
+
 def make_console() -> Console:
     """Console as wide as the terminal, or `WIDTH` characters wide if the output is a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    console = SafeConsole(markup=False, emoji=False)
+    return console if console.is_terminal else SafeConsole(markup=False, emoji=False, width=WIDTH)
 
 
 def make_table(headings: Sequence[str], left: Collection[str] = (), **style: Any) -> Table:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 
 import click
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from impala_mi.cli.console import make_console
 from impala_mi.cli.options import OVERRIDES
@@ -48,8 +48,8 @@ def command(overrides: tuple[str, ...]) -> int:
     def row(good: bool | None, subject: str, finding: str, remedy: str = "") -> None:
         nonlocal failed
         failed |= good is False
-        mark = {True: "[green]ok[/]", False: "[red]bad[/]", None: "[yellow]-[/]"}[good]
-        table.add_row(mark, subject, escape(finding), "" if good else escape(remedy))
+        mark = {True: Text("ok", "green"), False: Text("bad", "red"), None: Text("-", "yellow")}[good]
+        table.add_row(mark, subject, finding, "" if good else remedy)
 
     row(sys.version_info >= (3, 11), "Python", f"{sys.version.split()[0]} at {sys.executable}", "3.11 or newer")
     for package, version in versions().items():

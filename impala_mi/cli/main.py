@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import click
 
 from impala_mi import __version__
-from impala_mi.errors import TrainingError, UserError, shorten
+from impala_mi.cli.options import NO_CODE
+from impala_mi.errors import TrainingError, UserError, printable, shorten
 from impala_mi.host.signals import StopSignal, interrupt
+from impala_mi.redaction import redact
 
 COMMANDS = {
     "train": "Train an agent.",
@@ -44,6 +46,9 @@ class _Commands(click.Group):
             return None
         module = "evaluate" if cmd_name == "eval" else cmd_name
         command: click.Command = importlib.import_module(f"impala_mi.cli.{module}").command
+        for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+            if NO_CODE not in each.params:
+                each.params.append(NO_CODE)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -73,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command, given by the arguments of this process unless others are, and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_: f"warning: {printable(redact(str(message)))}\n"
     for number in StopSignal.SIGNALS:  # SIGTERM acts like Ctrl-C: games are closed
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, interrupt)
@@ -87,7 +92,9 @@ def main(args: Sequence[str] | None = None) -> None:
         click.echo(f"failed: {one_line(e)}", err=True)
         sys.exit(1)
     except click.ClickException as e:
-        e.show()
+        usage = io.StringIO()
+        e.show(file=usage)
+        click.echo(redact(usage.getvalue()), err=True, nl=False)
         sys.exit(e.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

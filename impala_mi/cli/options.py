@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import click
 
+from impala_mi.code_policy import allow_code
+
 MAX_EPISODES = 10**6
 """Most episodes of a level that one command plays."""
 MAX_SEED = 2**31 - 1
@@ -15,6 +17,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 GREEDY = click.option(
     "--greedy", is_flag=True, help="Take the policy's mode (most likely action) instead of a sample."
+)
+
+
+NO_CODE = click.Option(
+    ["--no-code"],
+    is_flag=True,
+    expose_value=False,
+    callback=lambda context, option, value: allow_code(not value),
+    help="Refuse a configuration that names code (package.module:name), for one that you do not trust.",
 )
 
 

@@ -13,7 +13,10 @@ from impala_mi.training import trainer
 
 
 def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> int:
-    """Train with progress output, in a folder that the caller has locked; returns the exit code."""
+    """Train with progress output, in a folder that the caller has locked; returns the exit code.
+
+    It is 1 if the run is done but the last copy to run.mirror failed, about which there is a warning.
+    """
     console = make_console()
     suite = make_suite(config.env)
     count = len(suite.levels)
@@ -37,4 +40,4 @@ def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) 
     if result.status == "interrupted":
         console.print(f"continue with: impala-mi resume {shlex.quote(str(folder.path))}", soft_wrap=True)
         return 130
-    return 0
+    return 0 if result.mirrored else 1

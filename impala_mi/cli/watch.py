@@ -16,7 +16,7 @@ from rich.text import Text
 
 from impala_mi.cli.console import make_console, make_table
 from impala_mi.cli.progress import cell, duration, remaining
-from impala_mi.errors import UserError
+from impala_mi.errors import UserError, printable
 
 if TYPE_CHECKING:
     from impala_mi.runs.history import History
@@ -76,7 +76,7 @@ def overview(name: str, members: "Sequence[History]") -> Table:
     for member in members:
         score = member.last.get("score/capped_mean")
         table.add_row(
-            Text(member.name), _status(member), f"{member.last.get('env_frames', 0):,.0f}",
+            Text(printable(member.name)), _status(member), f"{member.last.get('env_frames', 0):,.0f}",
             f"{member.last.get('fps', 0.0):,.0f}", "-" if score is None else f"{score:.1f}",
             Text(sparkline(member.series("score/capped_mean")[1]), style="cyan"),
         )  # fmt: skip
@@ -96,7 +96,7 @@ def view(run: "History", now: float) -> RenderableType:
 
 
 def _heading(run: "History", now: float) -> Text:
-    text = Text.assemble((run.name, "bold"), "  ", _status(run))
+    text = Text.assemble((printable(run.name), "bold"), "  ", _status(run))
     if run.status == "unfinished" and run.written_at is not None:
         style = "red" if _late(run, now) else "dim"
         text.append(f"  last record {duration(now - run.written_at)} ago", style=style)
@@ -132,7 +132,7 @@ def _levels(run: "History") -> Table:
         curve = sparkline(run.series(f"level/{level}/return_mean")[1])
         faults = cell(run.last, level, "faults", ",.0f")
         table.add_row(
-            Text(level), cell(run.last, level, "return_mean", ",.4g"), Text(curve, style="cyan"),
+            Text(printable(level)), cell(run.last, level, "return_mean", ",.4g"), Text(curve, style="cyan"),
             cell(run.last, level, "score", ".1f"),
             cell(run.last, level, "episodes", ",.0f"), Text(faults, style="" if faults in ("0", "-") else "red"),
         )  # fmt: skip
@@ -159,8 +159,10 @@ def _machine(run: "History") -> Text:
 
 def _events(run: "History") -> Text:
     lines = [
-        f"{event.get('time', '')}  {event['event']}  "
-        + ", ".join(f"{k}={v}" for k, v in event.items() if k not in ("time", "event"))
+        printable(
+            f"{event.get('time', '')}  {event['event']}  "
+            + ", ".join(f"{k}={v}" for k, v in event.items() if k not in ("time", "event"))
+        )
         for event in run.newest[-EVENTS:]
     ]
     return Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis")

@@ -10,11 +10,12 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from impala_mi.analysis.pages import plain
 from impala_mi.analysis.stats import mean_interval
 from impala_mi.pbt.lineage import MemberHistory, ancestry, schedule
 
 matplotlib.use("Agg")
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -34,6 +35,7 @@ def _scale(histories: dict[str, MemberHistory]) -> Normalize:
     return Normalize(min(values), max(max(values), min(values) + 1e-9))
 
 
+@rc_context({"text.parse_math": False})  # names may hold dollar signs
 def draw(histories: dict[str, MemberHistory], keys: Sequence[str], title: str, file: Path) -> None:
     """Draw the lineage, every member's fitness, and the schedule of each parameter along the best ancestry."""
     winner = best(histories)
@@ -113,14 +115,15 @@ def page(histories: dict[str, MemberHistory], title: str, file: Path) -> None:
                     ay=rows[generation.donor], axref="x", ayref="y", xref="x", yref="y", showarrow=True,
                     arrowhead=2, arrowwidth=1, arrowcolor="dimgrey",
                 )  # fmt: skip
-        line = go.Scatter(x=history.frames, y=history.fitness, mode="lines", name=history.member, showlegend=False)
+        name = plain(history.member)
+        line = go.Scatter(x=history.frames, y=history.fitness, mode="lines", name=name, showlegend=False)
         figure.add_trace(line, 2, 1)
-    ticks = {"tickvals": list(rows.values()), "ticktext": list(rows)}
+    ticks = {"tickvals": list(rows.values()), "ticktext": [plain(member) for member in rows]}
     figure.update_yaxes(autorange="reversed", **ticks, row=1, col=1)
     figure.update_yaxes(title="fitness", row=2, col=1)
     figure.update_xaxes(title="env frames of a member", row=2, col=1)
     figure.update_layout(
-        title=title,
+        title=plain(title),
         template="plotly_white",
         height=420 + 24 * len(histories),
         hovermode="closest",
@@ -145,10 +148,10 @@ def _hover_text(history: MemberHistory, index: int, edges: Sequence[int], fitnes
     values = [(key.removeprefix("learner."), v) for key, v in generation.parameters.items()]
     return "<br>".join(
         [
-            f"<b>{history.member}</b>, generation {generation.number}",
+            f"<b>{plain(history.member)}</b>, generation {generation.number}",
             f"frames {edges[index]:,} to {edges[index + 1]:,}",
             f"fitness {'-' if fitness is None else f'{fitness:.1f}'}",
-            *(f"{name} {v if isinstance(v, str) else f'{v:.3g}'}" for name, v in values),
+            *(f"{plain(name)} {plain(v) if isinstance(v, str) else f'{v:.3g}'}" for name, v in values),
         ]
     )
 
@@ -169,6 +172,7 @@ def over_populations(
     return frames, {p: np.fmax.reduce(lines) for p, lines in sorted(curves.items())}
 
 
+@rc_context({"text.parse_math": False})  # names may hold dollar signs
 def draw_populations(histories: dict[str, MemberHistory], ranked: bool, title: str, file: Path) -> None:
     """Draw the best member of each population over time, and their mean with its 95 % interval.
 

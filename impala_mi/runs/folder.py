@@ -20,6 +20,7 @@ from impala_mi.config_text import read_config
 from impala_mi.errors import UserError
 from impala_mi.host.files import lock, write_atomically
 from impala_mi.paths import local_path
+from impala_mi.redaction import redact_values
 from impala_mi.yaml_text import parse_yaml
 
 MIN_DISK_BYTES = 500 * 2**20
@@ -76,8 +77,8 @@ class RunFolder:
             yield
 
     def event(self, kind: str, /, **details: Any) -> None:
-        """Append an event to events.jsonl."""
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **details}
+        """Append an event to events.jsonl, without secrets of URLs."""
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **redact_values(details)}
         with open(self.path / "events.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
 

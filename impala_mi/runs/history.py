@@ -1,5 +1,6 @@
 """Reading a run's folder in any state: settings, records, events, evaluations and checkpoints."""
 
+import io
 import os
 import re
 from collections import Counter
@@ -10,9 +11,11 @@ from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
+from fsspec.spec import AbstractBufferedFile
 
 from impala_mi.errors import UserError, shorten
 from impala_mi.paths import local_path
+from impala_mi.redaction import redact, redact_own, redact_values
 from impala_mi.runs.log_lines import (
     MAX_LINE_BYTES,
     Record,
@@ -22,6 +25,7 @@ from impala_mi.runs.log_lines import (
     parse_line,
     parse_record,
 )
+from impala_mi.runs.remote import open_url
 from impala_mi.yaml_text import MAX_BYTES, parse_yaml
 
 CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
@@ -39,6 +43,7 @@ class History:
     """Sample of a run's records, and what else its folder holds."""
 
     path: str
+    """Folder or URL, without its credentials."""
     name: str
     settings: dict[str, Any]
     """Configuration by dotted key; empty if it cannot be read."""
@@ -95,8 +100,9 @@ def read(path: str) -> History:
     skipped = Skipped()
     events, newest = _events(opened(EVENTS), skipped)
     return History(
-        path, Path(root).name, dict(flat(_config(opened(CONFIG)))), _records(opened(METRICS), skipped), events,
-        newest, skipped.keep(_evaluation(_opened(files, file)) for file in evaluations),
+        redact(path) if "://" in path else path, Path(root).name, dict(flat(_config(opened(CONFIG)))),
+        _records(opened(METRICS), skipped), events, newest,
+        skipped.keep(_evaluation(_opened(files, file)) for file in evaluations),
         _written_at(files, f"{root}/{METRICS}"), skipped.count,
     )  # fmt: skip
 
@@ -165,13 +171,13 @@ def _columns(records: list[Record]) -> dict[str, np.ndarray]:
 def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """File system of a run's folder and the folder's path in it; raises `UserError` if it is not a run."""
     try:
-        files, root = fsspec.core.url_to_fs(path if "://" in path else str(local_path(path)))
+        files, root = open_url(path) if "://" in path else fsspec.core.url_to_fs(str(local_path(path)))
         files.invalidate_cache(root)  # otherwise buckets list what they held when first read
         exists = files.isdir(root)
     except UserError:
         raise
     except Exception as e:  # file systems raise anything
-        raise UserError(f"'{shorten(path)}' cannot be read: {shorten(str(e), 300)}") from None
+        raise UserError(f"'{shorten(path)}' cannot be read: {shorten(redact_own(str(e), path), 300)}") from None
     if not exists:
         raise UserError(f"no run {path!r}: there is no such folder")
     root = root.rstrip("/")
@@ -183,7 +189,11 @@ def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def _opened(files: fsspec.AbstractFileSystem, path: str) -> BinaryIO | None:
     """The file, or None if it cannot be read or is a pipe or a device, whose reading may never end."""
     try:
-        return files.open(path, "rb") if files.isfile(path) else None
+        if not files.isfile(path):
+            return None
+        file = files.open(path, "rb")
+        # Files of buckets read lines of any length only.
+        return io.BufferedReader(file) if isinstance(file, AbstractBufferedFile) else file
     except Exception:  # file systems raise anything
         return None
 
@@ -286,7 +296,7 @@ def _config(file: BinaryIO | None) -> dict[str, Any]:
             values = parse_yaml(file.read(MAX_BYTES + 1).decode(), "config.yaml")
         except (UserError, UnicodeDecodeError):
             return {}
-    return values if isinstance(values, dict) else {}
+    return redact_values(values) if isinstance(values, dict) else {}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

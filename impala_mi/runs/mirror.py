@@ -1,18 +1,30 @@
 """Mirror: a copy of a run's folder that outlives the machine, in any file system that fsspec knows."""
 
+import contextlib
+import functools
+import queue
 import shutil
+import threading
+import uuid
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import fsspec
 
-from impala_mi.errors import UserError
+from impala_mi.errors import UserError, shorten
+from impala_mi.redaction import redact_own, redact_url
+from impala_mi.runs.remote import lost_credentials, open_url
 
 LAST = "meta.json"
 """File of a checkpoint that is copied last: a copy that has it is whole."""
 CHECKPOINTS = "checkpoints"
 CLOSE_S = 600.0
 """Seconds that the end of a run waits for the last copy."""
+PROBE_S = 60.0
+"""Seconds within which a file of a few bytes must be written before training."""
+MAX_REASON = 300
+"""Characters of a file system's error that messages repeat."""
 
 
 class Mirror:
@@ -26,13 +38,9 @@ class Mirror:
     """
 
     def __init__(self, url: str, folder: Path) -> None:
-        try:
-            if "://" not in url:
-                raise ValueError("write it as s3://bucket/folder, gs://bucket/folder, file:///folder, ...")
-            self._remote, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as e:
-            raise UserError(f"run.mirror={url!r}: {e}") from None
-        self._url, self._folder, self._root = url, folder, f"{root.rstrip('/')}/{folder.name}"
+        self._remote, root = _opened(url)
+        self._url, self._folder, self._root = url, folder, f"{root}/{folder.name}"
+        self._made = set[str]()
         self._copied: dict[str, tuple[int, int]] = {}
         self._listed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
@@ -43,7 +51,7 @@ class Mirror:
         try:
             names = self._names()
         except Exception as e:  # file systems raise anything
-            raise self._unreadable(e) from None
+            raise _error(self._url, "cannot be read", e) from None
         return max((PurePosixPath(name).parent.name for name in names if _is_checkpoint(name)), default=None)
 
     def pull(self) -> None:
@@ -62,35 +70,39 @@ class Mirror:
             aside.rename(self._folder)
         except Exception as e:
             shutil.rmtree(aside, ignore_errors=True)
-            raise self._unreadable(e) from None
+            raise _error(self._url, "cannot be read", e) from None
 
-    def push(self) -> Exception | None:
-        """Start copying changed files unless a copy is in progress; returns the error of the last copy, if any."""
+    def push(self) -> str | None:
+        """Start copying changed files unless a copy is in progress; returns why the last copy failed, if it did."""
         if self._copying is not None and not self._copying.done():
             return None
         failed = self._copying.exception() if self._copying is not None else None
         self._copying = self._thread.submit(self._copy)
-        return failed if isinstance(failed, Exception) else None
+        return self._reason(failed)
 
-    def close(self) -> Exception | None:
-        """Copy changed files and wait for it; returns the error, if any."""
+    def close(self) -> str | None:
+        """Copy changed files and wait for it; returns why that failed, if it did."""
         last = self._thread.submit(self._copy)
         self._thread.shutdown(wait=False)
         try:
-            failed = last.exception(timeout=CLOSE_S)
-        except TimeoutError as e:
-            return e
-        return failed if isinstance(failed, Exception) else None
+            return self._reason(last.exception(timeout=CLOSE_S))
+        except TimeoutError:
+            return f"it has not ended within {CLOSE_S:.0f} s"
+
+    def _reason(self, error: BaseException | None) -> str | None:
+        return _reason(self._url, error) if isinstance(error, Exception) else None
 
     def _copy(self) -> None:
         files = self._files()
         for name in sorted(files, key=lambda name: (name.endswith(LAST), name)):
             if self._copied.get(name) != files[name]:
                 try:
-                    self._remote.makedirs(f"{self._root}/{PurePosixPath(name).parent}", exist_ok=True)
+                    self._make_folder(f"{self._root}/{name}".rpartition("/")[0])
                     self._remote.put_file(str(self._folder / name), f"{self._root}/{name}")
                 except FileNotFoundError:
-                    if (self._folder / name).exists():
+                    if (self._folder / name).exists():  # the copy's folder or bucket is gone, with all in it
+                        self._copied.clear()
+                        self._made.clear()
                         raise
                     continue  # a checkpoint that was removed meanwhile
                 self._copied[name] = files[name]
@@ -111,8 +123,17 @@ class Mirror:
         prefix = len(self._remote._strip_protocol(self._root)) + 1
         return sorted(path[prefix:] for path in self._remote.find(self._root))
 
-    def _unreadable(self, error: Exception) -> UserError:
-        return UserError(f"run.mirror={self._url!r}: cannot be read: {type(error).__name__}: {error}")
+    def _make_folder(self, folder: str) -> None:
+        """Make the folder of a file and those above it, but never a bucket, whose name may be misspelt."""
+        if self._root.startswith("/"):  # paths in buckets start with the bucket's name
+            self._remote.makedirs(folder, exist_ok=True)
+            return
+        path = PurePosixPath(folder)
+        for part in reversed([path, *path.parents]):
+            if str(part) not in self._made and part.is_relative_to(self._root):
+                with contextlib.suppress(FileExistsError):
+                    self._remote.mkdir(str(part), create_parents=False)
+                self._made.add(str(part))
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Size and modification time of each file, without files that are being written."""
@@ -123,6 +144,73 @@ class Mirror:
                 stat = path.stat()
                 files[name.as_posix()] = (stat.st_size, stat.st_mtime_ns)
         return files
+
+
+@functools.cache
+def check_mirror(url: str) -> None:
+    """Raise `UserError` unless a file can be written to the URL's folder, which is made, and removed again.
+
+    A bucket that does not exist is not made: its name may be misspelt. URLs that were found to be good are not
+    tried again by this process.
+    """
+    remote, root = _opened(url)
+    name = f"{root}/.impala-mi-{uuid.uuid4().hex}"
+
+    def probe() -> None:
+        if root.startswith("/"):  # paths in buckets start with the bucket's name
+            remote.makedirs(root, exist_ok=True)
+        remote.pipe_file(name, b"written before training")
+        remote.rm_file(name)
+
+    try:
+        _within(PROBE_S, probe)
+    except Exception as e:  # file systems raise anything
+        raise _error(url, "cannot be written to", e) from None
+
+
+def _within(seconds: float, call: Callable[[], None]) -> None:
+    """Call a function that may hang; raises what it raises, or `TimeoutError`."""
+    result = queue.SimpleQueue[Exception | None]()
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as e:
+            result.put(e)
+        else:
+            result.put(None)
+
+    threading.Thread(target=run, name="mirror probe", daemon=True).start()
+    try:
+        error = result.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:.0f} s") from None
+    if error is not None:
+        raise error
+
+
+def _opened(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """File system of run.mirror and the path in it; raises `UserError`."""
+    if "://" not in url:
+        raise UserError(
+            f"run.mirror={url!r}: write it as s3://bucket/folder, gs://bucket/folder, file:///folder, ..."
+        )
+    try:
+        remote, root = open_url(url)
+    except Exception as e:  # some file systems connect here, and raise anything
+        raise _error(url, "cannot be opened", e) from None
+    return remote, root.rstrip("/")
+
+
+def _error(url: str, problem: str, error: Exception) -> UserError:
+    return UserError(
+        f"run.mirror={shorten(redact_url(url))!r}: {problem}: {_reason(url, error)}{lost_credentials(url)}"
+    )
+
+
+def _reason(url: str, error: Exception) -> str:
+    """Kind and message of a file system's error, without secrets."""
+    return shorten(redact_own(f"{type(error).__name__}: {error}", url), MAX_REASON)
 
 
 def _is_checkpoint(name: str) -> bool:

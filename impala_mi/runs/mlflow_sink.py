@@ -10,6 +10,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
+from impala_mi.redaction import redact_values
 from impala_mi.runs.history import flat
 from impala_mi.runs.sinks import TERMINAL, Record, RunInfo, Sink
 
@@ -42,7 +43,7 @@ class MlflowSink(Sink):
         number = self._client.create_experiment(experiment) if known is None else known.experiment_id
         tags = {} if info.group is None else {"group": info.group}
         run_id = str(self._client.create_run(number, run_name=info.name, tags=tags).info.run_id)
-        settings = info.config.model_dump(mode="json", exclude={"run", "logging"})
+        settings = redact_values(info.config.model_dump(mode="json", exclude={"run", "logging"}))
         params = [Param(key, str(value)) for key, value in flat(settings)]
         for i in range(0, len(params), MAX_PARAMS):
             self._client.log_batch(run_id, params=params[i : i + MAX_PARAMS])

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import queue
-import re
 import threading
 import time
 import uuid
@@ -24,6 +23,7 @@ from impala_mi.config import Config, LoggingConfig
 from impala_mi.errors import UserError
 from impala_mi.hooks import load_hook
 from impala_mi.host.files import write_atomically
+from impala_mi.redaction import redact
 from impala_mi.runs.folder import is_population
 from impala_mi.runs.log_lines import parse_line, parse_record
 from impala_mi.types import RolloutPreview
@@ -31,6 +31,8 @@ from impala_mi.types import RolloutPreview
 Record = Mapping[str, float]
 MAX_WAITING = 1000
 """Calls that may wait for a slow sink before it counts as failed."""
+MAX_REASON = 500
+"""Characters of an error that the event of a failed sink keeps."""
 CLOSE_S = 30.0
 """Seconds that the end of a run waits for all sinks of services and of the user to write what is left."""
 TERMINAL = ("done", "interrupted", "failed")
@@ -215,7 +217,8 @@ class Sinks(Sink):
             except Exception as e:  # clients of services raise anything
                 if self._optional.pop(name, None) is None:
                     continue  # dropped by the event of another failure
-                self._on_failure(name, _without_credentials(f"{type(e).__name__}: {e}"))
+                reason = f"{type(e).__name__}: {e}".strip().splitlines()[0]
+                self._on_failure(name, redact(reason)[:MAX_REASON])
 
     def write(self, record: Record) -> None:
         """Write the finite values of a record."""
@@ -246,11 +249,6 @@ class Sinks(Sink):
         """Close all; optional sinks share one deadline, `CLOSE_S` seconds after the first was told to end."""
         self.close_required()
         self._each_optional(lambda sink: sink.close())
-
-
-def _without_credentials(text: str) -> str:
-    """First line of an error without the user and password of a URL."""
-    return re.sub(r"//[^/@\s]+@", "//***@", (text.strip() or "no reason given").splitlines()[0])[:500]
 
 
 def _wandb(info: RunInfo) -> Sink:

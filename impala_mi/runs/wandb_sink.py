@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import wandb
 from PIL import Image
 
+from impala_mi.redaction import redact_values
 from impala_mi.runs.sinks import TERMINAL, Record, RunInfo, Sink
 from impala_mi.runs.tensorboard_sink import contact_sheet
 from impala_mi.types import RolloutPreview
@@ -28,9 +29,14 @@ class WandbSink(Sink):
             resume="allow",
             mode="offline" if section.offline else None,
             dir=str(info.folder),
-            config=info.config.model_dump(mode="json", exclude={"run", "logging"}),
+            config=redact_values(info.config.model_dump(mode="json", exclude={"run", "logging"})),
             settings=wandb.Settings(
-                console="off", silent=True, disable_git=True, save_code=False, reinit="create_new"
+                console="off",
+                silent=True,
+                disable_git=True,
+                save_code=False,
+                reinit="create_new",
+                x_disable_meta=True,  # it holds the command line, which may hold credentials
             ),
         )
         self._run.define_metric("env_frames")

@@ -1,6 +1,8 @@
 """Checks that this machine can run a configuration, made before anything starts."""
 
+import importlib.metadata
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +16,14 @@ from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
 from impala_mi.host.threads import cores
 from impala_mi.nn.agent import Agent, meta_agent
-from impala_mi.runs.mirror import Mirror
+from impala_mi.runs.mirror import check_mirror
 from impala_mi.runs.sinks import check_sinks
 from impala_mi.types import leaves, transitions_buffer
 
 SHARED_MEMORY = Path("/dev/shm")
 MIB, GIB = 2**20, 2**30
+MIN_RAY = (2, 52)
+"""Oldest version of Ray: the first with token authentication."""
 LEARNER_COPIES = 6
 """Copies of the weights in a rank: weights, gradients twice, two slots of the optimiser, and what it publishes."""
 OTHER_COPIES = 2
@@ -51,11 +55,10 @@ def check(config: Config, runs: int = 1) -> Suite:
 
     Raises `UserError` if it cannot.
     """
+    check_ray_version()
     suite = make_suite(config.env)
     suite.check()
     check_sinks(config.logging)
-    if config.run.mirror is not None:
-        Mirror(config.run.mirror, Path(config.run.root))  # raises if the URL is invalid
     actors, levels = config.actors, len(suite.levels)
     environments = actors.number(levels) * actors.envs
     if environments < levels:
@@ -87,7 +90,20 @@ def check(config: Config, runs: int = 1) -> Suite:
                 f"Docker start with --shm-size={needed // MIB + 64}m, or lower actors.count, actors.envs or "
                 "learner.unroll_length" + (", or pbt.concurrent" if runs > 1 else "")
             )
+    if config.run.mirror is not None:
+        check_mirror(config.run.mirror)
     return suite
+
+
+def check_ray_version() -> None:
+    """Raise `UserError` if the installed Ray is older than `MIN_RAY`."""
+    version = importlib.metadata.version("ray")
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_RAY:
+        oldest = ".".join(map(str, MIN_RAY))
+        raise UserError(
+            f"Ray {version} is installed; {oldest} is the oldest that can refuse other users, by a token: "
+            f"pip install 'ray>={oldest}'"
+        )
 
 
 def _check_threads(config: Config) -> None:

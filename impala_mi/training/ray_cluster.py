@@ -1,13 +1,17 @@
 """Ray: the cluster that RAY_ADDRESS names, or a private one that lives as long as the run."""
 
 import contextlib
+import importlib
 import logging
 import math
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 if not os.environ.get("RAY_ADDRESS"):
     # Ray reads this at import; it is the only switch that keeps every port of a private cluster on loopback.
@@ -26,19 +30,25 @@ from impala_mi.host import reaper
 from impala_mi.host.signals import Interrupted
 from impala_mi.host.tempdirs import sweep
 from impala_mi.host.threads import KEEP_FREED_MEMORY
-from impala_mi.training.preflight import object_store_bytes, processors
+from impala_mi.training.preflight import check_ray_version, object_store_bytes, processors
 
 END_S = 2.0
 """Seconds that processes of Ray have to end before they are killed."""
+RAY_FOLDER = "ray"
+"""Folder of a private Ray's sockets, logs and spilled objects, below one that only this user can enter."""
+TOKEN_FILE = "token"
+"""File of a private Ray's token, beside `RAY_FOLDER`."""
 
 
 @contextlib.contextmanager
 def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
     """Run Ray inside the `with` block: a private one on loopback, or the cluster that RAY_ADDRESS names.
 
-    A private Ray has the resources of `runs` runs at a time, and ends with all its processes. Raises `UserError` if
-    Ray does not start, or runs in this process already.
+    A private Ray has the resources of `runs` runs at a time, and ends with all its processes. Only this user can
+    reach it: its files lie below a folder of mode 0700, and its ports need a token that is made for this run.
+    Raises `UserError` if Ray is too old or does not start, or runs in this process already.
     """
+    check_ray_version()
     if ray.is_initialized():
         raise UserError("Ray is already running in this process; call ray.shutdown() first")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -49,8 +59,10 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         # Not in TMPDIR: the paths of Ray's sockets must stay short.
         folder = tempfile.TemporaryDirectory(prefix="impala-mi-ray-", dir="/tmp", ignore_cleanup_errors=True)
-        session = stack.enter_context(folder)
+        session = stack.enter_context(folder)  # of mode 0700
         stack.enter_context(_reaped(session))
+        if not address:
+            stack.enter_context(_own_token(Path(session)))
         stack.callback(_end_ray, session)
         try:
             if address:
@@ -60,7 +72,8 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
                 with _without_unused_processes(), _environment({reaper.MARK: session}):
                     ray.init(
                         address="local",
-                        _temp_dir=session,
+                        # Not the folder itself: Ray lets all users write to the one that it is given.
+                        _temp_dir=f"{session}/{RAY_FOLDER}",
                         num_cpus=cpus,
                         num_gpus=math.ceil(gpus),
                         include_dashboard=False,
@@ -71,7 +84,8 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
             raise Interrupted from None
         except Exception as e:  # of any type
             where = f"RAY_ADDRESS={address}" if address else "this machine"
-            raise UserError(f"Ray does not start on {where}: {str(e).strip().splitlines()[0]}") from None
+            token = "; its token belongs into RAY_AUTH_TOKEN or the file of RAY_AUTH_TOKEN_PATH" if address else ""
+            raise UserError(f"Ray does not start on {where}: {str(e).strip().splitlines()[0]}{token}") from None
         resources = ray.cluster_resources()
         if resources.get("CPU", 0) < cpus or resources.get("GPU", 0) < gpus:
             print(
@@ -104,18 +118,48 @@ def _reaped(folder: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables, which processes started meanwhile inherit."""
+def _own_token(folder: Path) -> Iterator[None]:
+    """Make a token for the Ray that starts inside the `with` block, in a file that only this user can read.
+
+    Processes are told the file and not the token, and tokens of other clusters in the environment are hidden from
+    them.
+    """
+    file = folder / TOKEN_FILE
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(secrets.token_hex(32))
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file), "RAY_AUTH_TOKEN": None}
+    try:
+        with _environment(own):
+            _forget_token()
+            yield
+    finally:
+        _forget_token()
+
+
+def _forget_token() -> None:
+    """Make Ray read its environment variables for authentication again; it remembers them and the token."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables, or unset those that are None; processes started meanwhile inherit them."""
     before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    _set_environment(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        _set_environment(before)
+
+
+def _set_environment(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextlib.contextmanager

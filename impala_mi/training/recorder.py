@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.envs.scores import has_references
 from impala_mi.learner.update import Counters
+from impala_mi.redaction import redact, redact_values
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.checkpoint import Checkpoint
 from impala_mi.runs.folder import RunFolder
@@ -64,6 +66,8 @@ class Recorder:
             self._time_before, self._discarded = run["time_s"], run["discarded"]
             self._starts = run["starts"] + 1
         resumed_at = None if resumed is None else int(resumed.meta["env_frames"])
+        self.mirror_failed = False
+        """Whether the last copy to run.mirror, made by `close`, failed."""
         self._mirror = None if config.run.mirror is None else Mirror(config.run.mirror, folder.path)
         info = RunInfo(folder.path, config, suite.level_names, resumed_at)
         self._sinks = make_sinks(info, lambda name, error: self.event("sink_failed", sink=name, error=error))
@@ -249,8 +253,9 @@ class Recorder:
         meta = {"env_frames": counters.env_frames, "updates": counters.updates, "score": self.score()}
         path = checkpoints.save(self._folder.checkpoints, state, run, meta, self._config.train.keep_checkpoints)
         self.event("checkpoint", env_frames=counters.env_frames, path=path.name)
-        if self._mirror is not None:
-            self._report_mirror(self._mirror.push())
+        if self._mirror is not None and (reason := self._mirror.push()) is not None:
+            self.event("mirror_failed", error=reason)
+            _warn(f"no copy to run.mirror: {reason}; training goes on, and each checkpoint tries again")
         self._saved_at = self._now()
         try:
             if (rollout := preview()) is not None:
@@ -276,7 +281,8 @@ class Recorder:
         self.hparams({"seed": self._config.seed, **values}, metric)
 
     def event(self, kind: str, /, **details: Any) -> None:
-        """Write an event to events.jsonl and to the sinks."""
+        """Write an event to events.jsonl and to the sinks, without secrets of URLs."""
+        details = redact_values(details)
         self._folder.event(kind, **details)
         self._sinks.event(kind, details)
 
@@ -287,9 +293,11 @@ class Recorder:
                 close()
 
     def _close_mirror(self) -> None:
-        if self._mirror is not None:
-            self._report_mirror(self._mirror.close())
+        if self._mirror is not None and (reason := self._mirror.close()) is not None:
+            self.mirror_failed = True
+            self._folder.event("mirror_failed", error=reason)  # the sinks of the folder are closed
+            _warn(f"the last copy to run.mirror failed: {reason}; the newest state is in {self._folder.path} only")
 
-    def _report_mirror(self, error: Exception | None) -> None:
-        if error is not None:  # training goes on, and the next copy tries again
-            self._folder.event("mirror_failed", error=f"{type(error).__name__}: {error}")
+
+def _warn(text: str) -> None:
+    print(f"warning: {redact(text)}", file=sys.stderr, flush=True)

@@ -55,6 +55,8 @@ class Result:
     counters: Counters
     checkpoint: Path
     score: float | None
+    mirrored: bool = True
+    """Whether run.mirror, if it is set, holds the newest state."""
 
     @property
     def run(self) -> Path:
@@ -72,7 +74,7 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
         stop.install()
         trainer = Trainer(config, suite, folder, resumed, report, stop)
         try:
-            return trainer.run()
+            result = trainer.run()
         except (TrainingError, OSError) as e:
             message = str(e) if isinstance(e, TrainingError) else f"cannot write to {folder.path}: {e}"
             with contextlib.suppress(OSError):
@@ -80,6 +82,7 @@ def train(config: Config, folder: RunFolder, resumed: Checkpoint | None, report:
             raise TrainingError(f"{message}; the last checkpoint is kept: impala-mi resume {folder.path}") from None
         finally:
             trainer.close()
+        return replace(result, mirrored=not trainer.recorder.mirror_failed)
 
 
 class Trainer:

@@ -62,7 +62,7 @@ def test_runs_that_ended_badly(tmp_path):
     assert '<td class="bad">failed</td>' in html
     assert "<td>empty</td>" in html
     markdown = (tmp_path / "report.md").read_text()
-    assert "crashed failed: because <b>" in markdown
+    assert "crashed failed: because \\<b\\>" in markdown
 
 
 def test_only_an_empty_run(tmp_path):

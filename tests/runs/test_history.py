@@ -3,8 +3,11 @@
 import itertools
 import json
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from impala_mi.errors import UserError
 from impala_mi.runs import history
@@ -193,3 +196,36 @@ def test_numbers_over_64_bits_are_skipped_and_counted(folder, digits):
     assert (run.skipped, run.metrics["env_frames"].tolist()) == (1, [*range(100, 1001, 100), 1200])
     assert run.metrics["env_frames"].dtype == np.int64
     assert read(str(folder)).skipped == 1
+
+
+class BucketFile(AbstractBufferedFile):
+    """File that is fetched in parts, as those of buckets."""
+
+    def _fetch_range(self, start, end):
+        return self.fs.store[self.path].getvalue()[start:end]
+
+
+class BucketOfFiles(MemoryFileSystem):
+    protocol = "bucketoffiles"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("bucketoffiles://").rpartition("@")[2].strip("/")
+
+    def _open(self, path, mode="rb", **options):
+        if mode != "rb":
+            return super()._open(path, mode, **options)
+        return BucketFile(self, path, mode, size=self.size(path))
+
+
+def test_a_copy_in_a_bucket_is_read_as_the_folder(folder):
+    fsspec.register_implementation("bucketoffiles", BucketOfFiles, clobber=True)
+    bucket = BucketOfFiles()
+    for name in ("metrics.jsonl", "config.yaml", "events.jsonl"):
+        bucket.pipe_file(f"/runs/a/{name}", (folder / name).read_bytes())
+    here, there = read(str(folder)), read("bucketoffiles://me:hunter22@runs/a")
+    assert there.path == "bucketoffiles://***@runs/a"
+    assert there.status == "done"
+    assert (there.records, there.events, there.settings) == (here.records, here.events, here.settings)
+    assert read_run("bucketoffiles://runs/a").metrics.keys() == read_run(folder).metrics.keys()
+    bucket.rm("/runs", recursive=True)

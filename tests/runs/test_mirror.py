@@ -1,10 +1,18 @@
 """A run's folder is copied whole, and comes back."""
 
+import shutil
+import threading
+from pathlib import Path
+from typing import ClassVar
+
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from impala_mi.errors import UserError
-from impala_mi.runs.mirror import Mirror
+from impala_mi.runs import mirror as mirrors
+from impala_mi.runs.mirror import Mirror, check_mirror
+from impala_mi.runs.remote import open_url
 
 
 def tree(folder):
@@ -109,22 +117,174 @@ def test_only_what_changed_is_copied_and_a_checkpoints_meta_last(tmp_path, monke
     assert len(names) == len(RUN) + 1
 
 
+def failing(*_):
+    raise OSError("no network at ftp://me:hunter22@host")
+
+
 def test_a_failure_is_told_once_and_the_next_copy_makes_up_for_it(tmp_path, monkeypatch):
     run = tmp_path / "run"
     write(run, RUN)
     mirror = Mirror("memory://fails", run)
     put = mirror._remote.put_file
-    monkeypatch.setattr(mirror._remote, "put_file", lambda *_: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr(mirror._remote, "put_file", failing)
     assert mirror.push() is None
     mirror._copying.exception()
     monkeypatch.setattr(mirror._remote, "put_file", put)
-    assert str(mirror.push()) == "no network"
+    assert mirror.push() == "OSError: no network at ftp://***@host"
     assert mirror.close() is None
     fetch("memory://fails", tmp_path / "b" / "run")
     assert tree(tmp_path / "b" / "run") == tree(run)
+
+
+def test_a_copy_whose_folder_vanished_is_made_whole_again(tmp_path):
+    run, there = tmp_path / "run", tmp_path / "there"
+    write(run, RUN)
+    mirror = Mirror(f"file://{there}", run)
+    mirror.push()
+    mirror._copying.result()
+    shutil.rmtree(there)
+    write(run, {"metrics.jsonl": "1\n2\n"})
+    mirror.push()
+    mirror._copying.exception()
+    assert mirror.close() is None
+    assert "metrics.jsonl" in tree(there / "run")
 
 
 @pytest.mark.parametrize("url", ["nonsense://x", "s4:/x"])
 def test_an_unknown_kind_of_url_is_named(url, tmp_path):
     with pytest.raises(UserError, match=r"run.mirror='(nonsense|s4)"):
         Mirror(url, tmp_path / "run")
+
+
+# -- before training --
+
+
+class Buckets(MemoryFileSystem):
+    """A bucket store: no folders, `mkdir` makes buckets, and a file needs its bucket and the right secret."""
+
+    protocol = "buckets"
+    store: ClassVar[dict[str, object]] = {}
+    made: ClassVar[set[str]] = set()
+
+    def __init__(self, password: str = "") -> None:
+        super().__init__()
+        self.password = password
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return path.removeprefix("buckets://").partition("@")[2] or path.removeprefix("buckets://")
+
+    @staticmethod
+    def _get_kwargs_from_urls(path):
+        user, at, _ = path.removeprefix("buckets://").partition("@")
+        return {"password": user.partition(":")[2]} if at else {}
+
+    def mkdir(self, path, create_parents=True, **_):
+        bucket, _, key = path.partition("/")
+        if key and not create_parents and bucket not in self.made:
+            raise FileNotFoundError("The specified bucket does not exist")
+        self.made.add(bucket)
+
+    def makedirs(self, path, exist_ok=False):
+        self.mkdir(path)
+
+    def _check(self, path):
+        if self.password != "hunter22":
+            raise PermissionError(f"{self.password!r} is wrong")
+        if path.partition("/")[0] not in self.made:
+            raise FileNotFoundError("The specified bucket does not exist")
+
+    def pipe_file(self, path, value, **_):
+        self._check(path)
+        self.store[path] = value
+
+    def put_file(self, local, path, **_):
+        self.pipe_file(path, Path(local).read_bytes())
+
+    def rm_file(self, path):
+        del self.store[path]
+
+    def exists(self, path, **_):
+        return any(name.startswith(path) for name in self.store)
+
+    def find(self, path, **_):
+        return [name for name in self.store if name.startswith(path + "/")]
+
+
+@pytest.fixture
+def buckets(monkeypatch):
+    fsspec.register_implementation("buckets", Buckets, clobber=True)
+    monkeypatch.setattr(Buckets, "store", {})
+    monkeypatch.setattr(Buckets, "made", {"bucket"})
+    check_mirror.cache_clear()
+    yield Buckets
+    Buckets.clear_instance_cache()
+
+
+def test_a_probe_leaves_nothing_and_is_made_once(buckets):
+    url = "buckets://me:hunter22@bucket/runs"
+    check_mirror(url)
+    assert buckets.store == {}
+    buckets.made.clear()
+    check_mirror(url)
+
+
+def test_a_misspelt_bucket_is_refused_and_not_made(buckets, tmp_path):
+    url = "buckets://me:hunter22@buckt/runs"
+    with pytest.raises(
+        UserError, match=r"^run.mirror='buckets://\*\*\*@buckt/runs': cannot be written to: .* exist$"
+    ):
+        check_mirror(url)
+    write(tmp_path / "run", RUN)
+    assert "does not exist" in Mirror(url, tmp_path / "run").close()
+    assert buckets.made == {"bucket"}
+    assert Mirror(url.replace("buckt", "bucket"), tmp_path / "run").close() is None
+    assert set(buckets.store) == {f"bucket/runs/run/{name}" for name in RUN}
+
+
+def test_a_wrong_password_is_refused_and_not_repeated(buckets):
+    with pytest.raises(UserError, match=r"PermissionError: '\*\*\*' is wrong$"):
+        check_mirror("buckets://me:hunter%32%33@bucket/runs".replace("%32%33", "23"))
+
+
+def test_credentials_that_were_left_out_are_asked_for(buckets):
+    with pytest.raises(UserError, match=r"again, or set FSSPEC_BUCKETS_USERNAME and FSSPEC_BUCKETS_PASSWORD$"):
+        check_mirror("buckets://***@bucket/runs")
+    with pytest.raises(UserError, match=r"again, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY$|s3fs"):
+        check_mirror("s3://***@bucket/runs?versionId=***")
+
+
+def test_credentials_of_the_environment_stand_in_for_those_that_were_left_out(buckets, monkeypatch):
+    monkeypatch.setitem(fsspec.config.conf, "buckets", {"password": "hunter22"})  # FSSPEC_BUCKETS_PASSWORD
+    check_mirror("buckets://***@bucket/runs")
+
+
+def test_a_store_that_does_not_answer_is_refused(buckets, monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(mirrors, "PROBE_S", 0.05)
+    monkeypatch.setattr(Buckets, "pipe_file", lambda *_: answer.wait(10))
+    with pytest.raises(UserError, match="cannot be written to: TimeoutError: no answer within 0 s"):
+        check_mirror("buckets://me:hunter22@bucket/silent")
+    answer.set()
+
+
+def test_a_folder_of_this_machine_is_made(tmp_path):
+    check_mirror(f"file://{tmp_path}/a/b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_key_and_secret_of_an_s3_url_reach_the_file_system(monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        fsspec.core, "url_to_fs", lambda url, **options: opened.append((url, options)) or (None, "x")
+    )
+    for url in (
+        "s3://AKIA:se/cr%2Bet@bucket/runs",
+        "s3://***@bucket/runs",
+        "s3://bucket/runs",
+        "ftp://me:x@host/y",
+    ):
+        open_url(url)
+    keyed = {"key": "AKIA", "secret": "se/cr+et"}
+    bare = "s3://bucket/runs"
+    assert opened == [(bare, keyed), (bare, {}), (bare, {}), ("ftp://me:x@host/y", {})]

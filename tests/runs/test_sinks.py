@@ -5,6 +5,7 @@ import json
 import os
 import re
 import struct
+import sys
 import threading
 import time
 
@@ -193,6 +194,7 @@ def assert_no_secret(folder):
 @pytest.mark.parametrize("by_environment", [False, True])
 def test_wandb_offline_continues_under_one_id(tmp_path, no_network, monkeypatch, by_environment):
     folder = tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", ["impala-mi", f"run.mirror=s3://key:{SECRET}@bucket"])
     overrides = ["logging.wandb.project=p"]
     if by_environment:
         monkeypatch.setenv("WANDB_MODE", "offline")
@@ -309,10 +311,21 @@ def test_a_section_that_is_off_can_be_switched_on_by_an_override():
         build("x", {}, ["logging.wandb.ofline=true"])
 
 
-@pytest.mark.parametrize("uri", [f"https://me:{SECRET}@host/x", f"https://{SECRET}@host"])
-def test_a_password_in_the_configuration_is_refused_and_not_repeated(uri):
-    with pytest.raises(UserError, match=r"logging.mlflow: tracking_uri must not hold a user or password") as error:
-        build("x", {}, [f"logging.mlflow.tracking_uri={uri}"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("logging.mlflow.tracking_uri", f"https://me:{SECRET}@host/x"),
+        ("logging.mlflow.tracking_uri", f"https://{SECRET}@host"),
+        ("logging.mlflow.tracking_uri", f"postgresql://host/db?password={SECRET}"),
+        ("logging.wandb.project", f"https://host/x?sig={SECRET}"),
+        ("env.gym.kwargs", f"{{all: {{server: 'https://me:{SECRET}@host'}}}}"),
+        ("env.gym.kwargs", f"{{all: {{servers: [a, 'https://host/x#token={SECRET}']}}}}"),
+        ("env.levels", f"['https://me:{SECRET}@host']"),
+    ],
+)
+def test_a_password_in_the_configuration_is_refused_and_not_repeated(key, value):
+    with pytest.raises(UserError, match=rf"{key}\S*='\w+://.*: must hold no user, password or query") as error:
+        build("x", {}, ["env.suite=gym", f"{key}={value}"])
     assert SECRET not in str(error.value)
 
 

@@ -17,6 +17,13 @@ def test_an_invalid_mirror_is_refused():
         preflight.check(tiny_config("run.mirror=nonsense://x"))
 
 
+def test_a_mirror_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^run.mirror='file://.*/x': cannot be written to: NotADirectoryError"):
+        preflight.check(tiny_config(f"run.mirror=file://{tmp_path}/file/x"))
+    preflight.check(tiny_config(f"run.mirror=file://{tmp_path}/folder/x"))
+
+
 def test_the_object_store_holds_the_recurrent_states_of_rollouts():
     config = tiny_config("agent.core=lstm", "actors.envs=5")
     suite = make_suite(config.env)

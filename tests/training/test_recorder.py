@@ -1,14 +1,17 @@
 """The recorder: what is opened and closed, in which order."""
 
+import contextlib
 import json
 import math
 import threading
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
-from impala_mi.learner.update import Counters
+from impala_mi.learner.update import Counters, Learner
 from impala_mi.runs.folder import RunFolder
 from impala_mi.runs.sinks import BackgroundSink, Sink, Sinks
 from impala_mi.training import recorder as recorders
@@ -71,3 +74,78 @@ def test_the_files_are_closed_then_copied_and_slow_sinks_are_waited_for_last(mon
     monkeypatch.setattr(recorders, "Mirror", Mirror)
     make(tmp_path, "run.mirror=memory://x").close()
     assert order == ["file", "mirror", "slow"]
+
+
+class FailingMirror:
+    """Mirror whose copies fail for the reasons given in turn."""
+
+    def __init__(self, *reasons):
+        self.reasons = list(reasons)
+
+    def push(self):
+        return self.reasons.pop(0)
+
+    close = push
+
+
+def state_of(config, suite):
+    return Learner(config, suite.spaces, 1, torch.device("cpu")).state()
+
+
+def test_a_copy_that_fails_is_said_on_the_terminal_and_in_the_events(monkeypatch, tmp_path, capsys):
+    said = []
+
+    class Said(Sink):
+        def event(self, kind, details):
+            said.append((kind, details.get("error")))
+
+    reasons = [None, "OSError: ftp://me:hunter22@host is gone", None, None]
+    monkeypatch.setattr(recorders, "make_sinks", lambda *_: Sinks([Said()]))
+    monkeypatch.setattr(recorders, "Mirror", lambda *_: FailingMirror(*reasons))
+    config = tiny_config("run.mirror=memory://x")
+    suite = make_suite(config.env)
+    recorder = Recorder(config, suite, RunFolder(tmp_path), None, lambda record: None)
+    for _ in range(3):
+        recorder.save(state_of(config, suite))
+    recorder.close()
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    failed = [event["error"] for event in events if event["event"] == "mirror_failed"]
+    assert failed == [error for kind, error in said if kind == "mirror_failed"]
+    assert failed == ["OSError: ftp://***@host is gone"]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: no copy to run.mirror: OSError: ftp://***@host is gone; training goes on")
+    assert not recorder.mirror_failed, "a later copy held everything"
+
+
+def test_the_last_copy_that_fails_is_said_and_remembered(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(recorders, "Mirror", lambda *_: FailingMirror("OSError: gone"))
+    recorder = make(tmp_path, "run.mirror=memory://x")
+    recorder.close()
+    assert recorder.mirror_failed
+    assert "the last copy to run.mirror failed: OSError: gone; the newest state is in" in capsys.readouterr().err
+    assert json.loads((tmp_path / "events.jsonl").read_text())["event"] == "mirror_failed"
+
+
+@pytest.mark.parametrize(
+    ("status", "mirror_failed", "code"),
+    [("done", False, 0), ("done", True, 1), ("interrupted", False, 130), ("interrupted", True, 130)],
+)
+def test_exit_codes_of_a_run(monkeypatch, tmp_path, status, mirror_failed, code):
+    from impala_mi.cli.run_training import run_training
+    from impala_mi.training import trainer
+
+    class Trainer:
+        recorder = SimpleNamespace(mirror_failed=False)
+
+        def __init__(self, *_):
+            pass
+
+        def run(self):
+            return trainer.Result(status, Counters(), tmp_path / "checkpoints" / "1", None)
+
+        def close(self):
+            self.recorder.mirror_failed = mirror_failed
+
+    monkeypatch.setattr(trainer, "Trainer", Trainer)
+    monkeypatch.setattr(trainer, "running_ray", lambda *_: contextlib.nullcontext())
+    assert run_training(tiny_config(), RunFolder(tmp_path), None) == code
