@@ -1,7 +1,5 @@
 import contextlib
 import dataclasses
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -250,18 +248,6 @@ def test_weights_are_copies():
     learner.update(stack([rollout.collect().data]))
     rollout.close()
     assert all(np.array_equal(kept[k], weights[k]) for k in kept)
-
-
-@pytest.mark.slow
-def test_pytorchs_compiler_is_not_loaded():
-    """It is 75 MB in every learner."""
-    code = (
-        "import sys, torch; from impala_mi.config import build; from impala_mi.learner.update import Learner; "
-        "from impala_mi.types import Spaces; "
-        "Learner(build('x', {}, []), Spaces((24, 24, 3), 'uint8', 3, 1, False), 1, torch.device('cpu')); "
-        "sys.exit('torch._dynamo' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
