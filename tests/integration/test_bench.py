@@ -60,9 +60,12 @@ def test_a_part_or_a_run_that_fails_is_told(session, monkeypatch):
     assert "failed: a level did not start 10 times" in bench(
         "env.suite=tests.games:faulty", "env.levels=[hopeless]"
     )
-    told = bench("run.mirror=nowhere://a", "--tune")  # which a run refuses, and a benchmark does not look at
-    assert "the run ended: error: " in told
-    assert "run.mirror" in told
+    (session.folder / "elsewhere").mkdir()
+    (session.folder / "elsewhere" / "own.py").write_text("from tests.games import faulty")
+    monkeypatch.syspath_prepend(session.folder / "elsewhere")  # here, and not in the process of the run
+    told = bench("env.suite=own:faulty", "env.levels=[hopeless]", "--tune")
+    assert "failed: the run ended: error: " in told
+    assert "No module named 'own'" in told
 
 
 def test_bad_input_is_told_before_anything_starts(session):

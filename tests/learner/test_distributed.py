@@ -17,7 +17,7 @@ from impala_mi.learner.batching import stack
 from impala_mi.learner.distributed import join, listen
 from impala_mi.learner.update import Learner
 from impala_mi.nn.heads import HEADS
-from impala_mi.types import FinalObservations, Spaces
+from impala_mi.types import FinalObservations, Spaces, map_arrays
 
 CPU = torch.device("cpu")
 UPDATES, T, B = 10, 6, 8
@@ -42,12 +42,18 @@ def config_of(changed):
     ])  # fmt: skip
 
 
-def unrolls_of(config, update):
+@functools.cache
+def noise():
+    """An unroll of two columns; its recurrent state is the same for all configurations."""
+    return random_unrolls(SPACES, config_of(()), T, 2)
+
+
+def unrolls_of(update):
     """Four rollouts of two columns each, with episode starts, levels that not every rank has, and cut-offs."""
     rng = np.random.default_rng(update)
     out = []
     for i in range(4):
-        data = random_unrolls(SPACES, config, T, 2)
+        data = map_arrays(noise(), np.copy)
         data.inputs.frame[:] = rng.normal(size=data.inputs.frame.shape)
         data.inputs.first[:] = rng.random(data.inputs.first.shape) < 0.3
         data.inputs.level[:] = i % 3
@@ -68,7 +74,7 @@ def unrolls_of(config, update):
 def learn(config, ranks=1, rank=0):
     learner, metrics = Learner(config, SPACES, 4, CPU, ranks), []
     for update in range(UPDATES):
-        unrolls = unrolls_of(config, update)
+        unrolls = unrolls_of(update)
         if ranks > 1:
             time.sleep(0.01 * ((update * 7 + rank * 3) % 4))  # they do not come at the same time
         metrics.append(learner.update(stack(unrolls[rank::ranks])))
@@ -93,7 +99,7 @@ def poisoned(ranks, rank):
     config = config_of([])
     learner = Learner(config, SPACES, 4, CPU, ranks)
     before = learner.weights()
-    unrolls = unrolls_of(config, 0)
+    unrolls = unrolls_of(0)
     if rank == 1:
         unrolls[rank].reward[0, 0] = np.nan
     learner.update(stack(unrolls[rank::ranks]))
