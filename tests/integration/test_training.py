@@ -25,9 +25,10 @@ def test_one_agent_learns_five_tasks_at_once(session):
     session.stop(process)
     last = session.records("a")[-1]
     assert last["score/capped_mean"] > 85
+    keys = set[str]().union(*session.records("a")[-20:])
     for key in ("time_s", "env_frames", "agent_steps", "updates", "fps", "learner_fps", "lag_mean", "lag_max",
                 "loss/total", "level/memory/return_mean"):  # fmt: skip
-        assert key in last
+        assert key in keys
     assert last["env_frames"] == last["agent_steps"] == last["updates"] * 400
     lags = [r["lag_max"] for r in session.records("a") if "lag_max" in r]
     assert statistics.median(lags) <= 4  # an actor that the machine lets wait is later once
