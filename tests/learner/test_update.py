@@ -225,7 +225,8 @@ def test_an_update_reads_nothing_back_from_its_device(pad_to_buckets, torso, cor
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
     changed = [*f"agent.torso={torso}".split(), f"agent.core={core}", f"agent.head={head}", "learner.batch_size=4",
                "actors.envs=4", "learner.unroll_length=6", "learner.optimizer=adam", "learner.max_grad_norm=1.0",
-               "learner.precision=float32", f"agent.value_normaliser={normaliser}"]  # fmt: skip
+               "learner.precision=float32", "agent.instruction_tokens=4",
+               f"agent.value_normaliser={normaliser}"]  # fmt: skip
     config = build("test", {}, changed)
     spaces = Spaces((24, 28, 3), "uint8", 4, 3, instructions=True)
     data = random_unrolls(spaces, config, 6, 4)
