@@ -33,7 +33,8 @@ def member_of(leader, key):
 
 def test_members_take_turns_copy_each_other_and_keep_their_actors(population):
     session = population
-    out = command(session, "pbt", "pbt.yaml", "run.name=p", "pbt.concurrent=1", "train.env_frames=24_000")
+    out = command(session, "pbt", "pbt.yaml", "run.name=p", "pbt.concurrent=1", "pbt.ready_episodes=100",
+                  "train.env_frames=6000", PACED)  # fmt: skip
     assert "done after" in out
     histories = consistent(session)
     folder = session.folder / "runs" / "p"
@@ -44,7 +45,7 @@ def test_members_take_turns_copy_each_other_and_keep_their_actors(population):
         name = f"p/members/{key}"
         frames = [record["env_frames"] for record in session.records(name)]
         assert frames == sorted(frames)
-        assert session.checkpoint(name).meta["env_frames"] >= 24_000
+        assert session.checkpoint(name).meta["env_frames"] >= 6000
         kinds = session.events(name)
         assert kinds.count("adopted") == histories[key].generation > 0
         assert not {"actor_died", "actor_joined", "learner_died"} & set(kinds)
