@@ -169,14 +169,46 @@ def breaks(config: EnvConfig) -> Suite:
     raise RuntimeError("as it is written")
 
 
+class PacedGame(Game):
+    """A game whose steps take this many seconds, so that a run that waits for something leaves the cores alone."""
+
+    def __init__(self, make: Callable[[str], Game], seconds: float, level: str) -> None:
+        self._game, self._seconds = make(level), seconds
+
+    def reset(self, seed: int) -> Observation:
+        return self._game.reset(seed)
+
+    def step(self, action: int) -> Outcome:
+        time.sleep(self._seconds)
+        return self._game.step(action)
+
+    def close(self) -> None:
+        self._game.close()
+
+
+def paced(config: EnvConfig) -> Suite:
+    """The suite `tiny` whose games take a millisecond for each step."""
+    suite = tiny(config)
+    return replace(suite, name="paced", make_game=functools.partial(PacedGame, suite.make_game, 1e-3))
+
+
 def tiny_processes(config: EnvConfig) -> Suite:
     """The suite `tiny` with each game in a child process, as for DeepMind Lab."""
-    suite = tiny(config)
+    return _in_processes(tiny(config), "tiny_processes")
 
+
+def paced_processes(config: EnvConfig) -> Suite:
+    """The suite `tiny_processes` whose games, which step at the same time, take ten milliseconds for each step."""
+    suite = tiny(config)
+    paced_games = replace(suite, make_game=functools.partial(PacedGame, suite.make_game, 1e-2))
+    return _in_processes(paced_games, "paced_processes")
+
+
+def _in_processes(suite: Suite, name: str) -> Suite:
     def make(level: str) -> ProcessGame:
         return ProcessGame(functools.partial(in_child, suite.make_game, level), level, timeout_s=60)
 
-    return replace(suite, name="tiny_processes", make_game=make, step_threads=256)
+    return replace(suite, name=name, make_game=make, step_threads=256)
 
 
 def in_child(make: Callable[[str], Game], level: str, folder: str) -> Game:

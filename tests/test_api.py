@@ -69,14 +69,21 @@ def test_importing_the_package_takes_no_time_and_loads_no_library():
 
 
 @pytest.mark.slow
-def test_acting_loads_neither_ray_nor_the_drawing_libraries(cartpole_run):
+def test_acting_loads_neither_ray_nor_the_drawing_libraries_and_learning_no_compiler(cartpole_run):
+    """PyTorch's compiler would be 75 MB in every learner."""
     code = (
         f"import sys, impala_mi; agent = impala_mi.load_agent({str(cartpole_run)!r}); "
         "agent.step([0.0] * 4, agent.initial_state()); "
-        "print(sorted({'ray', 'matplotlib', 'scipy', 'sklearn', 'tensorboard'} & set(sys.modules)))"
+        "print(sorted({'ray', 'matplotlib', 'scipy', 'sklearn', 'tensorboard'} & set(sys.modules))); "
+        "import torch; from impala_mi.config import LearnerConfig, build; from impala_mi.types import Spaces; "
+        "from impala_mi.learner.optim import make_optimizer; p = torch.nn.Parameter(torch.ones(2)); "
+        "p.grad = torch.ones(2); make_optimizer(LearnerConfig(), [p]).step(torch.ones(2), 0.1); "
+        "from impala_mi.learner.update import Learner; "
+        "Learner(build('x', {}, []), Spaces((24, 24, 3), 'uint8', 3, 1, False), 1, torch.device('cpu')); "
+        "print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout == "[]\n"
+    assert done.stdout == "[]\nFalse\n"
 
 
 @pytest.mark.parametrize("name", impala_mi.__all__)

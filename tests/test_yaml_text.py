@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from impala_mi.errors import UserError
 from impala_mi.yaml_text import MAX_BYTES, MAX_DEPTH, dump_yaml, parse_yaml
+from tests.texts import texts
 
 VALUES = st.recursive(
     st.one_of(
@@ -15,12 +16,12 @@ VALUES = st.recursive(
         st.booleans(),
         st.integers(-(10**30), 10**30),
         st.floats(allow_nan=False),
-        st.text(),
+        texts(),
         st.sampled_from(
             ["010", "1:30", "0o7", "1e3", "yes", "null", "~", "2024-01-01", "<<", "=", "1_000", ".inf", ""]
         ),
     ),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(), inner, max_size=4)),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts(), inner, max_size=4)),
     max_leaves=12,
 )
 

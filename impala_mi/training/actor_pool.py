@@ -7,11 +7,8 @@ may join and leave; with too few actors alive the run ends.
 """
 
 import contextlib
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import ray
@@ -26,11 +23,11 @@ from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
 from impala_mi.host.backoff import backoff
 from impala_mi.host.port import Port
+from impala_mi.training.actor_state import ActorState, Phase, RolloutRef
+from impala_mi.training.deaths import Budget, Event, reason_of
 from impala_mi.training.ray_port import RAY
-from impala_mi.types import Fault, RolloutInfo, Transitions, Weights
+from impala_mi.types import Fault, Weights
 
-BUDGET_S = 3600.0
-"""Period in seconds over which a restart budget counts."""
 LONGEST_PAUSE_S = 60.0
 """Longest back-off in seconds before an actor is started again."""
 UNREACHABLE_S = 90.0
@@ -41,119 +38,8 @@ _SUPERVISE_EVERY_S = 1.0
 _AFTER_NODE_S = 2.0
 """Seconds before an actor whose node was lost is started elsewhere."""
 
-Event = Callable[..., None]
-"""Takes the kind of an event, and details by name."""
 MakeActor = Callable[[Config, int, Sequence[int]], ActorProcess]
 """Makes an actor's process from the configuration, the actor's index and its seed epoch."""
-
-
-class Budget:
-    """Deaths that are allowed in an hour.
-
-    Args:
-        limit: number of deaths.
-        key: configuration key of the limit, for the message.
-        now: clock in seconds.
-    """
-
-    def __init__(self, limit: int, key: str, now: Callable[[], float] = time.monotonic) -> None:
-        self._limit, self._key, self._now, self._times = limit, key, now, deque[float]()
-        self.total = 0
-
-    def spend(self, reason: str) -> None:
-        """Count one death; raises `GivenUp` if it exceeds the limit."""
-        now = self._now()
-        while self._times and now - self._times[0] > BUDGET_S:
-            self._times.popleft()
-        self._times.append(now)
-        self.total += 1
-        if len(self._times) > self._limit:
-            raise GivenUp(
-                f"{len(self._times)} deaths in an hour, more than {self._key}={self._limit}; the last: {reason}"
-            )
-
-
-class Phase(Enum):
-    """Activity of an actor."""
-
-    STARTING = "its process was created and has not answered yet"
-    IDLE = "alive, with nothing to do"
-    PLAYING = "a rollout is in flight"
-    UNREACHABLE = "a call could not reach it: it may come back, or its node may be lost"
-    BACKING_OFF = "it has no process and is started at `retry_at`"
-    GIVEN_UP = "it died too often and is not started again"
-
-
-TRANSITIONS = {
-    Phase.STARTING: {Phase.IDLE, Phase.UNREACHABLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
-    Phase.IDLE: {Phase.PLAYING, Phase.BACKING_OFF, Phase.GIVEN_UP},
-    Phase.PLAYING: {Phase.IDLE, Phase.UNREACHABLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
-    Phase.UNREACHABLE: {Phase.IDLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
-    Phase.BACKING_OFF: {Phase.STARTING},
-    Phase.GIVEN_UP: set[Phase](),
-}
-"""Phases that may follow each phase."""
-_FIELDS = {
-    Phase.STARTING: {"process", "answer"},
-    Phase.IDLE: {"process", "node"},
-    Phase.PLAYING: {"process", "node", "answer", "data", "worker"},
-    Phase.UNREACHABLE: {"process", "answer"},
-    Phase.BACKING_OFF: {"retry_at"},
-    Phase.GIVEN_UP: set[str](),
-}
-"""Fields of `ActorState` that have a value in each phase; they are None in the others."""
-_ALIVE = {Phase.IDLE, Phase.PLAYING}
-
-
-@dataclass
-class ActorState:
-    """One actor of the pool, whichever process plays for it."""
-
-    index: int
-    starts: int = 0
-    """Processes started so far."""
-    deaths: int = 0
-    """Deaths in a row, without a rollout between them."""
-    nodes_lost: int = 0
-    """Deaths in a row that were put down to a lost node before the process first answered."""
-    phase: Phase = Phase.BACKING_OFF
-    since: float = 0.0
-    """Time at which the phase began, in seconds of the port's clock."""
-    process: ActorProcess | None = None
-    node: str | None = None
-    """Identifier of the node on which the process lives."""
-    answer: "ray.ObjectRef[Any] | None" = None
-    """Answer that is waited for: the node, or while playing the `RolloutInfo`."""
-    data: "ray.ObjectRef[Transitions] | None" = None
-    """Transitions of the rollout in flight."""
-    worker: Any = None
-    """Inference worker that acts for the rollout in flight, if inference is central."""
-    retry_at: float | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process is known to be alive."""
-        return self.phase in _ALIVE
-
-    def enter(self, phase: Phase, now: float, **fields: Any) -> None:
-        """Go to another phase, set its fields and clear those that do not belong to it.
-
-        Raises `RuntimeError` if `TRANSITIONS` does not allow it or a field does not belong to the phase.
-        """
-        if phase not in TRANSITIONS[self.phase] or not fields.keys() <= _FIELDS[phase]:
-            raise RuntimeError(f"actor {self.index} cannot go from {self.phase.name} to {phase.name} with {fields}")
-        self.phase, self.since = phase, now
-        for name in set[str]().union(*_FIELDS.values()):
-            if name in fields or name not in _FIELDS[phase]:
-                setattr(self, name, fields.get(name))
-
-
-@dataclass(frozen=True)
-class RolloutRef:
-    """A rollout that an actor delivered."""
-
-    info: RolloutInfo
-    data: "ray.ObjectRef[Transitions]"
 
 
 class ActorPool:
@@ -449,9 +335,3 @@ class ActorPool:
         if worker is not None:
             self._event("inference_died", worker=worker, error=reason)
             self._budget.spend(f"inference worker {worker}: {reason}")
-
-
-def reason_of(error: Exception) -> str:
-    """Last line of an error's message, or of its cause's."""
-    lines = str(getattr(error, "cause", None) or error).strip().splitlines()
-    return lines[-1] if lines else repr(error)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from impala_mi.training.actor_pool import ActorState
+from impala_mi.training.actor_state import ActorState
 
 CATCH_UP = 50
 """Most rollouts per actor by which a level may catch up after it was not played for a while."""

@@ -20,7 +20,8 @@ from impala_mi.host.port import Port
 from impala_mi.learner.group import LearnerDied, LearnerGroup, RankProcess, RolloutsLost, Update
 from impala_mi.learner.pipeline import UpdateResult
 from impala_mi.learner.update import Counters
-from impala_mi.training.actor_pool import Budget, Event, RolloutRef, reason_of
+from impala_mi.training.actor_state import RolloutRef
+from impala_mi.training.deaths import Budget, Event, reason_of
 from impala_mi.types import RolloutInfo, RolloutPreview, Weights
 
 MakeRanks = Callable[[Config, PlacementGroup], Sequence[RankProcess]]

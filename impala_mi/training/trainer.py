@@ -29,7 +29,8 @@ from impala_mi.learner.group import start_ranks
 from impala_mi.learner.update import Counters
 from impala_mi.runs.checkpoint import Checkpoint, digest
 from impala_mi.runs.folder import RunFolder
-from impala_mi.training.actor_pool import ActorPool, ActorState, MakeActor, RolloutRef
+from impala_mi.training.actor_pool import ActorPool, MakeActor
+from impala_mi.training.actor_state import ActorState, RolloutRef
 from impala_mi.training.balance import LevelBalance
 from impala_mi.training.batch_source import BatchSource, RolloutQueue
 from impala_mi.training.learner_supervisor import LearnerSupervisor, MakeRanks

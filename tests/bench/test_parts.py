@@ -52,14 +52,6 @@ def test_games_that_come_in_batches_are_stepped_in_the_number_of_an_actor():
     assert sizes == [3, 3]  # five environments, two levels
 
 
-@pytest.mark.slow
-def test_parts_of_a_configuration_are_all_there():
-    costs = parts.cost_of_parts_on_all_cores(tiny_config(), 2, 0.2)
-    assert set(costs) == {"environments", "acting", "learning"}
-    assert costs["acting"] > 0
-    assert costs["learning"] > 0
-
-
 def test_a_learner_row_tells_the_stages():
     config = tiny_config("agent.torso=mlp")
     row = parts.update_row(config, make_suite(config.env).spaces, torch.device("cpu"), 0.2)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from impala_mi.envs.level_cache import LevelCache, check_folder
 from impala_mi.errors import UserError
+from tests.texts import texts
 
 KEY = "explore_maze_noaas_0123456789abcdef0123456789abcdef"
 as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -43,7 +44,7 @@ def fetched(cache: LevelCache, key: str, tmp_path: Path) -> bytes | None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-@given(st.dictionaries(st.text(min_size=1), st.binary(), max_size=5))
+@given(st.dictionaries(texts(min_size=1), st.binary(), max_size=5))
 def test_what_was_stored_comes_back_in_every_process(tmp_path, maps):
     """Keys never become paths, whatever they contain."""
     for key, data in maps.items():

@@ -57,11 +57,13 @@ class Campaign:
         folder: folder of everything that the run writes.
         seed: seed of the choice of victims.
         cluster: cluster on which it runs; None starts its own Ray.
+        overrides: further overrides of the run's configuration.
     """
 
     folder: Path
     seed: int = 1
     cluster: Cluster | None = None
+    overrides: tuple[str, ...] = ()
     nodes: list[int] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
     drivers: list[int] = field(default_factory=list)
@@ -81,7 +83,7 @@ class Campaign:
         """Start the run, or resume it after its driver was killed."""
         command = [
             sys.executable, "-m", "impala_mi", "train", "tiny.yaml", "--resume", "auto", "run.name=a",
-            "train.env_frames=1e9", *OVERRIDES,
+            "train.env_frames=1e9", *OVERRIDES, *self.overrides,
         ]  # fmt: skip
         with open(self.folder / "out.txt", "ab") as out:
             self.driver = subprocess.Popen(
@@ -133,7 +135,7 @@ class Campaign:
 
     def kill(self, kind: str) -> None:
         """Kill a process of a kind, wait until the run continues, and record the recovery."""
-        before, event = self.frames(), KINDS[kind][2]
+        before, event, last = self.frames(), KINDS[kind][2], self.lines("metrics.jsonl")[-1:]
         events = Counter(e["event"] for e in self.lines("events.jsonl"))
         if kind == "driver":
             self.driver.kill()
@@ -160,7 +162,9 @@ class Campaign:
         if kind == "driver":
             at = [e for e in self.lines("events.jsonl") if e["event"] == "resumed"][-1]["checkpoint"]
             lost, since = max(0, before - int(at)), int(at)
-        self.wait(lambda: self.frames() > since, f"frames after a kill of {kind}")
+        self.wait(  # a resumed run drops records of frames that it plays again, but not at once
+            lambda: self.frames() > since and self.lines("metrics.jsonl")[-1:] != last, f"frames after {kind}"
+        )
         self.deaths.append(Death(kind, time.monotonic() - start, lost))
 
     def stop(self) -> int:

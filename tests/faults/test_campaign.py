@@ -2,21 +2,43 @@
 
 import pytest
 
+from impala_mi.runs import checkpoint as checkpoints
 from tests.faults.campaign import Campaign
 
 pytestmark = pytest.mark.integration
+ORDER = ["inference", "learner", "environment", "actor", "driver"]
 
 
 @pytest.mark.slow
 def test_one_of_each_kind_is_killed_and_the_run_goes_on(tmp_path):
-    campaign = Campaign(tmp_path)
+    campaign = Campaign(
+        tmp_path, overrides=("env.suite=tests.games:paced_processes", "inference.workers=2", "actors.count=2")
+    )
+    assert sorted(campaign.plan(0)) == sorted(ORDER)
+
+    def events(name):
+        return [event for event in campaign.lines("events.jsonl") if event["event"] == name]
+
     campaign.start()
     try:
         campaign.wait(lambda: campaign.frames() > 0, "the first frames")
-        for kind in campaign.plan(0):
+        for kind in ORDER:
+            before = campaign.frames()
             campaign.kill(kind)
+            last = campaign.lines("metrics.jsonl")[-1]
+            if kind == "inference":
+                assert last["actors/restarts"] == 1
+                assert events("actor_died") == []
+                campaign.wait(lambda: len(campaign.victims("actor")) == 2, "both actors")
+                campaign.wait(lambda: len(campaign.victims("inference")) == 2, "another inference worker")
+            if kind == "learner":
+                assert campaign.deaths[-1].frames_lost == 0, "the other rank held the newest state"
+                assert events("learner_restarted")[0]["env_frames"] >= before
+                assert (last["learner/restarts"], len(campaign.victims("learner"))) == (1, 2)
+        frames = campaign.frames()
         assert campaign.stop() == 130
         assert campaign.leaks() == []
     finally:
         campaign.driver.kill()
     print(campaign.report())
+    assert checkpoints.load(campaign.run / "checkpoints", "last").meta["env_frames"] >= frames

@@ -26,6 +26,7 @@ from impala_mi.config import build
 from impala_mi.host.signals import StopSignal
 from impala_mi.pbt.settings import PopulationConfig
 from impala_mi.training import preflight
+from tests.texts import texts
 
 MAX_S = 5.0
 """Longest time that a command may take to answer."""
@@ -174,7 +175,7 @@ def plausible(annotation: Any) -> st.SearchStrategy[str]:
 
 def odd() -> st.SearchStrategy[str]:
     """Values that no key expects."""
-    return st.one_of(st.sampled_from(ODD_VALUES), st.text(max_size=30), st.binary(max_size=20).map(os.fsdecode))
+    return st.one_of(st.sampled_from(ODD_VALUES), texts(max_size=30), st.binary(max_size=20).map(os.fsdecode))
 
 
 @st.composite
@@ -184,7 +185,7 @@ def overrides(draw: st.DrawFn) -> list[str]:
     for _ in range(draw(st.integers(0, 4))):
         key = draw(st.sampled_from(list(KEYS)))
         value = draw(st.one_of(*[plausible(KEYS[key])] * 12, odd()))
-        key = draw(st.one_of(*[st.just(key)] * 40, st.text(max_size=12), st.just(key + ".x"), st.just(key[:-1])))
+        key = draw(st.one_of(*[st.just(key)] * 40, texts(max_size=12), st.just(key + ".x"), st.just(key[:-1])))
         out.append(draw(st.sampled_from([f"{key}={value}"] * 60 + [key, f"={value}", f"{key}==", value])))
     return out
 
@@ -193,7 +194,7 @@ def overrides(draw: st.DrawFn) -> list[str]:
 def yaml_texts(draw: st.DrawFn) -> str:
     """Shipped configurations with parts cut out, repeated and replaced, or other texts."""
     if draw(st.integers(0, 4)) == 0:
-        return draw(st.one_of(st.sampled_from(TEXTS), st.text(max_size=100), odd()))
+        return draw(st.one_of(st.sampled_from(TEXTS), texts(max_size=100), odd()))
     text = draw(st.sampled_from(SHIPPED))
     for _ in range(draw(st.integers(0, 5))):
         at, length = draw(st.integers(0, len(text))), draw(st.integers(0, 12))

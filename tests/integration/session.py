@@ -25,8 +25,10 @@ TINY = {
         "unroll_length": 20, "batch_size": 20, "optimizer": "adam", "epsilon": 1e-6, "learning_rate": 2e-3,
         "max_grad_norm": 40.0, "entropy_cost": 0.01, "reward_clipping": "none",
     },
-    "train": {"env_frames": 40_000, "log_every_s": 1.0},
+    "train": {"env_frames": 40_000, "log_every_s": 0.25},
 }  # fmt: skip
+PACED = "env.suite=tests.games:paced"
+"""Override of runs that wait for something other than frames: they leave the cores to what is waited for."""
 
 
 class Session:

@@ -4,8 +4,7 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,8 @@ import psutil
 import pytest
 
 from impala_mi.config import load
+from impala_mi.envs import faults
+from tests.commands import impala
 from tests.integration.session import ROOT, Session, left_behind, wait_for
 from tests.test_api import save_run
 from tests.tiny import DOUBLES
@@ -21,23 +22,37 @@ from tests.tiny import DOUBLES
 pytestmark = pytest.mark.integration
 SMALL = (
     "dmlab30", "learner.num_gpus=0", "agent.core_width=32", "agent.context_width=8", "learner.unroll_length=10",
-    "train.log_every_s=1", "env.dmlab.level_cache=cache",
+    "train.log_every_s=0.25", "env.dmlab.level_cache=cache",
 )  # fmt: skip
 
 
 @pytest.fixture
-def lab(session, tmp_path) -> Session:
+def lab(session, tmp_path, monkeypatch, lab_double) -> Session:
+    """A session whose variables `use` sets for processes and for commands in this process alike."""
     for folder in ("temporary", "images", "faults"):
         (tmp_path / folder).mkdir()
     for name in ("0001.png", "2400.png"):
         (tmp_path / "images" / name).write_bytes(b"")
-    session.env |= {
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(DOUBLES))),
-        "TMPDIR": str(tmp_path / "temporary"),
-        "DMLAB_DOUBLE_FRAMES": "200",
-        "DMLAB_DOUBLE_COMPILE_S": "0",
-    }
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+    def use(**variables):
+        session.env |= variables
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    session.use = use
+    use(
+        PYTHONPATH=os.pathsep.join((str(ROOT), str(DOUBLES))), TMPDIR=str(tmp_path / "temporary"),
+        DMLAB_DOUBLE_FRAMES="200", DMLAB_DOUBLE_COMPILE_S="0",
+    )  # fmt: skip
     return session
+
+
+def command(lab: Session, *args: str) -> str:
+    """Output of a command in this process."""
+    done = impala(*args, cwd=lab.folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def shared_memory() -> set[str]:
@@ -63,8 +78,8 @@ def remains(session: Session) -> list[str]:
 
 
 def test_thirty_levels_survive_faults_of_every_kind_and_none_goes_uncounted(lab):
-    total = int(os.environ.get("DMLAB_FAULTS", "10"))
-    lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:{total}:0.002"
+    total = int(os.environ.get("DMLAB_FAULTS", "5"))
+    lab.use(DMLAB_DOUBLE_FAULTS=f"{lab.folder}/faults:{total}:0.004")
     shared = shared_memory()
     out = lab.run(
         "train", *SMALL, "run.name=a", "env.dmlab.dataset_path=images", "env.dmlab.timeout_s=10",
@@ -96,7 +111,7 @@ def test_thirty_levels_survive_faults_of_every_kind_and_none_goes_uncounted(lab)
 
 def test_levels_play_equal_frames_from_a_filled_cache_and_a_killed_run_takes_its_games_along(lab):
     levels = "explore_goal_locations_small,skymaze_irreversible_path_hard"
-    out = lab.run("cache", "dmlab30", "--levels", levels, "--episodes", "40", "env.dmlab.level_cache=cache")
+    out = command(lab, "cache", "dmlab30", "--levels", levels, "--episodes", "40", "env.dmlab.level_cache=cache")
     assert "40" in out
     process = lab.start(
         "train", *SMALL, "run.name=a", f"env.levels=[{levels}]", "actors.per_level=1", "actors.balance=frames",
@@ -113,7 +128,7 @@ def test_levels_play_equal_frames_from_a_filled_cache_and_a_killed_run_takes_its
         assert f"level/{level}/cache_misses" not in last
     # A resumed run continues the counts, and removes the files of the one that was killed.
     saved = lab.checkpoint("a").meta["env_frames"]
-    lab.run("resume", "runs/a", f"train.env_frames={saved + 4000}")
+    command(lab, "resume", "runs/a", f"train.env_frames={saved + 4000}")
     for level in levels.split(","):
         assert lab.records("a")[-1][f"level/{level}/env_frames"] >= (saved + 4000) * 0.45
     assert remains(lab) == []
@@ -128,8 +143,8 @@ def save_untrained(lab: Session, *levels: str) -> None:
 def test_evaluation_plays_whole_episodes_of_the_held_out_levels(lab):
     levels = ["rooms_collect_good_objects_train", "rooms_watermaze", "language_execute_random_task"]
     save_untrained(lab, *levels)
-    lab.env["DMLAB_DOUBLE_FAULTS"] = f"{lab.folder}/faults:3:0.01"
-    out = lab.run("eval", "runs/a", "--episodes", "5", "env.dmlab.human_scores=code", "env.dmlab.timeout_s=10")
+    lab.use(DMLAB_DOUBLE_FAULTS=f"{lab.folder}/faults:3:0.01")
+    out = command(lab, "eval", "runs/a", "--episodes", "5", "env.dmlab.human_scores=code", "env.dmlab.timeout_s=10")
     assert "held-out levels" in out
     assert "3 faults of levels; the episodes they cost were replaced" in out
     assert "human_scores=code" in out
@@ -143,24 +158,22 @@ def test_evaluation_plays_whole_episodes_of_the_held_out_levels(lab):
     assert result["capped_mean"] == pytest.approx(sum(row["capped"] for row in rows) / 3)
     assert result["capped_interval"][0] <= result["capped_mean"] <= result["capped_interval"][1]
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    lab.run("eval", "runs/a", "--episodes", "2", "--training-levels")
+    command(lab, "eval", "runs/a", "--episodes", "2", "--training-levels")
     assert len(list(file.parent.glob("*-training.json"))) == 1
     assert remains(lab) == []
 
 
-def begin(lab: Session, *args: str) -> subprocess.Popen[str]:
-    return lab.start(
-        "train", *SMALL, "run.name=a", "env.levels=[rooms_watermaze,lasertag_one_opponent_small]",
-        "actors.per_level=1", "learner.batch_size=2", *args,
+def test_a_level_that_fails_for_good_is_reported_and_an_interrupt_does_not_wait_for_a_map_that_is_compiled(lab):
+    """One level fails whenever it starts, one compiles its map for minutes, and the third plays on."""
+    lab.use(DMLAB_DOUBLE_BREAKS="rooms_watermaze:reset:abort", DMLAB_DOUBLE_COMPILE_S="300")
+    process = lab.start(
+        "train", *SMALL, "run.name=a", "actors.per_level=1", "learner.batch_size=2",
+        "env.levels=[rooms_watermaze,natlab_fixed_large_map,lasertag_one_opponent_small]",
     )  # fmt: skip
-
-
-def test_an_interrupt_does_not_wait_for_a_map_that_is_being_compiled(lab):
-    lab.env["DMLAB_DOUBLE_COMPILE_S"] = "300"
-    process = begin(lab)
-    wait_for(lambda: any("compil" in name or name.isdigit() for name in remains(lab)))
-    wait_for(lambda: "started" in lab.events("a"))
-    time.sleep(3)
+    wait_for(lambda: any(name.isdigit() for name in remains(lab)))
+    wait_for(lambda: "started" in lab.events("a") and lab.events("a").count("fault") >= 3)
+    wait_for(lambda: lab.records("a")[-1].get("level/rooms_watermaze/faults", 0) >= 3)
+    wait_for(lambda: lab.records("a")[-1].get("level/natlab_fixed_large_map/frames_share") == 1.0)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -170,22 +183,10 @@ def test_an_interrupt_does_not_wait_for_a_map_that_is_being_compiled(lab):
     assert remains(lab) == []
 
 
-def test_a_level_that_fails_for_good_is_reported_while_the_others_play_on(lab):
-    lab.env["DMLAB_DOUBLE_BREAKS"] = "rooms_watermaze:reset:abort"
-    process = begin(lab)
-    wait_for(lambda: "started" in lab.events("a") and lab.events("a").count("fault") >= 3)
-    wait_for(lambda: lab.records("a")[-1].get("level/rooms_watermaze/faults", 0) >= 3)
-    wait_for(lambda: lab.records("a")[-1].get("level/lasertag_one_opponent_small/frames_share") == 1.0)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert remains(lab) == []
-
-
 def test_an_interrupt_of_an_evaluation_does_not_wait_for_a_level(lab):
     save_untrained(lab, "rooms_watermaze")
     for fault in ("step:hang", "reset:abort"):
-        lab.env["DMLAB_DOUBLE_BREAKS"] = f"rooms_watermaze:{fault}"
+        lab.use(DMLAB_DOUBLE_BREAKS=f"rooms_watermaze:{fault}")
         process = lab.start("eval", "runs/a", "--episodes", "2")
         wait_for(lambda: any(name.isdigit() for name in remains(lab)))
         time.sleep(4)
@@ -197,15 +198,11 @@ def test_an_interrupt_of_an_evaluation_does_not_wait_for_a_level(lab):
         assert remains(lab) == []
 
 
-def test_an_evaluation_leaves_out_a_level_that_does_not_work_and_keeps_the_rest(lab):
+def test_an_evaluation_leaves_out_a_level_that_does_not_work_and_keeps_the_rest(lab, monkeypatch):
     save_untrained(lab, "rooms_watermaze", "natlab_fixed_large_map")
-    lab.env["DMLAB_DOUBLE_BREAKS"] = "rooms_watermaze:reset:raise"
-    few = "from impala_mi.envs import faults; faults.MAX_FAULTS_IN_A_ROW = 2"
-    code = f"{few}; from impala_mi.__main__ import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "eval", "runs/a", "--episodes", "3"], cwd=lab.folder, env=lab.env, text=True,
-        capture_output=True, check=False, timeout=240,
-    )  # fmt: skip
+    lab.use(DMLAB_DOUBLE_BREAKS="rooms_watermaze:reset:raise")
+    monkeypatch.setattr(faults, "MAX_FAULTS_IN_A_ROW", 2)
+    done = impala("eval", "runs/a", "--episodes", "3", cwd=lab.folder)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "no mean: rooms_watermaze: a level failed 2 times in a row" in done.stderr
     (file,) = (lab.folder / "runs" / "a" / "eval").glob("*.json")

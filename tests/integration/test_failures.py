@@ -1,4 +1,7 @@
-"""Runs whose processes die, one after the other; tests/training has every way in which they fail."""
+"""Runs whose processes die, one after the other.
+
+tests/faults also kills games, inference workers and ranks; tests/training has every way in which they fail.
+"""
 
 import os
 import shutil
@@ -8,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from impala_mi.host import reaper
-from tests.integration.session import actors_of, all_actors_of, left_behind, listening_beyond_loopback, wait_for
+from tests.commands import impala, refused
+from tests.integration.session import (
+    PACED,
+    actors_of,
+    all_actors_of,
+    left_behind,
+    listening_beyond_loopback,
+    wait_for,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -17,7 +28,7 @@ def test_a_job_outlives_a_hangup_its_actors_its_learner_its_driver_and_its_folde
     for name in ("envs", "actors", "learner", "configs"):  # packages of the user's with names of ours
         (session.folder / name).mkdir()
         (session.folder / name / "__init__.py").write_text("raise RuntimeError('the wrong package')")
-    arguments = ("--resume", "auto", "learner.max_restarts=5", f"run.mirror=file://{session.folder}/mirror")
+    arguments = ("--resume", "auto", "learner.max_restarts=5", f"run.mirror=file://{session.folder}/mirror", PACED)
     process = session.train(*arguments, "train.checkpoint_every_s=1", prefix=("nohup",))
     actors = all_actors_of(process, 2)
     assert not listening_beyond_loopback(process)
@@ -39,8 +50,8 @@ def test_a_job_outlives_a_hangup_its_actors_its_learner_its_driver_and_its_folde
     assert event["seconds"] < 30
     assert event["frames_lost"] >= 0
 
-    second = session.run("train", "tiny.yaml", "run.name=a", *arguments, "train.env_frames=1e9", code=2)
-    assert "is being trained by another process" in second
+    second = impala("train", "tiny.yaml", "run.name=a", *arguments, "train.env_frames=1e9", cwd=session.folder)
+    refused(second, "is being trained by another process")
     wait_for(lambda: len(list((session.folder / "mirror/a/checkpoints").glob("0*/meta.json"))) > 1)
     (learner,) = actors_of(process, "_Learner")
     ray_folder = Path(learner.environ()[reaper.MARK])
@@ -52,25 +63,28 @@ def test_a_job_outlives_a_hangup_its_actors_its_learner_its_driver_and_its_folde
 
     # It goes on with other resources, through another hangup.
     first = session.checkpoint("a")
-    goal = f"train.env_frames={first.meta['env_frames'] + 20000}"
+    frames = first.meta["env_frames"] + 4000
+    goal = f"train.env_frames={frames}"
     smaller = ("actors.count=1", "actors.envs=5", "learner.learning_rate_schedule=constant")
     process = session.start("resume", "runs/a", goal, *smaller, prefix=("nohup",))
     wait_for(lambda: session.events_of("a", "resumed"))
     os.kill(process.pid, signal.SIGHUP)
     out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, out + err
+    assert (process.returncode, "done after" in out) == (0, True), out + err
     assert not left_behind(process.pid)
     (resumed,) = session.events_of("a", "resumed")
     assert int(resumed["checkpoint"]) == first.meta["env_frames"]
     records = [r for r in session.records("a") if r["env_frames"] >= first.meta["env_frames"]]
-    assert records[-1]["updates"] * 400 == records[-1]["env_frames"] >= first.meta["env_frames"] + 20000
+    last = records[-1]
+    assert last["updates"] * 400 == last["agent_steps"] == last["env_frames"] == frames, "and no batch more"
     times = [r["time_s"] for r in session.records("a")]
     assert times == sorted(times)
     last = session.checkpoint("a")
     assert last.learner["optimizer"]["steps"] > first.learner["optimizer"]["steps"]
     assert last.learner["counters"]["version"] > first.learner["counters"]["version"]
     assert last.run["starts"] == 1
-    assert "the run is done" in session.run("train", "tiny.yaml", "run.name=a", *arguments, goal)
+    done = impala("train", "tiny.yaml", "run.name=a", *arguments, goal, cwd=session.folder)
+    assert (done.returncode, "the run is done" in done.stdout + done.stderr) == (0, True), done
 
     # Another machine finds it at the mirror; a signal leaves a checkpoint there.
     shutil.rmtree(session.folder / "runs")
@@ -89,35 +103,9 @@ def test_a_job_outlives_a_hangup_its_actors_its_learner_its_driver_and_its_folde
         assert values == sorted(values)
 
 
-def test_inference_workers_and_ranks_are_replaced(session):
-    process = session.train("actors.inference=central", "inference.workers=2", "actors.count=3", "actors.envs=5",
-                            "learner.ranks=2")  # fmt: skip
-    workers = all_actors_of(process, 2, "_InferenceWorker")
-    workers[0].kill()
-    wait_for(lambda: "inference_died" in session.events("a"))
-    before = session.records("a")[-1]["env_frames"]
-    wait_for(lambda: session.records("a")[-1]["env_frames"] > before)  # the new worker starts meanwhile
-    last = session.goes_on()
-    assert last["actors/restarts"] == 1
-    assert session.events("a").count("actor_died") == 0
-    all_actors_of(process, 3)
-
-    ranks = actors_of(process, "_Learner")
-    assert len(ranks) == 2
-    before = session.records("a")[-1]
-    ranks[1].kill()
-    wait_for(lambda: "learner_restarted" in session.events("a"))
-    last = session.goes_on()
-    (event,) = session.events_of("a", "learner_restarted")
-    assert event["frames_lost"] == 0, "the other rank held the newest state"
-    assert event["env_frames"] >= before["env_frames"]
-    assert (last["learner/restarts"], len(actors_of(process, "_Learner"))) == (1, 2)
-    session.stop(process)
-    assert session.checkpoint("a").meta["env_frames"] >= last["env_frames"]
-
-
 def test_a_level_that_never_starts_ends_the_run_at_once(session):
     faulty = ("env.suite=tests.games:faulty", "actors.envs=2", "actors.count=1", "learner.batch_size=2")
-    out = session.run("train", "tiny.yaml", *faulty, "env.levels=[hopeless]", "run.name=a", code=1)
-    assert "failed: actor 0: a level did not start 10 times: hopeless" in out
+    done = impala("train", "tiny.yaml", *faulty, "env.levels=[hopeless]", "run.name=a", cwd=session.folder)
+    assert done.returncode == 1, done
+    assert "failed: actor 0: a level did not start 10 times: hopeless" in done.stderr
     assert session.events("a").count("actor_died") == 0

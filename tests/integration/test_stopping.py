@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from impala_mi.runs import checkpoint as checkpoints
+from tests.commands import impala
 from tests.integration.session import left_behind, wait_for
 
 pytestmark = pytest.mark.integration
@@ -56,15 +57,16 @@ def test_doom_trains_scores_draws_and_leaves_no_game_when_it_is_stopped(session)
         assert not left_behind(process.pid)
         assert list(temporary.glob("impala-mi-*")) == []
 
-    process = session.start("train", "smoke", "run.name=a", "train.log_every_s=1")
-    wait_for(lambda: session.records("a") and session.records("a")[-1]["env_frames"] >= 8000)
+    process = session.start("train", "smoke", "run.name=a", "train.log_every_s=0.25", "actors.count=1")
+    wait_for(lambda: session.records("a") and session.records("a")[-1]["env_frames"] >= 4000)
     assert games(process) >= 5
     stopped(process)
     last = session.records("a")[-1]
     assert last["env_frames"] == 4 * last["agent_steps"]
-    out = session.run("eval", "runs/a", "--episodes", "2", "--against-random")
-    assert "health_gathering" in out
-    session.run("tsne", "runs/a", "--episodes", "1")
+    done = impala("eval", "runs/a", "--episodes", "2", "--against-random", cwd=session.folder)
+    assert (done.returncode, "health_gathering" in done.stdout) == (0, True), done
+    assert impala("tsne", "runs/a", "--episodes", "1", cwd=session.folder).returncode == 0
+    assert games() == 0
     assert list((session.folder / "runs" / "a" / "tsne").glob("*.png"))
     process = session.start("eval", "runs/a", "--episodes", "500")
     wait_for(lambda: games(process) >= 5)
@@ -72,5 +74,7 @@ def test_doom_trains_scores_draws_and_leaves_no_game_when_it_is_stopped(session)
     assert {p.name for p in session.folder.iterdir()} == {"runs", "tiny.yaml", "tmp"}
 
 
-def games(process):
-    return sum("vizdoom" in p.name() for p in psutil.Process(process.pid).children(recursive=True))
+def games(process=None):
+    """Number of games below a process, by default this one."""
+    root = psutil.Process(None if process is None else process.pid)
+    return sum("vizdoom" in p.name() for p in root.children(recursive=True))

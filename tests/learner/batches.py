@@ -18,7 +18,7 @@ def config_of(*changed: str) -> Config:
     return build("test", {}, [
         f"learner.unroll_length={STEPS}", f"learner.batch_size={WIDTH}", f"actors.envs={WIDTH}",
         "learner.optimizer=adam", "agent.core_width=16", "agent.context_width=8", "learner.precision=float32",
-        *changed,
+        "agent.instruction_tokens=4", *changed,
     ])  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """Ranks in processes of their own, over gloo: together they are one learner."""
 
+import functools
 import multiprocessing
+import sys
 import time
 import traceback
 from datetime import timedelta
@@ -15,19 +17,20 @@ from impala_mi.learner.batching import stack
 from impala_mi.learner.distributed import join, listen
 from impala_mi.learner.update import Learner
 from impala_mi.nn.heads import HEADS
-from impala_mi.types import FinalObservations, Spaces
+from impala_mi.types import FinalObservations, Spaces, map_arrays
 
 CPU = torch.device("cpu")
-UPDATES, T, B = 20, 6, 8
+UPDATES, T, B = 10, 6, 8
+GROUPS = (2, 4)
 SPACES = Spaces((5,), "float32", 4, 3, instructions=True)
 
 CONFIGS = [
-    *([f"agent.head={head}"] for head in HEADS),
-    ["agent.head=mi_task", "learner.loss_reduction=mean", "learner.max_grad_norm=0.5"],
-    ["agent.head=mi_context", "learner.optimizer=rmsprop", "learner.rmsprop_momentum=0.5", "learner.epsilon=0.01"],
-    ["agent.head=mi_task", "agent.value_normaliser=popart"],
-    ["agent.head=shared", "agent.torso_conditioning=task"],
-    ["agent.head=shared", "agent.value_normaliser=popart", "learner.loss_reduction=mean"],
+    *((f"agent.head={head}",) for head in HEADS),
+    ("agent.head=mi_task", "learner.loss_reduction=mean", "learner.max_grad_norm=0.5"),
+    ("agent.head=mi_context", "learner.optimizer=rmsprop", "learner.rmsprop_momentum=0.5", "learner.epsilon=0.01"),
+    ("agent.head=mi_task", "agent.value_normaliser=popart"),
+    ("agent.head=shared", "agent.torso_conditioning=task"),
+    ("agent.head=shared", "agent.value_normaliser=popart", "learner.loss_reduction=mean"),
 ]
 
 
@@ -39,12 +42,18 @@ def config_of(changed):
     ])  # fmt: skip
 
 
-def unrolls_of(config, update):
+@functools.cache
+def noise():
+    """An unroll of two columns; its recurrent state is the same for all configurations."""
+    return random_unrolls(SPACES, config_of(()), T, 2)
+
+
+def unrolls_of(update):
     """Four rollouts of two columns each, with episode starts, levels that not every rank has, and cut-offs."""
     rng = np.random.default_rng(update)
     out = []
     for i in range(4):
-        data = random_unrolls(SPACES, config, T, 2)
+        data = map_arrays(noise(), np.copy)
         data.inputs.frame[:] = rng.normal(size=data.inputs.frame.shape)
         data.inputs.first[:] = rng.random(data.inputs.first.shape) < 0.3
         data.inputs.level[:] = i % 3
@@ -65,7 +74,7 @@ def unrolls_of(config, update):
 def learn(config, ranks=1, rank=0):
     learner, metrics = Learner(config, SPACES, 4, CPU, ranks), []
     for update in range(UPDATES):
-        unrolls = unrolls_of(config, update)
+        unrolls = unrolls_of(update)
         if ranks > 1:
             time.sleep(0.01 * ((update * 7 + rank * 3) % 4))  # they do not come at the same time
         metrics.append(learner.update(stack(unrolls[rank::ranks])))
@@ -78,10 +87,10 @@ def one_rank(rank, ranks, port, listener, answers):
         join(rank, ranks, "127.0.0.1", port, "127.0.0.1", listener, CPU, timedelta(minutes=2))
         for changed in CONFIGS:
             learner, metrics = learn(config_of(changed), ranks, rank)
-            answers.put((rank, changed, learner.weights(), metrics, learner.counters))
-        answers.put((rank, *poisoned(ranks, rank)))
+            answers.put((ranks, rank, changed, learner.weights(), metrics, learner.counters))
+        answers.put((ranks, rank, *poisoned(ranks, rank)))
     except BaseException:
-        answers.put((rank, traceback.format_exc(), None, None, None))
+        answers.put((ranks, rank, traceback.format_exc(), None, None, None))
         raise
 
 
@@ -90,7 +99,7 @@ def poisoned(ranks, rank):
     config = config_of([])
     learner = Learner(config, SPACES, 4, CPU, ranks)
     before = learner.weights()
-    unrolls = unrolls_of(config, 0)
+    unrolls = unrolls_of(0)
     if rank == 1:
         unrolls[rank].reward[0, 0] = np.nan
     learner.update(stack(unrolls[rank::ranks]))
@@ -98,50 +107,70 @@ def poisoned(ranks, rank):
     return "poisoned", same, None, learner.counters
 
 
-def together(ranks):
-    """What each rank answers, by configuration and rank."""
+def host(answers):
+    """Fork the ranks of one group after the other: this process alone takes seconds to import PyTorch."""
+    fork = multiprocessing.get_context("fork")
+    for ranks in GROUPS:
+        listener, port = listen("127.0.0.1")
+        processes = [
+            fork.Process(target=one_rank, args=(rank, ranks, port, None if rank else listener, answers))
+            for rank in range(ranks)
+        ]
+        for process in processes:
+            process.start()
+        listener.close()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            sys.exit(f"{ranks} ranks ended with {[process.exitcode for process in processes]}")
+
+
+@pytest.fixture(scope="module")
+def answered():
+    """What each rank answers, by the size of its group, configuration and rank."""
     spawn = multiprocessing.get_context("spawn")
     answers = spawn.Queue()
-    listener, port = listen("127.0.0.1")
-    processes = [
-        spawn.Process(target=one_rank, args=(r, ranks, port, None if r else listener, answers), daemon=True)
-        for r in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    listener.close()
+    process = spawn.Process(target=host, args=(answers,))
+    process.start()
     found = {}
-    for _ in range(ranks * (len(CONFIGS) + 1)):
-        rank, changed, *rest = answers.get(timeout=120)
-        assert rest[0] is not None, changed
-        found[str(changed), rank] = rest
-    for process in processes:
+    try:
+        for _ in range(sum(GROUPS) * (len(CONFIGS) + 1)):
+            ranks, rank, changed, *rest = answers.get(timeout=120)
+            assert rest[0] is not None, changed
+            found[ranks, str(changed), rank] = rest
         process.join(timeout=30)
         assert process.exitcode == 0
+    finally:
+        process.kill()
     return found
 
 
+@functools.cache
+def alone(changed):
+    """Learner of the whole batch, its metrics, and the weights that it began with."""
+    config = config_of(changed)
+    return *learn(config), Learner(config, SPACES, 4, CPU).weights()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_are_one_learner_with_the_whole_batch(ranks):
-    found = together(ranks)
+@pytest.mark.parametrize("ranks", GROUPS)
+def test_ranks_are_one_learner_with_the_whole_batch(ranks, answered):
     for changed in CONFIGS:
-        alone, metrics = learn(config_of(changed))
-        expected = alone.weights()
-        start = Learner(config_of(changed), SPACES, 4, CPU).weights()
+        learner, metrics, start = alone(changed)
+        expected = learner.weights()
         moved = max(np.abs(expected[k] - start[k]).max() for k in expected)
         for rank in range(ranks):
-            weights, theirs, counters = found[str(changed), rank]
+            weights, theirs, counters = answered[ranks, str(changed), rank]
             for k, w in weights.items():
                 assert np.abs(w - expected[k]).max() < 1e-3 * moved, (changed, rank, k)
-                assert np.array_equal(w, found[str(changed), 0][0][k]), "ranks differ"
-            assert counters == alone.counters
+                assert np.array_equal(w, answered[ranks, str(changed), 0][0][k]), "ranks differ"
+            assert counters == learner.counters
             for one, other in zip(metrics, theirs, strict=True):
                 for key in ("loss/total", "loss/policy", "loss/value", "loss/entropy", "learner/grad_norm",
                             "learner/rho_mean", "learner/learning_rate"):  # fmt: skip
                     assert other[key] == pytest.approx(one[key], rel=2e-3, abs=1e-4), (changed, key)
     for rank in range(ranks):
-        same, _, counters = found["poisoned", rank]
+        same, _, counters = answered[ranks, "poisoned", rank]
         assert same
         assert (counters.updates, counters.version, counters.skipped) == (1, 0, 1)
 

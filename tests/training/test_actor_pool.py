@@ -1,23 +1,14 @@
 """The actor pool on fake processes: restarts, back-off, quorum, unreachable actors, lost nodes and objects."""
 
 import itertools
-from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import GivenUp, TrainingError
-from impala_mi.training.actor_pool import (
-    BUDGET_S,
-    TRANSITIONS,
-    UNREACHABLE_S,
-    ActorPool,
-    ActorState,
-    Budget,
-    Phase,
-    reason_of,
-)
+from impala_mi.training.actor_pool import UNREACHABLE_S, ActorPool
+from impala_mi.training.actor_state import Phase
 from impala_mi.types import Fault
 from tests.tiny import tiny_config
 from tests.training.fakes import PLAY_S, START_S, Process, World, lost_object
@@ -371,27 +362,6 @@ def test_a_kill_that_fails_is_no_error(world):
     assert world.actors[1].killed
 
 
-def test_phases_follow_the_table_and_fields_belong_to_phases():
-    for before, allowed in TRANSITIONS.items():
-        for after in Phase:
-            state = ActorState(0, phase=before)
-            if after in allowed:
-                state.enter(after, 1.0)
-                assert (state.phase, state.since) == (after, 1.0)
-            else:
-                with pytest.raises(RuntimeError, match=f"{before.name} to {after.name}"):
-                    state.enter(after, 1.0)
-    state = ActorState(0)
-    state.enter(Phase.STARTING, 0, process="process", answer="ref")
-    state.enter(Phase.IDLE, 0, node="node")
-    assert (state.process, state.answer, state.node) == ("process", None, "node")
-    state.enter(Phase.PLAYING, 0, answer="info", data="data", worker="worker")
-    state.enter(Phase.BACKING_OFF, 0, retry_at=5.0)
-    assert (state.process, state.node, state.answer, state.data, state.worker) == (None,) * 5
-    with pytest.raises(RuntimeError, match="retry_at"):
-        state.enter(Phase.STARTING, 0, retry_at=5.0)
-
-
 def test_fake_processes_are_as_unkind_as_ray(world):
     """Results arrive out of order, and a process that dies takes its calls with it."""
     process = Process(world.port)
@@ -404,36 +374,3 @@ def test_fake_processes_are_as_unkind_as_ray(world):
     broken = Process(world.port)
     with pytest.raises(RayTaskError):
         world.port.get(broken.call(1, lambda: 1 / 0))
-
-
-def test_so_many_deaths_in_an_hour_and_not_one_more():
-    clock = SimpleNamespace(time=1000.0)
-    budget = Budget(2, "actors.max_restarts", lambda: clock.time)
-    budget.spend("one")
-    clock.time += BUDGET_S - 1
-    budget.spend("two")
-    with pytest.raises(GivenUp, match=r"3 deaths in an hour, more than actors.max_restarts=2; the last: three"):
-        budget.spend("three")
-    assert budget.total == 3
-
-
-def test_deaths_of_more_than_an_hour_ago_are_forgiven():
-    clock = SimpleNamespace(time=1000.0)
-    budget = Budget(1, "x", lambda: clock.time)
-    for _ in range(5):
-        budget.spend("again")
-        clock.time += BUDGET_S + 1
-    assert budget.total == 5
-
-
-def test_a_limit_of_zero_allows_no_death():
-    with pytest.raises(GivenUp):
-        Budget(0, "x").spend("first")
-
-
-def test_a_reason_is_one_line():
-    assert reason_of(ValueError("a long\nstory\n")) == "story"
-    assert reason_of(ValueError()) == "ValueError()"
-    outer = RuntimeError("outside")
-    outer.cause = ValueError("inside")
-    assert reason_of(outer) == "inside"

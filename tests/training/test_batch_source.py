@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from impala_mi.training.actor_pool import ActorState, RolloutRef
+from impala_mi.training.actor_state import ActorState, RolloutRef
 from impala_mi.training.balance import CATCH_UP, LevelBalance
 from impala_mi.training.batch_source import RolloutQueue
 from impala_mi.types import RolloutInfo
