@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 if not os.environ.get("RAY_ADDRESS"):
     # Ray reads this at import; it is the only switch that keeps every port of a private cluster on loopback.
@@ -21,12 +22,13 @@ from ray._private.node import Node
 
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
-from impala_mi.errors import UserError
+from impala_mi.errors import StartError, UserError
 from impala_mi.host import reaper
 from impala_mi.host.signals import Interrupted
 from impala_mi.host.tempdirs import sweep
 from impala_mi.host.threads import KEEP_FREED_MEMORY
 from impala_mi.training.preflight import object_store_bytes, processors
+from impala_mi.training.ray_start import PATIENCE, check_cluster, start_node
 
 END_S = 2.0
 """Seconds that processes of Ray have to end before they are killed."""
@@ -37,7 +39,7 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
     """Run Ray inside the `with` block: a private one on loopback, or the cluster that RAY_ADDRESS names.
 
     A private Ray has the resources of `runs` runs at a time, and ends with all its processes. Raises `UserError` if
-    Ray does not start, or runs in this process already.
+    Ray runs in this process already, and `StartError` if it does not start or the cluster is gone.
     """
     if ray.is_initialized():
         raise UserError("Ray is already running in this process; call ray.shutdown() first")
@@ -54,11 +56,13 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
         stack.callback(_end_ray, session)
         try:
             if address:
+                check_cluster(address)
                 ray.init(log_to_driver=True)
             else:
                 stack.enter_context(_environment(KEEP_FREED_MEMORY))  # the learner needs it from its start
-                with _without_unused_processes(), _environment({reaper.MARK: session}):
-                    ray.init(
+                with _without_unused_processes(), _environment({reaper.MARK: session, **PATIENCE}):
+                    start_node(
+                        partial(_end_ray, session),
                         address="local",
                         _temp_dir=session,
                         num_cpus=cpus,
@@ -69,9 +73,10 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
                     )
         except SystemExit:  # raised by Ray's own handler of SIGTERM while Ray starts
             raise Interrupted from None
+        except (UserError, StartError):
+            raise
         except Exception as e:  # of any type
-            where = f"RAY_ADDRESS={address}" if address else "this machine"
-            raise UserError(f"Ray does not start on {where}: {str(e).strip().splitlines()[0]}") from None
+            raise StartError(f"RAY_ADDRESS={address}: {(str(e).strip() or repr(e)).splitlines()[0]}") from None
         resources = ray.cluster_resources()
         if resources.get("CPU", 0) < cpus or resources.get("GPU", 0) < gpus:
             print(
