@@ -61,6 +61,10 @@ class TrainingError(_Explained):
     """Training cannot continue (exit code 1); the last good checkpoint is kept."""
 
 
+class StartError(TrainingError):
+    """Ray or its cluster does not start; no run has begun, and the same command may succeed later (exit code 1)."""
+
+
 class GivenUp(TrainingError):
     """Too many actors or levels have failed for a run to continue; the run still writes a checkpoint."""
 

@@ -38,6 +38,7 @@ def command(overrides: tuple[str, ...]) -> int:
     import psutil
     import torch
 
+    from impala_mi.host.cgroups import memory_bytes
     from impala_mi.host.threads import cores
     from impala_mi.runs.folder import MIN_DISK_BYTES, versions
     from impala_mi.training.preflight import MIB, SHARED_MEMORY
@@ -56,9 +57,10 @@ def command(overrides: tuple[str, ...]) -> int:
         if package not in ("python", "platform") and version is not None:
             row(True, package, version)
     row(True, "cores", f"{cores()}, load {os.getloadavg()[0]:.1f}")
-    memory = psutil.virtual_memory()
-    free = f"{memory.available // MIB:,} of {memory.total // MIB:,} MiB free"
-    row(memory.available > 2048 * MIB, "memory", free, "2 GiB at least")
+    memory = memory_bytes()
+    available = min(psutil.virtual_memory().available, memory)
+    free = f"{available // MIB:,} of {memory // MIB:,} MiB free"
+    row(available > 2048 * MIB, "memory", free, "2 GiB at least")
     if SHARED_MEMORY.is_dir():
         shared = shutil.disk_usage(SHARED_MEMORY).free
         row(shared > 256 * MIB, "shared memory", f"{shared // MIB:,} MiB free", "in Docker: --shm-size=2g")

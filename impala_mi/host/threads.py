@@ -1,7 +1,10 @@
 """Cores, threads and malloc settings of this process."""
 
 import ctypes
+import math
 import os
+
+from impala_mi.host.cgroups import cpu_quota
 
 _LARGEST = 2**31 - 1
 _MALLOC = {"ARENA_MAX": (-8, 1), "MMAP_MAX_": (-4, 0), "TRIM_THRESHOLD_": (-1, _LARGEST)}
@@ -13,8 +16,10 @@ MAX_DEFAULT_THREADS = 8
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores that this process may use: those it may run on, or fewer if its control group has a quota."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return available if quota is None else min(available, math.ceil(quota))
 
 
 def default_threads() -> int:

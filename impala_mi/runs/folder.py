@@ -17,7 +17,7 @@ from typing import Any
 
 from impala_mi.config import C, Config, build_as, to_yaml
 from impala_mi.config_text import read_config
-from impala_mi.errors import UserError
+from impala_mi.errors import StartError, UserError
 from impala_mi.host.files import lock, write_atomically
 from impala_mi.paths import local_path
 from impala_mi.redaction import redact_values
@@ -147,13 +147,14 @@ def create_named(config: Config, configuration: str) -> RunFolder:
 def new_run(config: Config, configuration: str) -> Iterator[RunFolder]:
     """Folder of a new run, locked inside the `with` block; see `create_named`.
 
-    The folder is removed if a run is refused or interrupted before its first checkpoint, so the name stays free.
+    The folder is removed if a run is refused or interrupted, or Ray does not start, before its first checkpoint, so
+    the name stays free.
     """
     folder = create_named(config, configuration)
     try:
         with folder.locked():
             yield folder
-    except (UserError, KeyboardInterrupt):
+    except (UserError, StartError, KeyboardInterrupt):
         if not folder.checkpoints.exists():
             shutil.rmtree(folder.path)
         raise

@@ -3,17 +3,18 @@
 import importlib.metadata
 import os
 import re
+import resource
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import torch
 
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
+from impala_mi.host.cgroups import memory_bytes
 from impala_mi.host.threads import cores
 from impala_mi.nn.agent import Agent, meta_agent
 from impala_mi.runs.mirror import check_mirror
@@ -28,6 +29,12 @@ LEARNER_COPIES = 6
 """Copies of the weights in a rank: weights, gradients twice, two slots of the optimiser, and what it publishes."""
 OTHER_COPIES = 2
 """Copies of the weights in an actor or an inference worker, and in the driver."""
+BASE_FILES = 100
+"""Files that the busiest process of a run holds open whatever runs: 58 in Ray's raylet."""
+FILES_PER_PROCESS = 5
+"""Files that each process of a run adds: 3 in the raylet, 2 in Ray's GCS."""
+FILES_PER_GAME = 2
+"""Files that each game in a process of its own adds to its actor: a socket and a pipe."""
 BATCH_COPIES = 3
 """Batches that a run holds at once: one learnt from, one staged, one waiting."""
 
@@ -80,6 +87,7 @@ def check(config: Config, runs: int = 1) -> Suite:
         )
     _check_gpus(config, runs)
     _check_threads(config)
+    _check_open_files(config, levels, runs)
     _check_memory(config, suite, runs)
     needed = runs * object_store_bytes(config, suite)  # raises if the torso does not suit the frames
     if SHARED_MEMORY.is_dir() and not os.environ.get("RAY_ADDRESS"):
@@ -119,8 +127,24 @@ def _check_threads(config: Config) -> None:
             raise UserError(f"{key}={threads}: more than the {cores()} cores that this process may use")
 
 
+def _check_open_files(config: Config, levels: int, runs: int) -> None:
+    """Raise the limit of open files to what the run needs; raise `UserError` if the hard limit is lower."""
+    count = processors(config, levels)
+    processes = 0 if os.environ.get("RAY_ADDRESS") else runs * (count.actors + count.workers + config.learner.size)
+    needed = BASE_FILES + FILES_PER_PROCESS * processes + FILES_PER_GAME * config.actors.envs
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if hard < needed and hard != resource.RLIM_INFINITY:
+        raise UserError(
+            f"open files: ulimit -Hn is {hard}, {needed} are needed; raise it (in Docker: --ulimit "
+            f"nofile={max(4096, needed)}), or lower actors.count or actors.envs"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 def _check_memory(config: Config, suite: Suite, runs: int) -> None:
-    """Raise `UserError` if the agents and batches of a number of runs do not fit into this machine's memory."""
+    """Raise `UserError` if the agents and batches of a number of runs do not fit into memory."""
     settings, learner = config.agent, config.learner
     agent = _meta_agent(config, suite)
     weights = 4 * agent.num_parameters
@@ -130,7 +154,7 @@ def _check_memory(config: Config, suite: Suite, runs: int) -> None:
     batch = config.rollouts_per_batch * rollout_bytes(config, suite, agent)
     if os.environ.get("RAY_ADDRESS"):  # processes share the memory of several machines
         runs, copies = 1, LEARNER_COPIES
-    memory = psutil.virtual_memory().total
+    memory = memory_bytes()
     if runs * (weights * copies + batch * BATCH_COPIES) <= memory:
         return
     parts = {
@@ -154,8 +178,7 @@ def _meta_agent(config: Config, suite: Suite) -> Agent:
             raise
         widths = f"agent.core_width={config.agent.core_width}, agent.context_width={config.agent.context_width}"
         raise UserError(
-            f"memory: weights of {widths} need more than {_size(2**63)}, this machine has "
-            f"{_size(psutil.virtual_memory().total)}"
+            f"memory: weights of {widths} need more than {_size(2**63)}, this machine has {_size(memory_bytes())}"
         ) from None
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from ray._private.node import Node
 
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
-from impala_mi.errors import UserError
+from impala_mi.errors import StartError, UserError
 from impala_mi.host import reaper
 from impala_mi.host.signals import Interrupted
 from impala_mi.host.tempdirs import sweep
 from impala_mi.host.threads import KEEP_FREED_MEMORY
 from impala_mi.training.preflight import check_ray_version, object_store_bytes, processors
+from impala_mi.training.ray_start import PATIENCE, check_cluster, start_node
 
 END_S = 2.0
 """Seconds that processes of Ray have to end before they are killed."""
@@ -46,7 +48,8 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
 
     A private Ray has the resources of `runs` runs at a time, and ends with all its processes. Only this user can
     reach it: its files lie below a folder of mode 0700, and its ports need a token that is made for this run.
-    Raises `UserError` if Ray is too old or does not start, or runs in this process already.
+    Raises `UserError` if Ray is too old or runs in this process already, and `StartError` if it does not start or
+    the cluster is gone.
     """
     check_ray_version()
     if ray.is_initialized():
@@ -66,11 +69,13 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
         stack.callback(_end_ray, session)
         try:
             if address:
+                check_cluster(address)
                 ray.init(log_to_driver=True)
             else:
                 stack.enter_context(_environment(KEEP_FREED_MEMORY))  # the learner needs it from its start
-                with _without_unused_processes(), _environment({reaper.MARK: session}):
-                    ray.init(
+                with _without_unused_processes(), _environment({reaper.MARK: session, **PATIENCE}):
+                    start_node(
+                        partial(_end_ray, session),
                         address="local",
                         # Not the folder itself: Ray lets all users write to the one that it is given.
                         _temp_dir=f"{session}/{RAY_FOLDER}",
@@ -82,10 +87,13 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
                     )
         except SystemExit:  # raised by Ray's own handler of SIGTERM while Ray starts
             raise Interrupted from None
+        except (UserError, StartError):
+            raise
         except Exception as e:  # of any type
-            where = f"RAY_ADDRESS={address}" if address else "this machine"
+            where = f"on RAY_ADDRESS={address}" if address else "on this machine"
             token = "; its token belongs into RAY_AUTH_TOKEN or the file of RAY_AUTH_TOKEN_PATH" if address else ""
-            raise UserError(f"Ray does not start on {where}: {str(e).strip().splitlines()[0]}{token}") from None
+            reason = (str(e).strip() or repr(e)).splitlines()[0]
+            raise StartError(f"Ray does not start {where}: {reason}{token}") from None
         resources = ray.cluster_resources()
         if resources.get("CPU", 0) < cpus or resources.get("GPU", 0) < gpus:
             print(

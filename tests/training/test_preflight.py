@@ -58,3 +58,44 @@ def test_what_this_machine_cannot_hold_is_refused_at_once(override, says):
     with pytest.raises(UserError, match=says):
         preflight.check(tiny_config("actors.inference=central", override))
     assert time.process_time() - start < 5
+
+
+def test_the_memory_of_a_control_group_is_what_a_run_may_use(monkeypatch):
+    monkeypatch.setattr(preflight, "memory_bytes", lambda: 2**20)
+    with pytest.raises(UserError, match=r"^memory: the run needs .*, this machine has 1 MiB; most are "):
+        preflight.check(tiny_config())
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """Limit of open files of a process, soft and hard."""
+    values = [1024, 4096]
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(preflight.resource, "getrlimit", lambda _: tuple(values))
+    monkeypatch.setattr(preflight.resource, "setrlimit", lambda _, new: values.__setitem__(slice(None), new))
+    return values
+
+
+@pytest.mark.parametrize("hard", [4096, preflight.resource.RLIM_INFINITY])
+def test_the_soft_limit_of_open_files_is_raised_to_what_is_needed(limits, hard):
+    limits[:] = 64, hard
+    preflight.check(tiny_config())
+    assert limits == [preflight.BASE_FILES + 2 * preflight.FILES_PER_PROCESS + 5 * preflight.FILES_PER_GAME, hard]
+
+
+def test_a_limit_of_open_files_that_suffices_stays(limits):
+    preflight.check(tiny_config())
+    assert limits == [1024, 4096]
+
+
+@pytest.mark.parametrize(("hard", "actors", "fits"), [(64, 1, False), (256, 1, True), (256, 50, False)])
+def test_too_few_open_files_are_refused_with_what_is_needed(limits, hard, actors, fits):
+    limits[:] = hard, hard
+    config = tiny_config(f"actors.count={actors}", f"learner.batch_size={5 * actors}")
+    if fits:
+        preflight.check(config)
+    else:
+        with pytest.raises(
+            UserError, match=rf"^open files: ulimit -Hn is {hard}, \d+ are needed; raise it .*--ulimit"
+        ):
+            preflight.check(config)
