@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from impala_mi.code_policy import code_allowed, names_code, refusal
+from impala_mi.code_permission import code_allowed, names_code, refusal
 from impala_mi.config_suites import DmlabConfig, EnvpoolConfig, GymConfig, InterferenceConfig, Section
 from impala_mi.config_text import apply_overrides, find
 from impala_mi.config_values import (

@@ -71,7 +71,7 @@ class InterferenceConfig(Section):
     """Number of tasks, the levels of the suite."""
     contradiction: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the symbols for which every task has a right action of its own, in steps of 1/32."""
-    reward_spread: Annotated[float, Field(ge=1, le=1e6)] = 1.0
+    reward_ratio: Annotated[float, Field(ge=1, le=1e6)] = 1.0
     """Quotient of the largest and the smallest reward that a task may give; 1 is the same reward in all tasks."""
     task_in_frame: bool = False
     """Whether all frames but an episode's first also show features of the task; otherwise only rewards tell it."""

@@ -52,4 +52,4 @@ Processors = Annotated[float, Field(gt=0, le=1e4)]
 Threads = Annotated[Whole, Field(ge=1, le=4096)]
 Folder = Annotated[str, AfterValidator(_folder)]
 Url = Annotated[str, AfterValidator(_url)]
-"""URL that may hold credentials, which no file and no message does."""
+"""URL that may hold credentials; they are removed from every file and message."""

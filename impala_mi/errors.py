@@ -19,7 +19,7 @@ MAX_ERRORS = 3
 
 def shorten(text: str, limit: int = MAX_VALUE_CHARS) -> str:
     """Text in one line of at most `limit` characters, those in its middle and secrets of URLs left out."""
-    text = redact(text)  # before a part of a URL is left out, by which it is known
+    text = redact(text)  # first: a shortened URL could no longer be recognised
     half = (limit - 5) // 2
     kept = text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
     return printable(kept)

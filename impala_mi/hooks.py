@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from impala_mi.code_policy import code_allowed, refusal
+from impala_mi.code_permission import code_allowed, refusal
 from impala_mi.errors import UserError
 
 V = TypeVar("V")

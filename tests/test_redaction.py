@@ -1,4 +1,4 @@
-"""Secrets of URLs are hidden wherever a text is written or printed, and what is none stays."""
+"""Secrets of URLs are hidden wherever a text is written or printed; other text is unchanged."""
 
 import json
 import subprocess

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from impala_mi.code_policy import allow_code
+from impala_mi.code_permission import allow_code
 
 MAX_EPISODES = 10**6
 """Most episodes of a level that one command plays."""

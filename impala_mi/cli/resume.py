@@ -76,7 +76,7 @@ def _checked(folder: "RunFolder", new: configuration.Config, checkpoint: str) ->
     from impala_mi.runs import checkpoint as checkpoints
     from impala_mi.runs import folder as run_folder
     from impala_mi.training import preflight
-    from impala_mi.training.resumable import check_resumable
+    from impala_mi.training.resume_checks import check_resumable
 
     old, run = folder.config, folder.path
     for key in (*FIXED, *(FIXED_IF_DETERMINISTIC if old.train.deterministic else ())):

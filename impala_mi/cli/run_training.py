@@ -15,7 +15,7 @@ from impala_mi.training import trainer
 def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) -> int:
     """Train with progress output, in a folder that the caller has locked; returns the exit code.
 
-    It is 1 if the run is done but the last copy to run.mirror failed, about which there is a warning.
+    The code is 1 if the run finished but its last copy to run.mirror failed; a warning says why.
     """
     console = make_console()
     suite = make_suite(config.env)

@@ -18,7 +18,7 @@ from impala_mi.envs.faults import FORGIVE_AFTER_STEPS, FaultLog
 from impala_mi.envs.faults import GameFault as GameFault
 from impala_mi.envs.faults import GiveUp as GiveUp
 from impala_mi.envs.faults import LevelBroken as LevelBroken
-from impala_mi.envs.rules import ObservationRules
+from impala_mi.envs.outcome_checks import OutcomeChecks
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.errors import TrainingError
 from impala_mi.types import EnvStats, Episode, Fault, Spaces
@@ -186,7 +186,7 @@ class Suite:
     def make_environment(self, level: int, seeds: EpisodeSeeds, give_up: GiveUp) -> "Environment":
         """Make an environment of the level with index `level`; see `Environment` for the other arguments."""
         name = self.levels[level].name
-        rules = ObservationRules(name, self.spaces)
+        rules = OutcomeChecks(name, self.spaces)
 
         def make() -> Game:
             return self.make_game(name)
@@ -262,10 +262,10 @@ class Environment:
         seeds: EpisodeSeeds,
         truncation_is_terminal: bool,
         give_up: GiveUp = "first",
-        rules: ObservationRules | None = None,
+        rules: OutcomeChecks | None = None,
         make_game: Callable[[], Game] | None = None,
     ) -> None:
-        self._rules = rules or ObservationRules(str(level))
+        self._rules = rules or OutcomeChecks(str(level))
         self.level = level
         self._game: Game | None = game
         self._make_game, self._spoilt = make_game, False

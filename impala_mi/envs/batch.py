@@ -14,7 +14,7 @@ import numpy as np
 
 from impala_mi.envs.base import BatchOutcome, Game, GameBatch, MakeBatch, Observation, Outcome, StepResult, Suite
 from impala_mi.envs.faults import FORGIVE_AFTER_STEPS, FaultLog, GiveUp
-from impala_mi.envs.rules import Breach, ObservationRules
+from impala_mi.envs.outcome_checks import Breach, OutcomeChecks
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.types import AgentInput, EnvStats, Episode, Fault
 
@@ -76,7 +76,7 @@ class _LevelBatch:
         level: int,
         columns: np.ndarray,
         make: Callable[[], GameBatch],
-        rules: ObservationRules,
+        rules: OutcomeChecks,
         give_up: GiveUp,
     ) -> None:
         self.level, self.columns = level, columns
@@ -257,7 +257,7 @@ class BatchPlayers:
             for level in dict.fromkeys(levels.tolist()):
                 columns, name = np.flatnonzero(levels == level), suite.levels[level].name
                 make = functools.partial(make_batch, name, len(columns))
-                rules = ObservationRules(name, suite.spaces)
+                rules = OutcomeChecks(name, suite.spaces)
                 self._levels.append(_LevelBatch(level, columns, make, rules, give_up))
         except BaseException:
             self.close()

@@ -3,9 +3,9 @@
 An episode shows `STEPS` random symbols, and each has one right action, which earns the task's reward. A share
 `env.interference.contradiction` of the symbols is contested: there each task has a right action of its own, drawn
 independently, so that two tasks agree there by chance, with probability 1/8. On the other symbols all tasks agree.
-At 0 the levels are one task under several names. Frames do not tell the task: a head is told, or the core infers it
-from rewards. With `env.interference.task_in_frame` all frames but an episode's first tell it. The reward of a task
-is 1, or with `env.interference.reward_spread` s a number between 1 / sqrt(s) and sqrt(s).
+At 0 the levels are one task under several names. Frames do not show the task: the head gets the task ID, or the
+core infers the task from rewards. With `env.interference.task_in_frame` all frames but an episode's first show it.
+The reward of a task is 1, or with `env.interference.reward_ratio` r a number between 1 / sqrt(r) and sqrt(r).
 """
 
 from collections.abc import Callable, Mapping
@@ -27,8 +27,7 @@ STEPS = 16
 def right_actions(config: InterferenceConfig) -> np.ndarray:
     """Right action [tasks, SYMBOLS] of each symbol in each task.
 
-    With the same seed, more tasks leave the first ones as they are, and more contradiction contests more symbols
-    and leaves the others as they are.
+    With the same seed, more tasks do not change the first ones, and more contradiction only adds contested symbols.
     """
     rng = np.random.default_rng(config.rules_seed)
     common, order = rng.integers(ACTIONS, size=SYMBOLS), rng.permutation(SYMBOLS)
@@ -55,7 +54,7 @@ def frames(config: InterferenceConfig) -> np.ndarray:
 def task_rewards(config: InterferenceConfig) -> np.ndarray:
     """Reward [tasks] of a right action in each task: log-uniform; more tasks leave the first ones as they are."""
     rng = np.random.default_rng([config.rules_seed, 2])
-    return config.reward_spread ** rng.uniform(-0.5, 0.5, size=config.tasks)
+    return config.reward_ratio ** rng.uniform(-0.5, 0.5, size=config.tasks)
 
 
 class InterferenceGame(Game):

@@ -19,8 +19,8 @@ from impala_mi.pbt.member_state import MemberPhase, MemberState, Turn
 from impala_mi.pbt.settings import PopulationConfig
 from impala_mi.pbt.worker import MemberInit, MemberProcess, Status, load_member_checkpoint, saved_status
 from impala_mi.runs.folder import RunFolder
-from impala_mi.training.deaths import reason_of
 from impala_mi.training.placement import Places
+from impala_mi.training.restart_budget import reason_of
 
 POLL_EVERY_S = 1.0
 """Seconds between two status requests to a member."""

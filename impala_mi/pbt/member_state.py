@@ -28,7 +28,7 @@ class MemberPhase(enum.Enum):
     @property
     def final(self) -> bool:
         """Whether the member never runs again."""
-        return not TRANSITIONS[self]
+        return not NEXT_PHASES[self]
 
     @property
     def report(self) -> str:
@@ -37,7 +37,7 @@ class MemberPhase(enum.Enum):
 
 
 _P = MemberPhase
-TRANSITIONS: dict[MemberPhase, frozenset[MemberPhase]] = {
+NEXT_PHASES: dict[MemberPhase, frozenset[MemberPhase]] = {
     _P.WAITING: frozenset({_P.STARTING, _P.DONE, _P.GIVEN_UP}),
     _P.STARTING: frozenset({_P.TRAINING, _P.WAITING}),
     _P.TRAINING: frozenset({_P.EXPLOITING, _P.STOPPING, _P.WAITING}),
@@ -105,9 +105,9 @@ class MemberState:
     ) -> None:
         """Change the phase, with the data of the new one.
 
-        Raises `RuntimeError` if `TRANSITIONS` does not allow it or the data is not that of the phase.
+        Raises `RuntimeError` if `NEXT_PHASES` does not allow it or the data is not that of the phase.
         """
-        if phase not in TRANSITIONS[self.phase]:
+        if phase not in NEXT_PHASES[self.phase]:
             raise RuntimeError(f"member {self.key}: {self.phase.name} must not become {phase.name}")
         if (turn is None) is (phase is MemberPhase.STARTING) or (exploit is None) is (
             phase is MemberPhase.EXPLOITING

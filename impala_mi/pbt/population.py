@@ -30,9 +30,9 @@ from impala_mi.pbt.worker import MemberProcess, RunFailed, Status, load_member_c
 from impala_mi.runs.checkpoint import digest
 from impala_mi.runs.folder import RunFolder
 from impala_mi.runs.sinks import RunInfo, Sinks, local_sinks
-from impala_mi.training.deaths import reason_of
 from impala_mi.training.placement import Places, reserve
 from impala_mi.training.ray_port import RAY
+from impala_mi.training.restart_budget import reason_of
 
 EXPLOIT_S = 300.0
 """Timeout of each step of a copy; a member that exceeds it restarts from its checkpoint."""

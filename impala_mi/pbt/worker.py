@@ -29,7 +29,7 @@ from impala_mi.runs.checkpoint_checks import is_count
 from impala_mi.runs.folder import RunFolder
 from impala_mi.runs.metrics import LevelScores
 from impala_mi.training.placement import Places
-from impala_mi.training.resumable import check_resumable
+from impala_mi.training.resume_checks import check_resumable
 from impala_mi.training.trainer import Trainer
 
 T = TypeVar("T")

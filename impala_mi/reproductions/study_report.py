@@ -101,7 +101,7 @@ class StudyPage:
 
 
 _OF_THE_REPORT = ("name", "claim", "verdict", "tables", "data")
-"""Keys of results.json that are no facts."""
+"""Keys of results.json that belong to the report; every other key is a fact."""
 
 
 def write_page(folder: Path, page: StudyPage) -> list[Path]:
@@ -122,7 +122,7 @@ def write_page(folder: Path, page: StudyPage) -> list[Path]:
 
 
 def read_page(folder: Path, reports: Mapping[str, Callable[[Mapping[str, Any]], StudyReport]]) -> StudyPage:
-    """Make a page again from a folder's results.json: nothing but its data and facts is taken from there.
+    """Make a page again from the data and facts in a folder's results.json; verdict and tables are computed anew.
 
     Args:
         folder: folder of a finished study.

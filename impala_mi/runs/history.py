@@ -192,7 +192,7 @@ def _opened(files: fsspec.AbstractFileSystem, path: str) -> BinaryIO | None:
         if not files.isfile(path):
             return None
         file = files.open(path, "rb")
-        # Files of buckets read lines of any length only.
+        # fsspec's files of buckets ignore the limit of readline(); a BufferedReader keeps it.
         return io.BufferedReader(file) if isinstance(file, AbstractBufferedFile) else file
     except Exception:  # file systems raise anything
         return None

@@ -1,4 +1,4 @@
-"""Lines of a run's logs and its evaluations, whatever they hold: what can be read is, the rest is counted."""
+"""Parser of a run's logs and evaluations: readable lines are returned, damaged ones are skipped and counted."""
 
 import json
 from collections.abc import Iterable

@@ -23,9 +23,9 @@ from impala_mi.envs.base import Suite
 from impala_mi.errors import GivenUp, TrainingError
 from impala_mi.host.backoff import backoff
 from impala_mi.host.port import Port
-from impala_mi.training.actor_state import ActorState, Phase, RolloutRef
-from impala_mi.training.deaths import Budget, Event, reason_of
+from impala_mi.training.actor_slot import ActorSlot, Phase, RolloutRef
 from impala_mi.training.ray_port import RAY
+from impala_mi.training.restart_budget import ReportEvent, RestartBudget, reason_of
 from impala_mi.types import Fault, Weights
 
 LONGEST_PAUSE_S = 60.0
@@ -63,7 +63,7 @@ class ActorPool:
         config: Config,
         suite: Suite,
         seed_epoch: tuple[int, int],
-        event: Event,
+        event: ReportEvent,
         stopping: Callable[[], bool],
         placement: PlacementGroup | None,
         make_actor: MakeActor = ActorProcess,
@@ -74,10 +74,10 @@ class ActorPool:
         self._event, self._stopping, self._make_actor = event, stopping, make_actor
         self.assignment = assign_levels(config.actors, len(suite.levels))
         """Level index of each environment of each actor."""
-        self.actors = [ActorState(i) for i in range(len(self.assignment))]
-        self._budget = Budget(config.actors.max_restarts, "actors.max_restarts", port.now)
-        self._answers: dict[Any, ActorState] = {}
-        self._polls: dict[Any, ActorState] = {}
+        self.actors = [ActorSlot(i) for i in range(len(self.assignment))]
+        self._budget = RestartBudget(config.actors.max_restarts, "actors.max_restarts", port.now)
+        self._answers: dict[Any, ActorSlot] = {}
+        self._polls: dict[Any, ActorSlot] = {}
         self._closing: list[tuple[float, Any, ActorProcess]] = []
         self._newest: tuple[Any, int] | None = None
         self._inference = None if placement is None else make_inference(config, len(self.actors), placement)
@@ -87,7 +87,7 @@ class ActorPool:
 
     # -- work --------------------------------------------------------------------------------
 
-    def idle(self) -> list[ActorState]:
+    def idle(self) -> list[ActorSlot]:
         """Actors that are alive and have nothing to do."""
         return [actor for actor in self.actors if actor.phase is Phase.IDLE]
 
@@ -99,7 +99,7 @@ class ActorPool:
         """Levels that at least one living actor plays."""
         return {k for actor in self.actors if actor.alive for k in self.assignment[actor.index]}
 
-    def play(self, actor: ActorState, weights: "ray.ObjectRef[Weights]", version: int) -> None:
+    def play(self, actor: ActorSlot, weights: "ray.ObjectRef[Weights]", version: int) -> None:
         """Have an idle actor play one unroll in each environment with weights no older than these."""
         assert actor.process is not None
         worker = None if self._inference is None else self._inference.worker_of(actor.index)
@@ -152,7 +152,7 @@ class ActorPool:
             self._event("actor_joined", actor=actor.index)
         return None
 
-    def _handle_error(self, actor: ActorState, error: ray.exceptions.RayError) -> None:
+    def _handle_error(self, actor: ActorSlot, error: ray.exceptions.RayError) -> None:
         """Decide what the error of a call says about the actor."""
         cause, now = getattr(error, "cause", None), self._port.now()
         if isinstance(cause, InferenceLost):
@@ -169,7 +169,7 @@ class ActorPool:
     # -- supervision -------------------------------------------------------------------------
 
     def reset_quorum_clock(self) -> None:
-        """Count the time with too few actors from now on: nobody supervised them until now."""
+        """Restart the clock of too few actors, after a time in which nobody supervised them."""
         self._quorum_at = self._port.now()
 
     def metrics(self) -> dict[str, float]:
@@ -203,7 +203,7 @@ class ActorPool:
         self._reap(now)
         self._check_quorum(now)
 
-    def _check_timeout(self, actor: ActorState, now: float) -> None:
+    def _check_timeout(self, actor: ActorSlot, now: float) -> None:
         limit = self._config.actors.timeout_s
         if actor.answer is None or now - actor.since <= limit:
             return
@@ -250,19 +250,19 @@ class ActorPool:
         if self._inference is not None:
             self._inference.kill()
 
-    def _start(self, actor: ActorState) -> None:
+    def _start(self, actor: ActorSlot) -> None:
         process = self._make_actor(self._config, actor.index, (*self._seed_epoch, actor.starts))
         actor.starts += 1
         actor.enter(Phase.STARTING, self._port.now(), process=process)
         self._ask_node(actor)
 
-    def _ask_node(self, actor: ActorState) -> None:
+    def _ask_node(self, actor: ActorSlot) -> None:
         """Ask an actor on which node it lives, which it answers once it has started."""
         assert actor.process is not None
         actor.answer = actor.process.placed()
         self._answers[actor.answer] = actor
 
-    def _handle_death(self, actor: ActorState, error: Exception) -> None:
+    def _handle_death(self, actor: ActorSlot, error: Exception) -> None:
         """Record a death, and start the actor again now or later, or give it up; its rollout in flight is lost."""
         if self._stopping():
             return
@@ -288,7 +288,7 @@ class ActorPool:
         if actor.retry_at is not None and actor.retry_at <= now:
             self._start(actor)
 
-    def _node_lost(self, actor: ActorState, error: Exception) -> bool:
+    def _node_lost(self, actor: ActorSlot, error: Exception) -> bool:
         """Whether an actor died because the node on which it lived or was to start is lost."""
         if not isinstance(error, ray.exceptions.RayActorError) or error.actor_init_failed:
             return False
@@ -325,7 +325,7 @@ class ActorPool:
             return
         raise GivenUp(f"only {alive} of {total} actors are alive, fewer than {quorum}: {why}")
 
-    def _restart_inference(self, actor: ActorState, reason: str) -> None:
+    def _restart_inference(self, actor: ActorSlot, reason: str) -> None:
         """Replace the inference worker that was lost while it acted for an actor, unless that was done already."""
         assert self._inference is not None
         assert self._newest is not None

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from impala_mi.training.actor_state import ActorState
+from impala_mi.training.actor_slot import ActorSlot
 
 CATCH_UP = 50
 """Most rollouts per actor by which a level may catch up after it was not played for a while."""
@@ -28,8 +28,8 @@ class LevelBalance:
         self._learnt[self._level_of[actor]] += 1
 
     def allowed(
-        self, idle: Sequence[ActorState], alive: set[int], queued: Sequence[int], in_flight: Counter[int]
-    ) -> list[ActorState]:
+        self, idle: Sequence[ActorSlot], alive: set[int], queued: Sequence[int], in_flight: Counter[int]
+    ) -> list[ActorSlot]:
         """Idle actors whose level is not ahead.
 
         Args:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from impala_mi.training.actor_state import RolloutRef
+from impala_mi.training.actor_slot import RolloutRef
 
 
 class BatchSource(Protocol):

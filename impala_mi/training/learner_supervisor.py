@@ -20,8 +20,8 @@ from impala_mi.host.port import Port
 from impala_mi.learner.group import LearnerDied, LearnerGroup, RankProcess, RolloutsLost, Update
 from impala_mi.learner.pipeline import UpdateResult
 from impala_mi.learner.update import Counters
-from impala_mi.training.actor_state import RolloutRef
-from impala_mi.training.deaths import Budget, Event, reason_of
+from impala_mi.training.actor_slot import RolloutRef
+from impala_mi.training.restart_budget import ReportEvent, RestartBudget, reason_of
 from impala_mi.types import RolloutInfo, RolloutPreview, Weights
 
 MakeRanks = Callable[[Config, PlacementGroup], Sequence[RankProcess]]
@@ -64,7 +64,7 @@ class LearnerSupervisor:
         placement: PlacementGroup,
         make_ranks: MakeRanks,
         port: Port,
-        event: Event,
+        event: ReportEvent,
         publish: Callable[["ray.ObjectRef[Weights]", int], None],
         save: Callable[[dict[str, Any]], Any],
         meanwhile: Callable[[], None],
@@ -81,7 +81,7 @@ class LearnerSupervisor:
         """Rescue copy that was asked for and has not arrived."""
         self._copied_at = port.now()
         self._in_flight: deque[tuple[Update, list[RolloutInfo]]] = deque()
-        self._budget = Budget(config.learner.max_restarts, "learner.max_restarts", port.now)
+        self._budget = RestartBudget(config.learner.max_restarts, "learner.max_restarts", port.now)
         self._learner = self._make(state)
 
     def _make(self, state: dict[str, Any] | None) -> LearnerGroup:

@@ -32,7 +32,7 @@ from impala_mi.host.signals import Interrupted
 from impala_mi.host.tempdirs import sweep
 from impala_mi.host.threads import KEEP_FREED_MEMORY
 from impala_mi.training.preflight import check_ray_version, object_store_bytes, processors
-from impala_mi.training.ray_start import PATIENCE, check_cluster, start_node
+from impala_mi.training.ray_start import PATIENCE, TOKEN, check_cluster, start_node
 
 END_S = 2.0
 """Seconds that processes of Ray have to end before they are killed."""
@@ -77,7 +77,7 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
                     start_node(
                         partial(_end_ray, session),
                         address="local",
-                        # Not the folder itself: Ray lets all users write to the one that it is given.
+                        # A folder below it: Ray makes the one that it is given writable for everyone.
                         _temp_dir=f"{session}/{RAY_FOLDER}",
                         num_cpus=cpus,
                         num_gpus=math.ceil(gpus),
@@ -91,9 +91,8 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
             raise
         except Exception as e:  # of any type
             where = f"on RAY_ADDRESS={address}" if address else "on this machine"
-            token = "; its token belongs into RAY_AUTH_TOKEN or the file of RAY_AUTH_TOKEN_PATH" if address else ""
             reason = (str(e).strip() or repr(e)).splitlines()[0]
-            raise StartError(f"Ray does not start {where}: {reason}{token}") from None
+            raise StartError(f"Ray does not start {where}: {reason}{f'; {TOKEN}' if address else ''}") from None
         resources = ray.cluster_resources()
         if resources.get("CPU", 0) < cpus or resources.get("GPU", 0) < gpus:
             print(

@@ -37,6 +37,8 @@ PATIENCE = {
     "RAY_agent_register_timeout_ms": str(int(NODE_S * 1000)),
 }
 """Environment variables by which Ray's processes wait as long for each other as the driver does for the node."""
+TOKEN = "its token belongs into RAY_AUTH_TOKEN or the file of RAY_AUTH_TOKEN_PATH"
+"""Advice for a process that a cluster refuses."""
 _POLL_S = 0.5
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 """What a client of HTTP/2 says first: the preface and an empty SETTINGS frame (RFC 9113, section 3.4)."""
@@ -74,7 +76,9 @@ def check_cluster(address: str) -> None:
             with _silent_stderr():
                 GcsClient(address=found)
         except Exception as e:  # of any type
-            raise _gone(address, str(e).splitlines()[0]) from None
+            reason = (str(e).strip() or repr(e)).splitlines()[0]
+            message = f"RAY_ADDRESS={address}: the cluster refuses this process: {reason}; {TOKEN}"
+            raise StartError(message) from None
 
 
 def _gone(address: str, reason: str) -> StartError:

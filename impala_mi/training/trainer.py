@@ -30,7 +30,7 @@ from impala_mi.learner.update import Counters
 from impala_mi.runs.checkpoint import Checkpoint, digest
 from impala_mi.runs.folder import RunFolder
 from impala_mi.training.actor_pool import ActorPool, MakeActor
-from impala_mi.training.actor_state import ActorState, RolloutRef
+from impala_mi.training.actor_slot import ActorSlot, RolloutRef
 from impala_mi.training.balance import LevelBalance
 from impala_mi.training.batch_source import BatchSource, RolloutQueue
 from impala_mi.training.learner_supervisor import LearnerSupervisor, MakeRanks
@@ -240,14 +240,14 @@ class Trainer:
 
     # -- actors ------------------------------------------------------------------------------
 
-    def _actors_to_play(self) -> list[ActorState]:
+    def _actors_to_play(self) -> list[ActorSlot]:
         """Idle actors that may play: all or, if frames are balanced, those whose level is not ahead."""
         pool = self._pool
         if self._balance is None:
             return pool.idle()
         return self._balance.allowed(pool.idle(), pool.levels_alive(), self._source.actors(), pool.in_flight())
 
-    def _play(self, actor: ActorState) -> None:
+    def _play(self, actor: ActorSlot) -> None:
         assert self._learner.weights is not None
         self._pool.play(actor, self._learner.weights, self.counters.version)
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from impala_mi.cli.main import COMMANDS, cli
-from impala_mi.code_policy import allow_code, names_code
+from impala_mi.code_permission import allow_code, names_code
 from impala_mi.config import build
 from impala_mi.config_text import apply_overrides
 from impala_mi.errors import UserError

@@ -57,13 +57,13 @@ def test_right_actions_earn_the_reference_and_frames_do_not_tell_the_task():
 
 def test_rewards_spread_over_the_tasks_and_keep_the_scores_apart():
     """Scores are normalised by task, so that the best possible is 100 whatever a task gives."""
-    spread = InterferenceConfig(tasks=64, reward_spread=100.0)
+    spread = InterferenceConfig(tasks=64, reward_ratio=100.0)
     rewards = task_rewards(spread)
     assert 0.1 <= rewards.min() < 0.13
     assert 8 < rewards.max() <= 10
-    assert (task_rewards(InterferenceConfig(tasks=4, reward_spread=100.0)) == rewards[:4]).all()
+    assert (task_rewards(InterferenceConfig(tasks=4, reward_ratio=100.0)) == rewards[:4]).all()
     assert (task_rewards(InterferenceConfig(tasks=4)) == 1).all()
-    own = suite(tasks=4, contradiction=0.0, reward_spread=100.0)
+    own = suite(tasks=4, contradiction=0.0, reward_ratio=100.0)
     game, right = own.make_game("task_2"), rules_of(4, 0.0)[2]
     game.reset(0)
     outcome = game.step(int(right[game._symbols[0]]))
@@ -92,6 +92,6 @@ def test_bad_settings_are_refused(tmp_path):
         suite(contradiction=1.5)
     with pytest.raises(UserError, match=r"env.interference.tasks"):
         suite(tasks=0)
-    with pytest.raises(UserError, match=r"env.interference.reward_spread"):
-        suite(reward_spread=0.5)
+    with pytest.raises(UserError, match=r"env.interference.reward_ratio"):
+        suite(reward_ratio=0.5)
     refused(impala("levels", "doom", "env.interference.tasks=4", cwd=tmp_path), "env.suite=interference, not to")

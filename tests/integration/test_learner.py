@@ -104,7 +104,7 @@ def processes():
 
 @pytest.fixture
 def run(tmp_path, cluster):
-    """Trains 30 updates on two ranks; what it is called with happens between two steps, once, after ten."""
+    """Run of 30 updates on two ranks; calls its argument with the trainer once, after at least ten updates."""
     config = tiny_config(*RANKS, "train.env_frames=2100", "learner.learning_rate_schedule=linear")
     suite = make_suite(config.env)
 

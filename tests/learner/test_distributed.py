@@ -108,7 +108,7 @@ def poisoned(ranks, rank):
 
 
 def host(answers):
-    """Fork the ranks of one group after the other: this process alone takes seconds to import PyTorch."""
+    """Fork the ranks of one group after the other, so that PyTorch is imported only once."""
     fork = multiprocessing.get_context("fork")
     for ranks in GROUPS:
         listener, port = listen("127.0.0.1")

@@ -18,7 +18,7 @@ from impala_mi.pbt import member_pool
 from impala_mi.pbt.exploit import make_rule
 from impala_mi.pbt.journal import Journal, disagreements, read
 from impala_mi.pbt.member_pool import STOP_S, MemberPool
-from impala_mi.pbt.member_state import TRANSITIONS, Exploit, MemberPhase, MemberState, Turn
+from impala_mi.pbt.member_state import NEXT_PHASES, Exploit, MemberPhase, MemberState, Turn
 from impala_mi.pbt.population import EXPLOIT_S, Population
 from impala_mi.pbt.settings import PopulationConfig
 from impala_mi.pbt.worker import Busy, MemberInit, RunFailed, Status
@@ -247,7 +247,7 @@ def test_a_phase_changes_only_as_the_table_allows(tmp_path, before, after):
     member = MemberState("k", 0, 0, RunFolder(tmp_path), MemberInit(1, {}), status, phase=before)
     turn = Turn(None, 0, "") if after is MemberPhase.STARTING else None
     exploit = Exploit(None, 1, None, 0.0, None) if after is MemberPhase.EXPLOITING else None
-    if after in TRANSITIONS[before]:
+    if after in NEXT_PHASES[before]:
         member.enter(after, 3.0, turn, exploit)
         assert (member.phase, member.since, member.turn, member.exploit) == (after, 3.0, turn, exploit)
         with pytest.raises(RuntimeError):

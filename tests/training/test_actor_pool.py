@@ -8,7 +8,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import GivenUp, TrainingError
 from impala_mi.training.actor_pool import UNREACHABLE_S, ActorPool
-from impala_mi.training.actor_state import Phase
+from impala_mi.training.actor_slot import Phase
 from impala_mi.types import Fault
 from tests.tiny import tiny_config
 from tests.training.fakes import PLAY_S, START_S, Process, World, lost_object

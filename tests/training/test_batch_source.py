@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from impala_mi.training.actor_state import ActorState, RolloutRef
+from impala_mi.training.actor_slot import ActorSlot, RolloutRef
 from impala_mi.training.balance import CATCH_UP, LevelBalance
 from impala_mi.training.batch_source import RolloutQueue
 from impala_mi.types import RolloutInfo
@@ -58,7 +58,7 @@ def play(balance: LevelBalance, rounds: int, speeds: list[int], alive: set[int])
     for _ in range(rounds):
         for level, speed in enumerate(speeds):
             for _ in range(speed if level in alive else 0):
-                for actor in balance.allowed([ActorState(level)], alive, [], Counter()):
+                for actor in balance.allowed([ActorSlot(level)], alive, [], Counter()):
                     played[actor.index] += 1
                     balance.count(actor.index)
     return played
@@ -73,7 +73,7 @@ def test_levels_that_are_ahead_wait_for_the_slowest():
 
 def test_rollouts_in_flight_and_in_the_queue_count_too():
     balance = LevelBalance([[0], [0], [1], [1]], per_level=2)
-    idle = [ActorState(i) for i in range(4)]
+    idle = [ActorSlot(i) for i in range(4)]
     assert [a.index for a in balance.allowed(idle, {0, 1}, [], Counter())] == [0, 1, 2, 3]
     assert [a.index for a in balance.allowed(idle, {0, 1}, [0], Counter({0: 1}))] == [2, 3]
     assert [a.index for a in balance.allowed(idle, {0, 1}, [0, 1, 0], Counter({1: 1}))] == [2, 3]

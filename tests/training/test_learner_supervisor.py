@@ -4,7 +4,7 @@ import pytest
 
 from impala_mi.errors import GivenUp, TrainingError
 from impala_mi.learner.update import Counters
-from impala_mi.training.actor_state import RolloutRef
+from impala_mi.training.actor_slot import RolloutRef
 from impala_mi.training.learner_supervisor import COPY_EVERY_S, LearnerSupervisor
 from impala_mi.types import RolloutInfo
 from tests.tiny import tiny_config

@@ -14,7 +14,7 @@ from impala_mi.training import ray_cluster  # before Ray is imported
 import ray
 
 from impala_mi.envs.suites import make_suite
-from impala_mi.errors import UserError
+from impala_mi.errors import StartError, UserError
 from impala_mi.host import reaper
 from impala_mi.training import preflight
 from tests.tiny import tiny_config
@@ -104,6 +104,7 @@ def test_a_cluster_that_is_named_keeps_its_own_token(starts, monkeypatch):
     seen = []
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ray_cluster, "check_cluster", lambda address: None)
     monkeypatch.setattr(ray, "init", lambda **_: seen.append({name: os.environ.get(name) for name in variables}))
     run_ray()
     assert seen == [variables]
@@ -114,9 +115,10 @@ def test_a_cluster_that_refuses_tells_where_the_token_belongs(monkeypatch):
         raise ConnectionError("Failed to connect")
 
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(ray_cluster, "check_cluster", lambda address: None)
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with pytest.raises(UserError, match=r"10.0.0.1:6379: Failed to connect; its token .* RAY_AUTH_TOKEN"):
+    with pytest.raises(StartError, match=r"10.0.0.1:6379: Failed to connect; its token .* RAY_AUTH_TOKEN"):
         run_ray()
 
 

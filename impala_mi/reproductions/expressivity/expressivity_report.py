@@ -91,7 +91,7 @@ def _count_held(checks: Sequence[PaperCheck]) -> str:
 
 
 def growth(points: Sequence[MinParams], level: float) -> tuple[float, float, float] | None:
-    """Fit log(parameters) = a + b log(d) + c d at the widths from `FROM_WIDTH` on with a network within the error.
+    """Fit log(parameters) = a + b log(d) + c d at widths of at least `FROM_WIDTH` where a network met the error.
 
     A power of d has c = 0, an exponential c > 0.
 

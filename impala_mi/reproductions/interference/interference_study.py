@@ -23,7 +23,7 @@ from impala_mi.reproductions.study_report import StudyReport, as_stored
 WINDOWS = 20
 """Points of a learning curve."""
 ENVS, ENVS_PER_TASK = 64, 2
-"""Environments of a run: at least so many, and so many of each task."""
+"""Environments of a run: `ENVS` at least, and at least `ENVS_PER_TASK` of each task."""
 CONFIG = "interference"
 """Shipped configuration with the settings of every run: an unroll is an episode of each environment."""
 TOLD = ("per_task", "concat", "film_task", "low_rank_task", "hyper_task", "mi_task")
@@ -50,7 +50,7 @@ SCALED = (BASELINE, "per_task", "mi_task")
 ARMS = HEADS | {f"{head}{WITH_POPART}": HEADS[head] | {"value_normaliser": "popart"} for head in SCALED}
 """Settings of the agent by arm."""
 SCALED_ARMS = (*SCALED, *(f"{head}{WITH_POPART}" for head in SCALED))
-SPREAD = 100.0
+RATIO = 100.0
 """Quotient of the largest and the smallest reward where scales differ."""
 
 
@@ -80,7 +80,7 @@ FULL = InterferenceProtocol(
     (
         *((Point(tasks, c), tuple(HEADS)) for tasks in (4, 16, 64) for c in (0.0, 0.25, 0.5, 1.0)),
         *((Point(16, c, task_in_frame=True), SEEN) for c in (0.5, 1.0)),
-        *((Point(16, c, SPREAD), SCALED_ARMS) for c in (0.5, 1.0)),
+        *((Point(16, c, RATIO), SCALED_ARMS) for c in (0.5, 1.0)),
     ),
     ((Point(16, 0.5, task_in_frame=True), "mi_context"), (Point(16, 0.5), "mi_context")),
     ((Point(16, 0.5), (BASELINE, *TOLD)),),
@@ -94,7 +94,7 @@ QUICK = InterferenceProtocol(
         (Point(16, 1.0), (BASELINE, "shared, as large as mi_task", *TOLD)),
         *((Point(tasks, 0.5), (BASELINE, "per_task", "film_task", "mi_task")) for tasks in (4, 64)),
         (Point(16, 0.5, task_in_frame=True), SEEN),
-        (Point(16, 0.5, SPREAD), SCALED_ARMS),
+        (Point(16, 0.5, RATIO), SCALED_ARMS),
     ),
     ((Point(16, 0.5, task_in_frame=True), "mi_context"),),
     ((Point(16, 0.5), (BASELINE, "per_task", "film_task", "mi_task")),),
@@ -107,8 +107,8 @@ QUICK = InterferenceProtocol(
 def run_study(study: Study) -> StudyReport:
     """Train each arm at each point from each seed, and compare them; finished parts are read.
 
-    `study.settings["repetitions"]` is the number of seeds. It cannot change in a folder: intervals that are looked
-    at before it is decided whether to add seeds do not hold.
+    `study.settings["repetitions"]` is the number of seeds. It cannot change in a folder: adding seeds after
+    seeing the intervals would make them invalid.
     """
     protocol = QUICK if study.quick else FULL
     study.begin(**asdict(protocol), base=load(CONFIG).model_dump(mode="json"))
@@ -135,7 +135,7 @@ def run_study(study: Study) -> StudyReport:
 def part_name(arm: str, point: Point, seed: int) -> str:
     """Name of the part of one run."""
     name = arm.replace(", ", "-").replace(" + ", "-").replace(" ", "-")
-    spread = "" if point.reward_spread == 1 else f"x{point.reward_spread:g}"
+    spread = "" if point.reward_ratio == 1 else f"x{point.reward_ratio:g}"
     shown = "-shown" * point.task_in_frame
     return f"{name}-{point.tasks}x{point.contradiction}{spread}{shown}-{seed}"
 

@@ -22,12 +22,13 @@ class Point:
 
     tasks: int
     contradiction: float
-    reward_spread: float = 1.0
+    reward_ratio: float = 1.0
     task_in_frame: bool = False
 
     def text(self, separator: str = ", ") -> str:
         """Description."""
-        scales = "" if self.reward_spread == 1 else f"{separator}rewards 1 to {self.reward_spread:g}"
+        root = self.reward_ratio**0.5
+        scales = "" if root == 1 else f"{separator}rewards {1 / root:g} to {root:g}"
         shown = f"{separator}task in frame" * self.task_in_frame
         return f"{self.tasks} tasks{separator}{self.contradiction:.0%}{scales}{shown}"
 
@@ -93,7 +94,7 @@ class Gain:
 
     mean: float
     half: float
-    """Half of Student's interval of the mean over seeds; all of a study hold together at 95 % (Bonferroni)."""
+    """Half of Student's interval of the mean over seeds; those of one table hold together at 95 % (Bonferroni)."""
     improvement: float
     """Share of seeds in which the arm is better than the baseline (ties count half)."""
 

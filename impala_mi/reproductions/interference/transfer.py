@@ -38,7 +38,7 @@ def train_and_transfer(before: Config, after: Config) -> dict[str, Any]:
 
 
 def grow(trained: Mapping[str, Tensor], agent: Agent) -> None:
-    """Copy an agent's weights into one of as many or more levels; what only new levels use keeps its initial value.
+    """Copy trained weights into an agent with at least as many levels; weights of new levels stay as they are.
 
     Weights of a level lie along one axis in the order of the levels, so that the trained ones are the first block.
 

@@ -10,7 +10,7 @@ from impala_mi.reproductions.study_report import ResultTable
 
 
 def transfer_table(transfers: Sequence[Transfer], runs: Sequence[Run]) -> ResultTable:
-    """Score of the new task beside that of a task of an untrained agent, and the loss of the others.
+    """Compare the new task's score with that of an agent that starts untrained, and the old tasks' with before.
 
     The gain over the shared head is paired by seed; the intervals of the gains at all points hold together at 95 %.
     """

@@ -91,7 +91,7 @@ def report_from_data(data: Mapping[str, Any]) -> StudyReport:
 
 
 def differences(results: Results) -> dict[tuple[str, str], Interval]:
-    """Held-out NLL of each pair's MLP above that of its multiplicative decoder; all intervals hold together."""
+    """Held-out NLL of the MLP minus that of the multiplicative decoder, by pair; all intervals hold together."""
     level = bonferroni(len(PAIRS))
     return {(name, mi): overall(results[name]["nll"], results[mi]["nll"], level) for name, mi in PAIRS}
 

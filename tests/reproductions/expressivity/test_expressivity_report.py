@@ -81,7 +81,7 @@ def test_fewer_parameters_need_every_repetition_of_both() -> None:
 
 
 def test_models_that_are_alike_are_seldom_told_apart() -> None:
-    """Any of three statements in 5 % of cases at most; by medians of three repetitions it is 1 - (15/16)^3."""
+    """At most 5 % of simulated studies make a claim; comparing medians would make one in 1 - (15/16)^3."""
     random, claims, by_medians = np.random.default_rng(0), 0, 0
     for _ in range(300):
         points = [

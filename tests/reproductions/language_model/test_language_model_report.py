@@ -42,7 +42,7 @@ def test_verdicts(tests: tuple[list[float], ...], word: str) -> None:
 
 @pytest.mark.slow
 def test_models_that_are_alike_are_seldom_told_apart() -> None:
-    """Any difference in 5 % of cases at most; with intervals of 95 % each it is in more."""
+    """Equal models: at most 5 % of simulated studies show a difference; intervals of 95 % each show more."""
     random, claims, uncorrected = np.random.default_rng(0), 0, 0
     for _ in range(200):
         tests = np.exp(random.normal(4, 0.01, (len(KINDS), 3)))

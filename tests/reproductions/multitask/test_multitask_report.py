@@ -71,7 +71,7 @@ def test_interference_is_what_levels_do_better_alone(alone, text):
 
 @pytest.mark.slow
 def test_heads_that_are_alike_are_seldom_told_apart():
-    """Any clause or its contrary in 5 % of cases at most; with intervals of 95 % each it is in more."""
+    """Equal heads: at most 5 % of simulated studies make any claim; intervals of 95 % each make more."""
     random, claims, uncorrected = np.random.default_rng(0), 0, 0
     for _ in range(200):
         capped = {name: random.normal(size=3) for name in (*HEADS, ALONE)}

@@ -57,7 +57,7 @@ def _noise(random: np.random.Generator) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_decoders_that_are_alike_are_seldom_told_apart() -> None:
-    """Any difference in 5 % of cases at most; with intervals of 95 % each it is in more."""
+    """Equal decoders: at most 5 % of simulated studies show a difference; intervals of 95 % each show more."""
     random, claims, uncorrected = np.random.default_rng(0), 0, 0
     for _ in range(200):
         results = {name: _noise(random) for name in DECODERS}

@@ -51,7 +51,7 @@ def test_verdicts() -> None:
 
 @pytest.mark.slow
 def test_models_that_are_alike_are_seldom_told_apart() -> None:
-    """Any lead in 5 % of cases at most; with intervals of 95 % each it is in more, as one in 40 is above 0."""
+    """Equal models: at most 5 % of simulated studies show a lead; intervals of 95 % each show more."""
     random, claims, uncorrected = np.random.default_rng(0), 0, 0
     for _ in range(200):
         values = random.normal(size=(len(TASKS), len(BASELINES), 2, 10))

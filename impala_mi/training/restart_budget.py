@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from impala_mi.errors import GivenUp
 
-Event = Callable[..., None]
+ReportEvent = Callable[..., None]
 """Takes the kind of an event, such as a death, and details by name."""
 BUDGET_S = 3600.0
 """Period in seconds over which a restart budget counts."""
 
 
-class Budget:
+class RestartBudget:
     """Deaths that are allowed in an hour.
 
     Args:

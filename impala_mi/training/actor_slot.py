@@ -21,7 +21,7 @@ class Phase(Enum):
     GIVEN_UP = "it died too often and is not started again"
 
 
-TRANSITIONS = {
+NEXT_PHASES = {
     Phase.STARTING: {Phase.IDLE, Phase.UNREACHABLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
     Phase.IDLE: {Phase.PLAYING, Phase.BACKING_OFF, Phase.GIVEN_UP},
     Phase.PLAYING: {Phase.IDLE, Phase.UNREACHABLE, Phase.BACKING_OFF, Phase.GIVEN_UP},
@@ -38,12 +38,12 @@ _FIELDS = {
     Phase.BACKING_OFF: {"retry_at"},
     Phase.GIVEN_UP: set[str](),
 }
-"""Fields of `ActorState` that have a value in each phase; they are None in the others."""
+"""Fields of `ActorSlot` that have a value in each phase; they are None in the others."""
 _ALIVE = {Phase.IDLE, Phase.PLAYING}
 
 
 @dataclass
-class ActorState:
+class ActorSlot:
     """One actor of the pool, whichever process plays for it."""
 
     index: int
@@ -75,9 +75,9 @@ class ActorState:
     def enter(self, phase: Phase, now: float, **fields: Any) -> None:
         """Go to another phase, set its fields and clear those that do not belong to it.
 
-        Raises `RuntimeError` if `TRANSITIONS` does not allow it or a field does not belong to the phase.
+        Raises `RuntimeError` if `NEXT_PHASES` does not allow it or a field does not belong to the phase.
         """
-        if phase not in TRANSITIONS[self.phase] or not fields.keys() <= _FIELDS[phase]:
+        if phase not in NEXT_PHASES[self.phase] or not fields.keys() <= _FIELDS[phase]:
             raise RuntimeError(f"actor {self.index} cannot go from {self.phase.name} to {phase.name} with {fields}")
         self.phase, self.since = phase, now
         for name in set[str]().union(*_FIELDS.values()):

@@ -1,19 +1,19 @@
 import pytest
 
-from impala_mi.training.actor_state import TRANSITIONS, ActorState, Phase
+from impala_mi.training.actor_slot import NEXT_PHASES, ActorSlot, Phase
 
 
 def test_phases_follow_the_table_and_fields_belong_to_phases():
-    for before, allowed in TRANSITIONS.items():
+    for before, allowed in NEXT_PHASES.items():
         for after in Phase:
-            state = ActorState(0, phase=before)
+            state = ActorSlot(0, phase=before)
             if after in allowed:
                 state.enter(after, 1.0)
                 assert (state.phase, state.since) == (after, 1.0)
             else:
                 with pytest.raises(RuntimeError, match=f"{before.name} to {after.name}"):
                     state.enter(after, 1.0)
-    state = ActorState(0)
+    state = ActorSlot(0)
     state.enter(Phase.STARTING, 0, process="process", answer="ref")
     state.enter(Phase.IDLE, 0, node="node")
     assert (state.process, state.answer, state.node) == ("process", None, "node")

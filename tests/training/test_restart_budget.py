@@ -3,12 +3,12 @@ from types import SimpleNamespace
 import pytest
 
 from impala_mi.errors import GivenUp
-from impala_mi.training.deaths import BUDGET_S, Budget, reason_of
+from impala_mi.training.restart_budget import BUDGET_S, RestartBudget, reason_of
 
 
 def test_so_many_deaths_in_an_hour_and_not_one_more():
     clock = SimpleNamespace(time=1000.0)
-    budget = Budget(2, "actors.max_restarts", lambda: clock.time)
+    budget = RestartBudget(2, "actors.max_restarts", lambda: clock.time)
     budget.spend("one")
     clock.time += BUDGET_S - 1
     budget.spend("two")
@@ -19,7 +19,7 @@ def test_so_many_deaths_in_an_hour_and_not_one_more():
 
 def test_deaths_of_more_than_an_hour_ago_are_forgiven():
     clock = SimpleNamespace(time=1000.0)
-    budget = Budget(1, "x", lambda: clock.time)
+    budget = RestartBudget(1, "x", lambda: clock.time)
     for _ in range(5):
         budget.spend("again")
         clock.time += BUDGET_S + 1
@@ -28,7 +28,7 @@ def test_deaths_of_more_than_an_hour_ago_are_forgiven():
 
 def test_a_limit_of_zero_allows_no_death():
     with pytest.raises(GivenUp):
-        Budget(0, "x").spend("first")
+        RestartBudget(0, "x").spend("first")
 
 
 def test_a_reason_is_one_line():

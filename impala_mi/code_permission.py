@@ -4,8 +4,8 @@ import re
 
 _CODE = re.compile(r"[^\W\d][\w.]*:(?!//)\S+")
 """Text such as package.module:function or module:Name-v0."""
-_NO_CODE = ("run.", "env.dmlab.", "logging.wandb.", "logging.mlflow.")
-"""Sections of folders, URLs and names, which nothing is imported for."""
+_NEVER_IMPORTED = ("run.", "env.dmlab.", "logging.wandb.", "logging.mlflow.")
+"""Beginnings of keys whose values are never imported: folders, URLs and names."""
 _allowed = True
 
 
@@ -25,7 +25,7 @@ def names_code(key: str, text: str) -> bool:
 
     Any text that looks like it counts, wherever modules may be named: also a value of env.gym.kwargs.
     """
-    return _CODE.fullmatch(text) is not None and not key.startswith(_NO_CODE)
+    return _CODE.fullmatch(text) is not None and not key.startswith(_NEVER_IMPORTED)
 
 
 def refusal(key: str, text: str) -> str:

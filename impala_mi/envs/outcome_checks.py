@@ -23,7 +23,7 @@ class Breach(ValueError):
         self.game = game
 
 
-class ObservationRules:
+class OutcomeChecks:
     """Checks of the observations and rewards of a level.
 
     Args:
