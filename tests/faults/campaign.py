@@ -135,7 +135,7 @@ class Campaign:
 
     def kill(self, kind: str) -> None:
         """Kill a process of a kind, wait until the run continues, and record the recovery."""
-        before, event, last = self.frames(), KINDS[kind][2], self.lines("metrics.jsonl")[-1:]
+        before, event = self.frames(), KINDS[kind][2]
         events = Counter(e["event"] for e in self.lines("events.jsonl"))
         if kind == "driver":
             self.driver.kill()
@@ -146,7 +146,7 @@ class Campaign:
         else:
             self.wait(lambda: self.victims(kind), f"a living {kind}")
             self.random.choice(self.victims(kind)).kill()
-        start = time.monotonic()
+        start, last = time.monotonic(), self.lines("metrics.jsonl")[-1:]
         if kind == "driver":
             self.start()
         if kind == "node":
