@@ -114,9 +114,12 @@ def test_a_node_that_will_not_start_is_not_waited_for_without_end(monkeypatch, c
 def test_the_agents_of_a_second_start_get_different_free_ports(monkeypatch):
     params = SimpleNamespace(metrics_agent_port=None, metrics_export_port=1234, dashboard_agent_listen_port=0)
     monkeypatch.setattr(Node, "start_head_processes", lambda node: params)
+    written = {}
+    monkeypatch.setattr(ray_start, "persist_port", lambda session, node, name, port: written.update({name: port}))
     with ray_start.known_ports():
-        Node.start_head_processes(SimpleNamespace(_ray_params=params))
+        Node.start_head_processes(SimpleNamespace(_ray_params=params, _session_dir="session", _node_id="node"))
     ports = [getattr(params, name) for name in ray_start.AGENT_PORTS]
+    assert list(written.values()) == ports, "files from which the raylet reads them"
     assert ports[1] == 1234
     assert len(set(ports)) == 4
     for port in {*ports} - {1234}:
