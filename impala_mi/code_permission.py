@@ -4,6 +4,8 @@ import re
 
 _CODE = re.compile(r"[^\W\d][\w.]*:(?!//)\S+")
 """Text such as package.module:function or module:Name-v0."""
+_GYMNASIUM = ("env.levels", "env.gym.")
+"""Beginnings of keys whose values Gymnasium may read: it imports whatever stands before a colon."""
 _NEVER_IMPORTED = ("run.", "env.dmlab.", "logging.wandb.", "logging.mlflow.")
 """Beginnings of keys whose values are never imported: folders, URLs and names."""
 _allowed = True
@@ -25,6 +27,8 @@ def names_code(key: str, text: str) -> bool:
 
     Any text that looks like it counts, wherever modules may be named: also a value of env.gym.kwargs.
     """
+    if key.startswith(_GYMNASIUM):
+        return ":" in text
     return _CODE.fullmatch(text) is not None and not key.startswith(_NEVER_IMPORTED)
 
 

@@ -26,7 +26,7 @@ from impala_mi.config_values import (
     listed,
 )
 from impala_mi.errors import UserError, explain, shorten
-from impala_mi.redaction import redact_url, redact_values
+from impala_mi.redaction import has_secret, redact_url, redact_values
 from impala_mi.yaml_text import dump_yaml, parse_yaml
 
 
@@ -305,9 +305,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _no_secrets(self) -> Self:
         for key, text in _texts(self.model_dump(mode="json")):
-            if key != "run.mirror" and redact_url(text) != text:
+            if key != "run.mirror" and has_secret(text):
                 raise ValueError(
-                    f"{key}={redact_url(text)!r}: must hold no user, password or query of a URL, which the run's "
+                    f"{key}={redact_url(text)!r}: must hold no user, password or token in a URL, which the run's "
                     "folder would keep; leave them to environment variables"
                 )
         return self

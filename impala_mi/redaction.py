@@ -20,8 +20,13 @@ _END = re.compile(r"[\s'\"<>]|$")
 """End of a URL in a text."""
 _NO_SCHEME = re.compile(r"(?<![\w:/])//[^/@:\s]*:[^/@\s]*@")
 _USER = re.compile(r"[^/]*@|[^/@:]*:(?!\d+(?:[/?#]|$))[^@]*@", re.DOTALL)
-"""User and password at the start of what follows `://`; a password may hold slashes, as keys of AWS do."""
+"""User and password at the start of what follows `://`; a password may hold slashes, but not begin like a port."""
+_S3_USER = re.compile(r"[^/]*@|[^/@:]*:[^@]*@", re.DOTALL)
+"""The same of S3, whose URLs have no port: secrets of AWS may hold digits and slashes anywhere."""
+S3_SCHEMES = ("s3", "s3a")
 _PARAMETER = re.compile(r"([?&;#])([^=&;#]*)(=?)([^&;#]*)", re.DOTALL)
+_SECRET_NAME = re.compile("sig|token|key|secret|pass|pwd|cred|auth", re.IGNORECASE)
+"""Names of parameters that hold secrets, in URLs that are to be kept."""
 _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 """Schemes that name a container, which is no secret, before the @."""
 
@@ -49,6 +54,13 @@ def redact_url(url: str) -> str:
     return f"{scheme}://{f'{HIDDEN}@' * bool(user)}{rest}{_PARAMETER.sub(_redact_parameter, query)}"
 
 
+def has_secret(url: str) -> bool:
+    """Whether a URL has a user or password, or a parameter whose name is that of a secret."""
+    bare, user = split_user(url)
+    names = (name for _, name, _, _ in _PARAMETER.findall(_query(bare)) if "://" in url)
+    return bool(user) or any(_SECRET_NAME.search(name) for name in names)
+
+
 def redact_values(values: Any) -> Any:
     """Nested mappings and lists without the secrets of the URLs in their texts."""
     if isinstance(values, str):
@@ -72,7 +84,7 @@ def redact_own(text: str, url: str) -> str:
 def split_user(url: str) -> tuple[str, str]:
     """The URL without its user and password, and these as `user:password`, empty if there are none."""
     scheme, separator, rest = url.partition("://")
-    user = _USER.match(rest)
+    user = (_S3_USER if scheme in S3_SCHEMES else _USER).match(rest)
     if not separator or user is None or (scheme in _CONTAINER_SCHEMES and ":" not in user[0]):
         return url, ""
     return f"{scheme}://{rest[user.end() :]}", user[0][:-1]

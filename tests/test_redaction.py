@@ -59,7 +59,7 @@ def test_what_is_hidden_stays_hidden(before, after):
     assert redact(once) == once
 
 
-@given(st.text("abcXYZ019+%:/_-", min_size=4).filter(lambda secret: not secret[0].isdigit()))
+@given(st.text("abcXYZ019+%:/_-", min_size=4))
 def test_no_password_remains(secret):
     assert f"{secret}@" not in redact(f"{secret}x: s3://key:{secret}@bucket/runs")
 

@@ -100,7 +100,7 @@ class ActorProcess:
         # Calls of the control group are answered while a rollout is in flight.
         remote: Any = ray.remote  # its types do not know concurrency_groups
         made = remote(concurrency_groups={"control": 1}, max_restarts=0)(_Actor)
-        placed = made.options(num_cpus=config.actors.num_cpus, scheduling_strategy="RATIO")
+        placed = made.options(num_cpus=config.actors.num_cpus, scheduling_strategy="SPREAD")
         self._handle = placed.remote(config, index)
         self.start(seed_epoch)
 

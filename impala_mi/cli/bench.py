@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.text import Text
 
 from impala_mi.cli.console import make_console, make_table
 from impala_mi.cli.options import OVERRIDES, F, compose
-from impala_mi.errors import UserError
+from impala_mi.errors import UserError, printable
 
 if TYPE_CHECKING:
     from impala_mi.bench.table import Row
@@ -213,7 +214,7 @@ def _collect(rows: "Iterator[Row]") -> "list[Row]":
     with console.status("measuring") as status:
         for row in rows:
             collected.append(row)
-            status.update(" ".join(str(v) for v in row.values() if isinstance(v, str)))
+            status.update(Text(printable(" ".join(str(v) for v in row.values() if isinstance(v, str)))))
     return collected
 
 

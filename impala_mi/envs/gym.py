@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from impala_mi.code_permission import code_allowed, refusal
 from impala_mi.config import EnvConfig
 from impala_mi.config_suites import GymConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
@@ -87,7 +88,9 @@ def _channels_first(shape: tuple[int, ...]) -> bool:
 
 
 def _make(config: GymConfig, env_id: str) -> gymnasium.Env[Any, Any]:
-    """The environment of an id with its arguments and wrappers."""
+    """The environment of an id with its arguments and wrappers; raises `UserError` if it may not be imported."""
+    if ":" in env_id and not code_allowed():
+        raise UserError(refusal("env.levels", env_id))
     arguments = config.kwargs.get("all", {}) | config.kwargs.get(env_id, {})
     env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **arguments)
     for target in config.wrappers:

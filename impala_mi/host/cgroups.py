@@ -37,6 +37,17 @@ def memory_limit(root: Path = Path("/")) -> int | None:
     return min((limit for limit in limits if 0 < limit < _UNLIMITED_BYTES), default=None)
 
 
+def memory_used(root: Path = Path("/")) -> int:
+    """Bytes of memory that the limited groups of this process use; 0 if none is limited."""
+    used = []
+    for group in _groups(root, "memory"):
+        for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            with suppress(OSError, ValueError):
+                if int((group / limit).read_text()) < _UNLIMITED_BYTES:
+                    used.append(int((group / usage).read_text()))
+    return max(used, default=0)
+
+
 def memory_bytes() -> int:
     """Memory that this process may use: the machine's, or less if its control group has a limit."""
     total = int(psutil.virtual_memory().total)

@@ -164,3 +164,12 @@ def as_stored(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): as_stored(item) for key, item in value.items()}
     return [as_stored(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def as_numbers(value: Any) -> Any:
+    """Data of results.json with NaN for numbers that JSON does not have, which `as_stored` made None in lists."""
+    if isinstance(value, Mapping):
+        return {key: as_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [math.nan if item is None else as_numbers(item) for item in value]
+    return value

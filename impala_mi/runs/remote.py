@@ -4,9 +4,8 @@ from urllib.parse import unquote
 
 import fsspec
 
-from impala_mi.redaction import HIDDEN, redact_url, split_user
+from impala_mi.redaction import HIDDEN, S3_SCHEMES, redact_url, split_user
 
-S3_SCHEMES = ("s3", "s3a")
 _VARIABLES = dict.fromkeys(S3_SCHEMES, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") | {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS", "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
 }  # fmt: skip
@@ -21,6 +20,8 @@ def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     does not know.
     """
     bare, user = split_user(url)
+    if HIDDEN in bare.partition("?")[0]:
+        raise ValueError(f"a part of it was hidden in a file ({HIDDEN}), so it may name another folder")
     if user == HIDDEN:
         return fsspec.core.url_to_fs(bare)
     if user and url.partition("://")[0] in S3_SCHEMES:

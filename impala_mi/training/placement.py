@@ -30,7 +30,7 @@ def reserve(config: Config, runs: int = 1) -> list[Places]:
     reserved = [
         Places(
             _group(learner.num_cpus, 1 if learner.num_gpus else 0, learner.size, "PACK"),
-            _group(1, inference.num_gpus, inference.workers, "RATIO")
+            _group(1, inference.num_gpus, inference.workers, "SPREAD")
             if config.actors.inference == "central"
             else None,
         )

@@ -127,21 +127,23 @@ def start_node(end: Callable[[], None], **options: Any) -> None:
         end: ends the processes of a start that failed.
         options: arguments of `ray.init`.
 
-    Raises `StartError` if Ray does not start.
+    Raises `StartError` if Ray does not start, and `UserError` if it does not accept an option.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with patient_node(), contextlib.nullcontext() if attempt == 1 else known_ports():
                 ray.init(**options)
             return
+        except (ValueError, TypeError) as e:  # of an argument, such as the size of the object store
+            raise UserError(f"Ray does not start on this machine: {str(e).strip().splitlines()[0]}") from None
         except Exception as e:  # of any type
             end()
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]
             load = f"load {os.getloadavg()[0]:.1f} on {cores()} cores"
             if attempt == ATTEMPTS:
+                advice = "; try again when the machine is less busy" if os.getloadavg()[0] > cores() else ""
                 raise StartError(
-                    f"Ray did not start on this machine, tried {ATTEMPTS} times ({load}): {reason}; try again when "
-                    "the machine is less busy"
+                    f"Ray did not start on this machine, tried {ATTEMPTS} times ({load}): {reason}{advice}"
                 ) from None
             warnings.warn(f"Ray did not start on this machine ({load}): {reason}; starting it again", stacklevel=2)
 

@@ -7,7 +7,9 @@ import pytest
 from impala_mi.cli.main import COMMANDS, cli
 from impala_mi.code_permission import allow_code, names_code
 from impala_mi.config import build
+from impala_mi.config_suites import GymConfig
 from impala_mi.config_text import apply_overrides
+from impala_mi.envs import gym
 from impala_mi.errors import UserError
 from impala_mi.hooks import load_hook
 from impala_mi.yaml_text import dump_yaml
@@ -112,9 +114,22 @@ def test_what_names_no_code_is_accepted(evil):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("text", ["ALE/Pong-v5", "all", "1:30", "a: b", "http://a:b", ":x", "x:", "mi_task"])
+@pytest.mark.parametrize("text", ["all", "1:30", "a: b", "http://a:b", ":x", "x:", "mi_task"])
 def test_harmless_texts(text):
-    assert not names_code("env.levels", text)
+    assert not names_code("agent.head", text)
+
+
+@pytest.mark.parametrize("level", ["evil:", " evil:x", "evil:a b", "evil://x", "sub-folder.evil:Name-v0"])
+def test_whatever_gymnasium_would_import_is_refused(evil, level):
+    """Gymnasium imports all that stands before a colon, whatever follows."""
+    (evil / "sub-folder").mkdir()
+    (evil / "sub-folder" / "evil.py").write_text("raise SystemExit('it was run')\n")
+    done = impala("train", config_file(evil, "env.suite=gym", f"env.levels=['{level}']"), "--no-code", cwd=evil)
+    refused(done, "names code")
+    assert not names_code("env.levels", "ALE/Pong-v5")
+    allow_code(False)
+    with pytest.raises(UserError, match="names code"):
+        gym._make(GymConfig(), level)
 
 
 def test_every_command_has_the_option():

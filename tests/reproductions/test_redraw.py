@@ -1,6 +1,7 @@
 """Pages made again from results.json: those of the documentation, and files that are no results."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 from impala_mi.cli.reproduce import EXPERIMENTS
 from impala_mi.errors import UserError
 from impala_mi.reproductions.redraw import REPORTS
-from impala_mi.reproductions.study_report import ResultTable, StudyReport, as_stored, read_page
+from impala_mi.reproductions.study_report import (
+    ResultTable,
+    StudyReport,
+    as_numbers,
+    as_stored,
+    read_page,
+)
 from tests.commands import impala, refused
 
 DOCS = Path(__file__).parents[2] / "docs/reproductions"
@@ -71,6 +78,14 @@ def test_files_that_are_no_results(tmp_path: Path, text: str | None, says: str) 
 def test_nothing_is_written_unless_all_folders_can_be_read(tmp_path: Path) -> None:
     refused(impala("reproduce", "redraw", "nowhere", cwd=tmp_path), "'nowhere' has no results.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_json_does_not_have_are_numbers_again() -> None:
+    stored = as_stored({"a": [1.0, float("nan"), [float("inf")]], "b": None})
+    again = as_numbers(stored)
+    assert again["b"] is None
+    assert math.isnan(again["a"][1])
+    assert math.isnan(again["a"][2][0])
 
 
 @settings(max_examples=30)

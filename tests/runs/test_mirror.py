@@ -244,7 +244,7 @@ def test_a_misspelt_bucket_is_refused_and_not_made(buckets, tmp_path):
 
 def test_a_wrong_password_is_refused_and_not_repeated(buckets):
     with pytest.raises(UserError, match=r"PermissionError: '\*\*\*' is wrong$"):
-        check_mirror("buckets://me:hunter%32%33@bucket/runs".replace("%32%33", "23"))
+        check_mirror("buckets://me:hunter23@bucket/runs")
 
 
 def test_credentials_that_were_left_out_are_asked_for(buckets):

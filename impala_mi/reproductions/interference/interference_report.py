@@ -20,7 +20,7 @@ from impala_mi.reproductions.interference.results import (
     compare,
 )
 from impala_mi.reproductions.interference.transfer_report import transfer_table
-from impala_mi.reproductions.study_report import ResultTable, StudyReport
+from impala_mi.reproductions.study_report import ResultTable, StudyReport, as_numbers
 
 BOOTSTRAP_SEEDS = 8
 """Smallest number of seeds whose interquartile mean and bootstrap interval say more than a mean."""
@@ -50,7 +50,7 @@ def report_from_data(data: Mapping[str, Any]) -> StudyReport:
         data: as of `interference_data`.
     """
     plan = [(Point(**entry["point"]), entry["arms"]) for entry in data["plan"]]
-    runs = [Run(**run | {"point": Point(**run["point"])}) for run in data["runs"]]
+    runs = [Run(**run | {"point": Point(**run["point"])}) for run in as_numbers(data["runs"])]
     transfers = [Transfer(**own | {"point": Point(**own["point"])}) for own in data["transfers"]]
     finals: dict[Point, dict[str, list[float]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
@@ -118,7 +118,7 @@ def verdict(gains: Mapping[tuple[Point, str], Gain]) -> str:
             if (chosen := [a for a, gain in at_point.items() if (baseline_of(a), gain.sign) == (baseline, sign)])
         ]
         text = "; ".join(statements) or "no difference to a baseline is shown"
-        texts.append(f"{point.text()} contradiction: {text}")
+        texts.append(f"{point.text()}: {text}")
     return ". ".join(texts) + "."
 
 

@@ -121,7 +121,7 @@ def run_study(study: Study) -> StudyReport:
         study.progress(number / (len(plan) + len(added)), f"{arm}, {point.text()}, seed {seed}")
         measured = (point, arm) in protocol.separation
         config = run_config(arm, point, seed, protocol.frames)
-        result = study.part(part_name(arm, point, seed), partial(train_part, config, measured))
+        result = study.part(part_name(arm, point, seed), partial(train_part, config, arm == BASELINE, measured))
         runs.append(Run.from_part(arm, point, seed, result))
     for number, (seed, point, arm) in enumerate(added, len(plan)):
         study.progress(number / (len(plan) + len(added)), f"a new task for {arm}, {point.text()}, seed {seed}")
@@ -150,21 +150,22 @@ def run_config(arm: str, point: Point, seed: int, frames: int) -> Config:
     return load(CONFIG, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
 
 
-def train_part(config: Config, separation: bool = False) -> dict[str, Any]:
-    """Train one run: its learning curve, the head's size, and for the baseline the gradients' cosines.
+def train_part(config: Config, with_cosines: bool = False, with_separation: bool = False) -> dict[str, Any]:
+    """Train one run: its learning curve and the head's size.
 
     Args:
         config: configuration of the run.
-        separation: whether to measure how well representations tell the tasks apart at the end.
+        with_cosines: whether to measure the cosines of the levels' gradients after each window.
+        with_separation: whether to measure how well representations tell the tasks apart at the end.
     """
     cosines: list[dict[str, Any]] = []
     separations: list[dict[str, Any]] = []
     suite = make_suite(config.env)
 
     def measure(learner: Any, batch: Any) -> None:
-        if config.agent.head == BASELINE and config.agent.match_parameters is None:
+        if with_cosines:
             cosines.append(gradient_cosines(learner, batch))
-        if separation and learner.counters.env_frames >= config.train.env_frames:
+        if with_separation and learner.counters.env_frames >= config.train.env_frames:
             separations.extend(separation_by_step(learner.agent, suite, config.seed))
 
     curve = train_in_process(config, suite, WINDOWS, measure)

@@ -30,7 +30,7 @@ class Point:
         root = self.reward_ratio**0.5
         scales = "" if root == 1 else f"{separator}rewards {1 / root:g} to {root:g}"
         shown = f"{separator}task in frame" * self.task_in_frame
-        return f"{self.tasks} tasks{separator}{self.contradiction:.0%}{scales}{shown}"
+        return f"{self.tasks} tasks{separator}{self.contradiction:.0%} contradiction{scales}{shown}"
 
 
 @dataclass(frozen=True)

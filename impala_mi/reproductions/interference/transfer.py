@@ -43,9 +43,12 @@ def grow(trained: Mapping[str, Tensor], agent: Agent) -> None:
     Weights of a level lie along one axis in the order of the levels, so that the trained ones are the first block.
 
     Raises:
-        KeyError, RuntimeError: the agents differ in more than the number of levels.
+        RuntimeError: the agents differ in more than the number of levels.
     """
-    for name, value in agent.state_dict().items():
+    weights = agent.state_dict()
+    if weights.keys() != trained.keys():
+        raise RuntimeError(f"weights of one agent alone: {sorted(weights.keys() ^ trained.keys())}")
+    for name, value in weights.items():
         block = value
         for axis, size in enumerate(trained[name].shape):
             block = block.narrow(axis, 0, size)

@@ -20,7 +20,8 @@ def transfer_table(transfers: Sequence[Transfer], runs: Sequence[Run]) -> Result
         (t.point, t.arm): sorted(u.seed for u in transfers if (u.point, u.arm) == (t.point, t.arm))
         for t in transfers
     }
-    level = bonferroni(max(1, sum(arm != BASELINE for _, arm in groups)))
+    gains = sum(arm != BASELINE for _, arm in groups)
+    level = bonferroni(max(1, gains))
     rows = []
     for (point, arm), seeds in groups.items():
         own = [finals[point, arm, seed] for seed in seeds]
@@ -36,8 +37,10 @@ def transfer_table(transfers: Sequence[Transfer], runs: Sequence[Run]) -> Result
     return ResultTable(
         f"A new task for a trained agent, after {transfers[0].frames[-1]:,} env frames of all tasks: mean ± half "
         "interval of 95 %",
-        ["head", "trained on", "score of the new task", "an untrained agent's tasks", "change of the old tasks",
-         "gain over the shared head"],
+        [
+            "head", "trained on", "score of the new task", "a task of an agent from scratch",
+            "change of the old tasks", f"gain over the shared head (all {gains} intervals together 95 %)",
+        ],
         rows,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from impala_mi.analysis.stats import LEVEL, bonferroni, crossed_interval
 from impala_mi.reproductions.neural_process.held_out import CONTEXTS, EXAMPLES, WEIGHTS
-from impala_mi.reproductions.study_report import Cell, ResultTable, StudyReport
+from impala_mi.reproductions.study_report import Cell, ResultTable, StudyReport, as_numbers
 
 NAMES = {
     "mlp": "MLP",
@@ -46,7 +46,7 @@ def report_from_data(data: Mapping[str, Any]) -> StudyReport:
         data: `protocol` (fields of `NeuralProcessProtocol`), `decoders` (results of each part), `gaussian process`
             (its errors and predictions) and `examples` (grid, values of each function on it, contexts).
     """
-    protocol, results, floor = data["protocol"], data["decoders"], data["gaussian process"]
+    protocol, results, floor = (as_numbers(data[key]) for key in ("protocol", "decoders", "gaussian process"))
     falls = {name: _late_fall(result["curve"], protocol["steps"]) for name, result in results.items()}
     above = differences(results)
     rows: list[list[Cell]] = []

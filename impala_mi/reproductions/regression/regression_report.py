@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from impala_mi.analysis.stats import bonferroni, standard_error, t_factor
 from impala_mi.reproductions.regression.task_models import BASELINES, MODELS, OURS
-from impala_mi.reproductions.study_report import Cell, ResultTable, StudyReport
+from impala_mi.reproductions.study_report import Cell, ResultTable, StudyReport, as_numbers
 
 _COLOURS = dict(zip(MODELS, ("tab:blue", "tab:orange", "tab:green"), strict=True))
 KINDS = {"all": "", "affine": ": affine", "sine": ": sines"}
@@ -96,7 +96,7 @@ def report_from_data(data: Mapping[str, Any]) -> StudyReport:
     Args:
         data: `protocol` (fields of `RegressionProtocol`) and `curves`, by number of tasks.
     """
-    by: Curves = data["curves"]
+    by: Curves = as_numbers(data["curves"])
     steps, repetitions = data["protocol"]["steps"], data["protocol"]["repetitions"]
     rows: list[list[Cell]] = []
     for tasks, models in by.items():
@@ -158,9 +158,9 @@ def verdict(leads: Mapping[int, Mapping[str, Lead]]) -> str:
         growth = RepetitionMean(many.mean - few.mean, float(np.hypot(many.error, few.error)), few.count)
         held += [*end, *sooner, growth.above_zero(level)]
         texts.append(
-            f"ahead of the {model} with {_numbers(end, own)} tasks at the end, with {_numbers(sooner, own)} tasks "
-            f"throughout, by {growth} decades more with {max(own)} than with {min(own)} "
-            f"({'sure' if growth.above_zero(level) else 'not sure'})"
+            f"ahead of the {model} with {_numbers(end, own)} tasks at the end and with {_numbers(sooner, own)} "
+            f"tasks throughout; that the lead grows by {growth} decades from {min(own)} to {max(own)} tasks is "
+            f"{'sure' if growth.above_zero(level) else 'not sure'}"
         )
     word = "held" if all(held) else "held in part" if any(held) else "was not shown"
     return (

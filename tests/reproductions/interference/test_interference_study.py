@@ -220,8 +220,9 @@ def test_a_transfer_is_compared_by_seed_and_with_an_untrained_agent():
     ]
     plan = [(Point(2, 0.0), ("shared", "mi_task"))]
     table = interference_report(runs, plan, transfers).tables[-1]
-    assert table.rows[0][:3] == ["shared", "2 tasks, 0%", "20.0 ± 0.0"]
+    assert table.rows[0][:3] == ["shared", "2 tasks, 0% contradiction", "20.0 ± 0.0"]
     untrained = f"16.0 ± {stats.t.ppf(0.975, 1) * 5:.1f}"
+    assert "all 1 intervals" in table.header[5]
     assert table.rows[1][2:] == ["60.0 ± 0.0", untrained, "+2.0 ± 0.0", "+40.0 ± 0.0"]
     assert table.rows[0][5] is None
     assert interference_report(runs, plan).data["transfers"] == []
