@@ -1,8 +1,11 @@
-"""Files that are replaced in one step, and locks that one process holds."""
+"""Files that are replaced in one step or grow by whole entries, and locks that one process holds."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -25,6 +28,63 @@ def write_atomically(file: Path, content: str | bytes) -> None:
     """Replace the content of a file in one step; texts in UTF-8, what is none escaped. Raises `OSError`."""
     with replacing(file) as aside:
         aside.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+
+
+def append(file: Path, data: bytes) -> None:
+    """Append to a file, which is created, or leave it as it was.
+
+    Raises `OSError` if not all can be written, or the path is no file: writing to a pipe may never end.
+    """
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            raise OSError(errno.EINVAL, "Is no file", str(file))
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+        except OSError:
+            os.ftruncate(descriptor, before.st_size)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+class Log:
+    """File that grows by entries, in order; those that a full disk refuses are kept, and written with the next.
+
+    Args:
+        file: path of the file.
+        max_bytes: bytes of entries that are kept; beyond them the oldest are dropped.
+    """
+
+    def __init__(self, file: Path, max_bytes: int = 64 * 2**20) -> None:
+        self._file, self._max_bytes = file, max_bytes
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = 0
+
+    def append(self, entry: bytes) -> None:
+        """Write the entries that are kept, and another; raises `OSError` and keeps them if that fails."""
+        self._kept.append(entry)
+        self._kept_bytes += len(entry)
+        while self._kept_bytes > self._max_bytes:
+            self._kept_bytes -= len(self._kept.popleft())
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the entries that are kept; raises `OSError`."""
+        if self._kept:
+            append(self._file, b"".join(self._kept))
+            self._kept.clear()
+            self._kept_bytes = 0
+
+    def sync(self) -> None:
+        """Write the entries that are kept and wait until the file is on the disk; raises `OSError`."""
+        self.flush()
+        if self._file.is_file():
+            with open(self._file, "rb") as opened:
+                os.fsync(opened.fileno())
 
 
 def lock(file: Path) -> IO[str]:

@@ -61,7 +61,7 @@ def save(
     """
     name = f"{meta['env_frames']:015d}"
     final, aside = folder / name, folder / f".{name}.{os.getpid()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # not those above it: a run's folder that was removed must not come back in part
     for old in folder.glob(".*"):  # a process died while it wrote them
         shutil.rmtree(old, ignore_errors=True)
     aside.mkdir()

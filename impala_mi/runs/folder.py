@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from impala_mi.config import C, Config, build_as, to_yaml
 from impala_mi.config_text import read_config
 from impala_mi.errors import StartError, UserError
-from impala_mi.host.files import lock, write_atomically
+from impala_mi.host.files import append, lock, write_atomically
 from impala_mi.paths import local_path
 from impala_mi.yaml_text import parse_yaml
 
@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def events(self) -> Path:
+        """File of events."""
+        return self.path / "events.jsonl"
+
+    @property
     def config(self) -> Config:
         """Configuration with which the run was started or last resumed; raises `UserError`."""
         return self.config_as(Config)
@@ -76,10 +81,8 @@ class RunFolder:
             yield
 
     def event(self, kind: str, /, **details: Any) -> None:
-        """Append an event to events.jsonl."""
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **details}
-        with open(self.path / "events.jsonl", "a", encoding="utf-8") as f:
-            f.write(json.dumps(line) + "\n")
+        """Append an event to events.jsonl; raises `OSError`."""
+        append(self.events, event_line(kind, details))
 
     def save_config(self, config: Config) -> None:
         """Write config.yaml and versions.json, each in one step."""
@@ -89,6 +92,12 @@ class RunFolder:
     def write_config(self, config: Config) -> None:
         """Write config.yaml in one step."""
         write_atomically(self.path / "config.yaml", to_yaml(config))
+
+
+def event_line(kind: str, details: Mapping[str, Any]) -> bytes:
+    """Line of events.jsonl about an event that happens now."""
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **details}
+    return (json.dumps(line) + "\n").encode()
 
 
 class RunExists(UserError):

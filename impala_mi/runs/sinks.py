@@ -1,15 +1,15 @@
 """Sinks: destinations of a run's records. A sink has `write(record)` and, if needed, other methods of `Sink`.
 
-metrics.jsonl and TensorBoard are always written, and their errors end the run. The sinks of the section `logging`
-run in threads of their own, so that a slow server delays nothing; one that fails is reported by an event and
-dropped. A sink of your own is a function that takes a `RunInfo` and returns a `Sink`.
+metrics.jsonl and TensorBoard are always written; they raise what a disk refuses, keep it, and write it with the
+next record. The sinks of the section `logging` run in threads of their own, so that a slow server delays nothing; one
+that fails is reported by an event and dropped. A sink of your own is a function that takes a `RunInfo` and returns
+a `Sink`.
 """
 
 import contextlib
 import importlib.util
 import json
 import math
-import os
 import queue
 import re
 import threading
@@ -23,7 +23,7 @@ from pathlib import Path
 from impala_mi.config import Config, LoggingConfig
 from impala_mi.errors import UserError
 from impala_mi.hooks import load_hook
-from impala_mi.host.files import write_atomically
+from impala_mi.host.files import Log, append, write_atomically
 from impala_mi.runs.folder import is_population
 from impala_mi.runs.log_lines import parse_line, parse_record
 from impala_mi.types import RolloutPreview
@@ -108,17 +108,16 @@ class JsonLines(Sink):
             lines = file.read_bytes().split(b"\n") if file.is_file() else []
             kept = [line for line in lines if (r := parse_record(line)) and r["env_frames"] <= info.resumed_at]
             write_atomically(file, b"".join(line + b"\n" for line in kept))
-        self._file = open(file, "a", encoding="utf-8")  # noqa: SIM115
+        append(file, b"")  # raises at once if the file cannot be written
+        self._log = Log(file)
 
     def write(self, record: Record) -> None:
-        """See `Sink`."""
-        self._file.write(json.dumps(dict(record)) + "\n")
-        self._file.flush()
+        """See `Sink`; a record that cannot be written is kept, and written with the next."""
+        self._log.append((json.dumps(dict(record)) + "\n").encode())
 
     def close(self) -> None:
         """See `Sink`."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        self._log.sync()
 
 
 class BackgroundSink(Sink):
@@ -205,8 +204,9 @@ class Sinks(Sink):
 
     def _each(self, call: Callable[[Sink], None]) -> None:
         self._each_optional(call)
-        for sink in self._required:
-            call(sink)
+        with contextlib.ExitStack() as stack:  # one that raises does not keep the record from the others
+            for sink in self._required:
+                stack.callback(call, sink)
 
     def _each_optional(self, call: Callable[[BackgroundSink], None]) -> None:
         for name, sink in list(self._optional.items()):

@@ -1,17 +1,49 @@
 """TensorBoard."""
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from impala_mi.envs.scores import family
+from impala_mi.host.files import Log
 from impala_mi.runs.sinks import Record, RunInfo, Sink
 from impala_mi.types import RolloutPreview
+
+
+class EventFile:
+    """Event file that a writer of TensorBoard has started, written on without a thread; see `Log`.
+
+    TensorBoard's own writer loses the events that a full disk refuses and damages the file.
+
+    Args:
+        file: path of the file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._log = Log(file)
+
+    def add_event(self, event: Event) -> None:
+        """Append an event; raises `OSError` and keeps it if that fails."""
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        self._log.append(record.getvalue())
+
+    def flush(self) -> None:
+        """Write the events that are kept; raises `OSError`."""
+        self._log.flush()
+
+    def close(self) -> None:
+        """Write the events that are kept; raises `OSError`."""
+        self._log.flush()
 
 
 class TensorBoardSink(Sink):
@@ -19,7 +51,11 @@ class TensorBoardSink(Sink):
 
     def __init__(self, info: RunInfo) -> None:
         purge = None if info.resumed_at is None else info.resumed_at + 1
-        self._board = SummaryWriter(str(info.folder / "tensorboard"), purge_step=purge, flush_secs=10)
+        self._board = SummaryWriter(str(info.folder / "tensorboard"), purge_step=purge)
+        writer = self._board._get_file_writer()
+        started = writer.event_writer
+        started.close()
+        writer.event_writer = EventFile(Path(started._file_name))
         self._env_frames = info.resumed_at or 0
         if info.levels:
             self._board.add_custom_scalars(_charts(info.levels))

@@ -173,9 +173,10 @@ def patient_node() -> Iterator[None]:
 def known_ports() -> Iterator[None]:
     """Choose the ports of the agents of a node of Ray that starts inside the `with` block.
 
-    If the agents choose them, the raylet waits 15 seconds for each to write its port to a file, and then ends itself
-    (https://github.com/ray-project/ray/issues/65983). Agents whose ports are known may take `NODE_S` seconds. Another
-    process may take such a port before the agent does, so this is for machines where nothing else helps.
+    If the agents choose them, the raylet waits 15 seconds for each to write its port to a file, and then ends
+    itself (https://github.com/ray-project/ray/issues/65983). Agents whose ports are known may take `NODE_S`
+    seconds. Another process may take such a port before the agent does, so this is for machines where nothing else
+    helps.
     """
     start = Node.start_head_processes
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,10 +15,11 @@ import psutil
 from impala_mi.config import Config
 from impala_mi.envs.base import Suite
 from impala_mi.envs.scores import has_references
+from impala_mi.host.files import Log
 from impala_mi.learner.update import Counters
 from impala_mi.runs import checkpoint as checkpoints
 from impala_mi.runs.checkpoint import Checkpoint
-from impala_mi.runs.folder import RunFolder
+from impala_mi.runs.folder import RunFolder, event_line
 from impala_mi.runs.metrics import LevelCounts, LevelScores, Means
 from impala_mi.runs.mirror import Mirror
 from impala_mi.runs.sinks import RunInfo, make_sinks
@@ -25,7 +27,10 @@ from impala_mi.types import Fault, RolloutInfo, RolloutPreview
 
 MAX_LEVELS = 10
 """Levels that an event about skipped updates names."""
+RETRY_S = 60.0
+"""Seconds after which a checkpoint that could not be written is tried again, and between two warnings."""
 Report = Callable[[Mapping[str, float]], None]
+Preview = Callable[[], RolloutPreview | None]
 
 
 class Recorder:
@@ -56,6 +61,7 @@ class Recorder:
         self._time_before, self._discarded, self._starts = 0.0, 0, 0
         self._member: dict[str, Any] = {}
         self._extra: dict[str, float] = {}
+        self._events, self._warned_at = Log(folder.events), -math.inf
         self._skipped, self._skipped_levels = 0, Counter[int]()
         if resumed is not None:
             run = resumed.run
@@ -222,7 +228,7 @@ class Recorder:
             **self._counts.metrics(),
             "learner/skipped_updates": counters.skipped,
         }
-        self._sinks.write(record)
+        self._attempt("the record", lambda: self._sinks.write(record))
         self._report(record)
         self._logged, self._logged_at = (time_s, frames), self._now()
 
@@ -235,8 +241,19 @@ class Recorder:
             self.event("updates_skipped", updates=self._skipped, rollouts_by_level=levels)
             self._skipped, self._skipped_levels = 0, Counter()
 
-    def save(self, state: dict[str, Any], preview: Callable[[], RolloutPreview | None] = lambda: None) -> Path:
-        """Write a checkpoint of the learner's state, and what `preview` returns to the sinks."""
+    def try_to_save(self, state: dict[str, Any], preview: Preview = lambda: None) -> None:
+        """Save, or warn that the checkpoint could not be written; another is due after `RETRY_S` at most."""
+        try:
+            self.save(state, preview)
+        except OSError as e:
+            every_s = self._config.train.checkpoint_every_s
+            self._saved_at = self._now() - every_s + min(every_s, RETRY_S)
+            frames = state["counters"]["env_frames"]
+            self.warn_of(e, f"the checkpoint at {frames:,} frames")
+            self.event("checkpoint_failed", env_frames=frames, error=str(e))
+
+    def save(self, state: dict[str, Any], preview: Preview = lambda: None) -> Path:
+        """Write a checkpoint of the learner's state, and what `preview` returns to the sinks; raises `OSError`."""
         counters = Counters(**state["counters"])
         run = {
             "scores": self._scores.state(),
@@ -276,13 +293,30 @@ class Recorder:
         self.hparams({"seed": self._config.seed, **values}, metric)
 
     def event(self, kind: str, /, **details: Any) -> None:
-        """Write an event to events.jsonl and to the sinks."""
-        self._folder.event(kind, **details)
-        self._sinks.event(kind, details)
+        """Write an event to events.jsonl and to the sinks; what a full disk refuses is written later."""
+        self._attempt("an event", lambda: self._events.append(event_line(kind, details)))
+        self._attempt("an event", lambda: self._sinks.event(kind, details))
+
+    def _attempt(self, what: str, write: Callable[[], None]) -> None:
+        """Write to files that keep what a full disk refuses; warn of it once in `RETRY_S` seconds."""
+        try:
+            write()
+        except OSError as e:
+            if self._now() - self._warned_at >= RETRY_S:
+                self.warn_of(e, what)
+
+    def warn_of(self, error: OSError, what: str) -> None:
+        """Warn the user that something could not be written, and that training goes on."""
+        self._warned_at = self._now()
+        warnings.warn(
+            f"{time.strftime('%H:%M:%S')}: {what} could not be written ({error}); training goes on and tries "
+            f"again: make room, or make {str(self._folder.path)!r} writable",
+            stacklevel=2,
+        )
 
     def close(self) -> None:
         """Write what is left: files of the folder first, then their copies; slow services are waited for last."""
-        for close in (self._sinks.close_required, self._close_mirror, self._sinks.close):
+        for close in (self._events.flush, self._sinks.close_required, self._close_mirror, self._sinks.close):
             with contextlib.suppress(OSError):  # a full disk must not hide an earlier error
                 close()
 

@@ -36,13 +36,15 @@ from impala_mi.training.learner_supervisor import LearnerSupervisor, MakeRanks
 from impala_mi.training.placement import Places, reserve
 from impala_mi.training.preflight import check
 from impala_mi.training.ray_port import RAY
-from impala_mi.training.recorder import Recorder, Report
+from impala_mi.training.recorder import RETRY_S, Preview, Recorder, Report
 from impala_mi.types import Weights
 
 MAX_IN_FLIGHT = 2
 """Updates in flight at once: the learner brings one batch to the device while it learns from another."""
 STOP_S = 20.0
 """Seconds that a run which is to stop waits for each update in flight; after them the rescue copy is saved."""
+ROOM_S = 600.0
+"""Seconds that a run which is done waits for room for its last checkpoint."""
 POLL_S = 5.0
 """Seconds after which a rollout in flight is asked for faults that it has not delivered yet."""
 
@@ -160,9 +162,9 @@ class Trainer:
         try:
             self._loop()
         except GivenUp:
-            self._checkpoint()
+            self._try_checkpoint()
             raise
-        path = self._checkpoint()  # first: whoever stopped the run may not wait long
+        path = self._last_checkpoint()  # first: whoever stopped the run may not wait long
         for _ in range(2):  # answers to the last question for faults, and to one more
             self._poll_faults(since_s=0, timeout=1)
         self._log()
@@ -180,7 +182,7 @@ class Trainer:
             if self.recorder.due_to_log():
                 self._log()
             if not train.deterministic and self.recorder.due_to_checkpoint():
-                self._checkpoint()
+                self._try_checkpoint()
 
     def _finished(self) -> bool:
         limit = self.config.train.max_time_s
@@ -231,7 +233,7 @@ class Trainer:
         self._drain()
         every = self.config.train.checkpoint_every_updates
         if every and self.counters.updates % every == 0 and not self._finished():
-            self._checkpoint()
+            self._try_checkpoint()
             self._pool.restart_episodes((self.counters.updates, 0))
 
     # -- actors ------------------------------------------------------------------------------
@@ -348,10 +350,32 @@ class Trainer:
         self.recorder.log(self.counters, self._pool.metrics() | {"learner/restarts": self._learner.restarts})
 
     def _checkpoint(self) -> Path:
-        """Save the learner's state, or the last known one if the run is to stop and the learner does not answer."""
+        """Save the learner's state; raises `OSError`."""
+        return self.recorder.save(*self._state_to_save())
+
+    def _try_checkpoint(self) -> None:
+        """Save the learner's state, or warn that it cannot be written."""
+        self.recorder.try_to_save(*self._state_to_save())
+
+    def _last_checkpoint(self) -> Path:
+        """Save the learner's state; wait `ROOM_S` seconds for a disk that is full, unless the run is to stop."""
+        deadline = self._port.now() + ROOM_S
+        while True:
+            try:
+                return self._checkpoint()
+            except OSError as e:
+                if self.stop.name is not None or self._port.now() > deadline:
+                    raise
+                self.recorder.warn_of(e, "the last checkpoint")
+            retry_at = self._port.now() + RETRY_S
+            while self.stop.name is None and self._port.now() < retry_at:
+                self._port.sleep(1)
+
+    def _state_to_save(self) -> tuple[dict[str, Any], Preview]:
+        """The learner's state, or the last known one if the run is to stop and the learner does not answer."""
         drained, known = self._drain(), self._learner.last_known
         state = self.state() if drained or known is None else known
-        return self.recorder.save(state, self._learner.preview if drained else lambda: None)
+        return state, self._learner.preview if drained else lambda: None
 
     def close(self) -> None:
         """End every process; actors close their games first."""

@@ -16,6 +16,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from impala_mi.config import Config, LoggingConfig, build, load, parse_yaml, to_yaml
 from impala_mi.errors import UserError
+from impala_mi.host import files
 from impala_mi.runs import sinks
 from impala_mi.runs.folder import JOURNAL
 from impala_mi.runs.sinks import BackgroundSink, RunInfo, Sink, Sinks, check_sinks, local_sinks, make_sinks
@@ -408,3 +409,26 @@ def test_all_sinks_that_hang_share_one_deadline_and_required_ones_are_closed_fir
     assert (closed, failures) == ([0], list(optional))
     sink.event("sink_failed", {})  # goes nowhere
     go.set()
+
+
+def test_records_that_a_full_disk_refuses_are_in_both_files_once_there_is_room(monkeypatch, tmp_path):
+    full, append = [], files.append
+
+    def append_if_room(file, data):
+        if full and data:
+            raise OSError(28, "No space left on device")
+        append(file, data)
+
+    monkeypatch.setattr(files, "append", append_if_room)
+    sinks = local(tmp_path)
+    sinks.write({"env_frames": 10, "fps": 1.0})
+    full.append(True)
+    for frames in (20, 30):
+        with pytest.raises(OSError, match="No space left"):
+            sinks.write({"env_frames": frames, "fps": 2.0})
+    assert [e.step for e in board_of(tmp_path).Scalars("run/fps")] == [10]
+    full.clear()
+    sinks.write({"env_frames": 40, "fps": 3.0})
+    sinks.close()
+    assert [record["env_frames"] for record in records(tmp_path)] == [10, 20, 30, 40]
+    assert [e.step for e in board_of(tmp_path).Scalars("run/fps")] == [10, 20, 30, 40]

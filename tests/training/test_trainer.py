@@ -8,6 +8,7 @@ import pytest
 
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import GivenUp, TrainingError
+from impala_mi.host import files
 from impala_mi.host.signals import StopSignal
 from impala_mi.learner.update import Counters
 from impala_mi.runs import checkpoint as checkpoints
@@ -467,3 +468,100 @@ def test_a_learner_that_holds_other_weights_than_it_was_given_ends_the_run(run, 
     run.after(10, lambda trainer: trainer.load_member(run.config, DONOR, donor_state()))
     with pytest.raises(TrainingError, match="does not hold the weights and hyperparameters"):
         run.train(30)
+
+
+# -- disks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Switch of a disk that refuses everything while it is full."""
+    full = SimpleNamespace(full=False, refused=0)
+
+    def refusing(function):
+        def call(*args, **kwargs):
+            if full.full:
+                full.refused += 1
+                raise OSError(28, "No space left on device")
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(checkpoints, "save", refusing(checkpoints.save))
+    monkeypatch.setattr(files, "append", refusing(files.append))
+    return full
+
+
+def fill_between(run, disk, first, last):
+    """Fill the disk while the number of updates is between two."""
+
+    def between(trainer):
+        disk.full = first <= trainer.counters.updates < last
+
+    run.between = between
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be written")
+def test_a_run_goes_on_while_the_disk_is_full_and_saves_once_there_is_room(run, disk):
+    fill_between(run, disk, 20, 120)
+    run.train(200, "train.checkpoint_every_s=10", "train.keep_checkpoints=100", "train.log_every_s=5")
+    assert disk.refused > 4
+    assert run.result.status == "done"
+    frames = [record["env_frames"] for record in run.records]
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["env_frames"] for line in lines] == frames  # nothing is missing
+    kinds = run.events()
+    assert kinds.count("checkpoint_failed") >= 1
+    assert "checkpoint" in kinds[kinds.index("checkpoint_failed") :]
+    saved = [int(path.name) for path in checkpoints.steps(run.path / "checkpoints")]
+    assert any(0 < step <= 20 * BATCH for step in saved)  # those before the disk was full
+    assert run.checkpoint().meta["updates"] == 200
+
+
+def test_a_full_disk_is_told_the_user_with_what_to_do(run, disk):
+    fill_between(run, disk, 20, 120)
+    with pytest.warns(UserWarning, match=r"the checkpoint at [\d,]+ frames could not .*No space.*make room"):
+        run.train(200, "train.checkpoint_every_s=10")
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be written")
+def test_a_run_that_is_done_waits_for_room_for_its_last_checkpoint(run, disk):
+    run.make(30)
+    run.after(29, lambda trainer: setattr(disk, "full", True))
+    began = run.world.port.now()
+    run.world.port.at(100, lambda: setattr(disk, "full", False))
+    result = run.trainer.run()
+    run.trainer.close()
+    assert run.world.port.now() - began >= 100
+    assert result.status == "done"
+    assert run.checkpoint().meta["updates"] == 30
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be written")
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_last_checkpoint_that_cannot_be_saved_is_an_error_after_a_while(run, disk, stopped):
+    run.make(30)
+    filled_at = []
+
+    def fill(trainer):
+        disk.full = True
+        filled_at.append(run.world.port.now())
+        if stopped:
+            run.stop.name = "SIGTERM"
+
+    run.after(20, fill)
+    with pytest.raises(OSError, match="No space left"):
+        run.trainer.run()
+    waited = run.world.port.now() - filled_at[0]
+    run.trainer.close()
+    assert (waited < 60) if stopped else (trainers.ROOM_S < waited < 2 * trainers.ROOM_S)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be written")
+def test_a_first_checkpoint_that_cannot_be_saved_ends_the_run_at_once(run, disk):
+    run.make(30)
+    disk.full = True
+    with pytest.raises(OSError, match="No space left"):
+        run.trainer.run()
+    run.trainer.close()
+    assert run.trainer.counters.updates == 0
