@@ -1,9 +1,9 @@
 """Sinks: destinations of a run's records. A sink has `write(record)` and, if needed, other methods of `Sink`.
 
 metrics.jsonl and TensorBoard are always written; they raise what a disk refuses, keep it, and write it with the
-next record. The sinks of the section `logging` run in threads of their own, so that a slow server delays nothing; one
-that fails is reported by an event and dropped. A sink of your own is a function that takes a `RunInfo` and returns
-a `Sink`.
+next record. The sinks of the section `logging` run in threads of their own, so that a slow server delays nothing;
+one that fails is reported by an event and dropped. A sink of your own is a function that takes a `RunInfo` and
+returns a `Sink`.
 """
 
 import contextlib
