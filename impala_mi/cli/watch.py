@@ -99,7 +99,7 @@ def _heading(run: "History", now: float) -> Text:
     text = Text.assemble((printable(run.name), "bold"), "  ", _status(run))
     if run.status == "unfinished" and run.written_at is not None:
         style = "red" if _late(run, now) else "dim"
-        text.append(f"  last record {duration(now - run.written_at)} ago", style=style)
+        text.append(f"  last record {duration(max(0.0, now - run.written_at))} ago", style=style)
     return text
 
 

@@ -25,8 +25,8 @@ from impala_mi.errors import UserError
 
 _DIGEST = hashlib.sha256
 _DIGEST_BYTES = _DIGEST().digest_size
-_STALE_S = 3600.0
-"""Age at which an unfinished entry is removed."""
+_STALE_S = 86_400.0
+"""Age at which an unfinished entry is removed: more than a clock jumps by."""
 _TOUCH_S = 3600.0
 """Shortest time between two updates of an entry's time of last use."""
 _SCAN_SHARE = 0.02

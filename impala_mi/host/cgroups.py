@@ -86,4 +86,5 @@ def _mounts(root: Path) -> Iterator[tuple[str, list[str], str, str]]:
         fields, _, rest = line.partition(" - ")
         kind, _, options = ([*rest.split(), "", "", ""])[:3]
         if kind.startswith("cgroup"):
-            yield kind, options.split(","), *fields.split()[3:5]
+            _, _, _, mounted, point, *_ = fields.split()
+            yield kind, options.split(","), mounted, point

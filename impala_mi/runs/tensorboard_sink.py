@@ -18,6 +18,9 @@ from impala_mi.host.files import Log
 from impala_mi.runs.sinks import Record, RunInfo, Sink
 from impala_mi.types import RolloutPreview
 
+_SECOND = re.compile(r"tfevents\.(\d{10,12})\.")
+"""Part of an event file's name: the second of its creation."""
+
 
 class EventFile:
     """Event file that a writer of TensorBoard has started, written on without a thread; see `Log`.
@@ -46,6 +49,21 @@ class EventFile:
         self._log.flush()
 
 
+def _named_last(file: Path) -> Path:
+    """Rename an event file, if needed, so that its name is the last of its folder; returns its path.
+
+    TensorBoard reads files in the order of their names, which start with the second of their creation: if the clock
+    has gone back, a resumed run would come before the records that it continues.
+    """
+    seconds = [
+        int(match[1]) for path in file.parent.iterdir() if path != file and (match := _SECOND.search(path.name))
+    ]
+    own = _SECOND.search(file.name)
+    if own is None or not seconds or int(own[1]) > max(seconds):
+        return file
+    return file.rename(file.with_name(_SECOND.sub(f"tfevents.{max(seconds) + 1:010d}.", file.name, count=1)))
+
+
 class TensorBoardSink(Sink):
     """Event file in tensorboard/ of the run's folder; env frames are the x-axis."""
 
@@ -55,7 +73,7 @@ class TensorBoardSink(Sink):
         writer = self._board._get_file_writer()
         started = writer.event_writer
         started.close()
-        writer.event_writer = EventFile(Path(started._file_name))
+        writer.event_writer = EventFile(_named_last(Path(started._file_name)))
         self._env_frames = info.resumed_at or 0
         if info.levels:
             self._board.add_custom_scalars(_charts(info.levels))

@@ -14,10 +14,10 @@ import psutil
 import ray
 from ray._private import services
 from ray._private.node import Node
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 try:
-    from ray._raylet import persist_port
+    from ray._raylet import persist_port  # type: ignore[attr-defined]
 except ImportError:  # an older Ray, whose raylet waits for no files
     persist_port = None
 
@@ -55,8 +55,8 @@ def check_cluster(address: str) -> None:
         return
     client = address.startswith("ray://")
     try:
-        found = address.removeprefix("ray://") if client else services.canonicalize_bootstrap_address(address)
-        host, _, port = found.rpartition(":")
+        full = address.removeprefix("ray://") if client else services.canonicalize_bootstrap_address(address) or ""
+        host, _, port = full.rpartition(":")
         if not host or not 0 < int(port) < 2**16:
             raise ValueError
     except ValueError:
@@ -74,7 +74,7 @@ def check_cluster(address: str) -> None:
     if not client:
         try:
             with _silent_stderr():
-                GcsClient(address=found)
+                GcsClient(address=full)
         except Exception as e:  # of any type
             reason = (str(e).strip() or repr(e)).splitlines()[0]
             message = f"RAY_ADDRESS={address}: the cluster refuses this process: {reason}; {TOKEN}"
@@ -196,11 +196,11 @@ def known_ports() -> Iterator[None]:
             persist_port(node._session_dir, node._node_id, name, getattr(node._ray_params, name))
         start(node)
 
-    Node.start_head_processes = start_with_ports
+    Node.start_head_processes = start_with_ports  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Node.start_head_processes = start
+        Node.start_head_processes = start  # type: ignore[method-assign]
 
 
 def _raylet_lives() -> bool:

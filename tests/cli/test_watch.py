@@ -55,6 +55,10 @@ def test_a_run_that_trains(folder):
     assert "t2  fault  level=a" in text
 
 
+def test_a_record_of_a_later_clock_is_not_negative_seconds_old(folder):
+    assert "last record 0:00:00 ago" in shown(view(read(str(folder)), time.time() - 3600))
+
+
 def test_what_is_left_knows_the_limit_of_time(folder):
     (folder / "config.yaml").write_text("train: {env_frames: 1.0e+15, max_time_s: 530.0}\n")
     assert "0:00:30 left" in shown(view(read(str(folder)), time.time()))

@@ -78,6 +78,19 @@ def test_a_resumed_run_drops_what_was_lost_with_the_weights(tmp_path):
     assert [record["env_frames"] for record in records(tmp_path)] == [10, 20, 25]
 
 
+def test_a_clock_that_went_back_over_a_resume_leaves_tensorboard_in_order(monkeypatch, tmp_path):
+    clock = [2_000_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    for resumed_at, steps in ((None, (10, 20, 30)), (20, (25, 35)), (35, (45,))):
+        sink = local(tmp_path, resumed_at=resumed_at)
+        for frames in steps:
+            sink.write({"env_frames": frames, "fps": 1.0})
+        sink.close()
+        clock[0] -= 3600
+    assert [record["env_frames"] for record in records(tmp_path)] == [10, 20, 25, 35, 45]
+    assert [e.step for e in board_of(tmp_path).Scalars("run/fps")] == [10, 20, 25, 35, 45]
+
+
 def test_a_picture_and_histograms_of_a_preview(tmp_path):
     sink = local(tmp_path)
     sink.write({"env_frames": 10})
