@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from impala_mi.config import build, to_yaml
 from impala_mi.errors import TrainingError, UserError, shorten
-from impala_mi.redaction import HIDDEN, redact, redact_own, redact_url, redact_values
+from impala_mi.redaction import HIDDEN, has_secret, redact, redact_own, redact_url, redact_values
 from impala_mi.runs.folder import RunFolder
 from tests.commands import impala, refused
 from tests.tiny import tiny_config
@@ -148,3 +148,18 @@ def test_a_process_of_its_own_prints_none(tmp_path):
     assert done.returncode == 2
     assert "hunter22" not in done.stdout + done.stderr
     assert HIDDEN in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("sqlite:////tmp/x.db?timeout=30", False),
+        ("postgresql://db:5432/ml?sslmode=require", False),
+        ("postgresql://db:5432/ml?sslmode=require&password=x", True),
+        ("https://host/x?X-Amz-Signature=1", True),
+        ("https://user@host/x", True),
+        ("no url?token=1", False),
+    ],
+)
+def test_a_query_is_a_secret_if_a_name_in_it_is_that_of_one(url, secret):
+    assert has_secret(url) is secret

@@ -338,7 +338,7 @@ def test_a_section_that_is_off_can_be_switched_on_by_an_override():
     ],
 )
 def test_a_password_in_the_configuration_is_refused_and_not_repeated(key, value):
-    with pytest.raises(UserError, match=rf"{key}\S*='\w+://.*: must hold no user, password or query") as error:
+    with pytest.raises(UserError, match=rf"{key}\S*='\w+://.*: must hold no user, password or token") as error:
         build("x", {}, ["env.suite=gym", f"{key}={value}"])
     assert SECRET not in str(error.value)
 
