@@ -22,6 +22,8 @@ from impala_mi.reproductions.interference.results import (
 from impala_mi.reproductions.interference.transfer_report import transfer_table
 from impala_mi.reproductions.study_report import ResultTable, StudyReport, as_numbers
 
+COLUMNS = 4
+"""Panels of a figure side by side."""
 BOOTSTRAP_SEEDS = 8
 """Smallest number of seeds whose interquartile mean and bootstrap interval say more than a mean."""
 CLAIM = (
@@ -143,7 +145,7 @@ def _format(gain: Gain | None) -> str | None:
 
 def _draw_map(gains: Mapping[tuple[Point, str], Gain], points: Sequence[Point], heads: Sequence[str]) -> Figure:
     """Gain of each head (rows) at each point (columns); a dot marks gains that are shown."""
-    figure = Figure(figsize=(2.6 + 1.0 * len(points), 1.2 + 0.4 * len(heads)), layout="constrained")
+    figure = Figure(figsize=(2.6 + 1.2 * len(points), 1.2 + 0.4 * len(heads)), layout="constrained")
     axes = figure.subplots()
     none = Gain(np.nan, np.nan, np.nan)
     values = np.array([[gains.get((point, head), none).mean for point in points] for head in heads])
@@ -227,10 +229,15 @@ def _draw_separation(runs: Sequence[Run]) -> Figure:
 
 
 def _panels(points: Sequence[Point]) -> tuple[Figure, list[Axes]]:
-    """Panels side by side, one for each point."""
-    figure = Figure(figsize=(0.8 + 2.6 * len(points), 3.6), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(points), sharey=True)).tolist()
+    """Panels, one for each point, `COLUMNS` side by side."""
+    columns = min(COLUMNS, len(points))
+    rows = -(-len(points) // columns)
+    figure = Figure(figsize=(0.8 + 2.6 * columns, 0.8 + 2.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(points) :]:
+        axes.set_axis_off()
+    panels = grid.flat[: len(points)].tolist()
     for axes, point in zip(panels, points, strict=True):
-        axes.set_title(point.text(), fontsize=9)
+        axes.set_title(point.text("\n"), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     return figure, panels
