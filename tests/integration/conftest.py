@@ -5,7 +5,13 @@ import pytest
 import yaml
 
 from tests.integration.population import POPULATION
-from tests.integration.session import Session
+from tests.integration.session import ROOT, Session
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Ray's workers import the suites of the tests, also for commands that run in the tests' process."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 @pytest.fixture
