@@ -38,7 +38,7 @@ def command(overrides: tuple[str, ...]) -> int:
     import psutil
     import torch
 
-    from impala_mi.host.cgroups import memory_bytes, memory_used
+    from impala_mi.host.cgroups import memory_bytes, memory_free
     from impala_mi.host.threads import cores
     from impala_mi.runs.folder import MIN_DISK_BYTES, versions
     from impala_mi.training.preflight import MIB, SHARED_MEMORY
@@ -58,7 +58,8 @@ def command(overrides: tuple[str, ...]) -> int:
             row(True, package, version)
     row(True, "cores", f"{cores()}, load {os.getloadavg()[0]:.1f}")
     memory = memory_bytes()
-    available = min(psutil.virtual_memory().available, memory - memory_used())
+    available, own = psutil.virtual_memory().available, memory_free()
+    available = available if own is None else min(available, own)
     free = f"{available // MIB:,} of {memory // MIB:,} MiB free"
     row(available > 2048 * MIB, "memory", free, "2 GiB at least")
     if SHARED_MEMORY.is_dir():

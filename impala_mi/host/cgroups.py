@@ -12,6 +12,8 @@ import psutil
 
 _UNLIMITED_BYTES = 2**60
 """Limits from here on are none: version 1 writes the largest number of pages."""
+_MEMORY_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""Files of a group's limit and use of memory, of version 2 and version 1."""
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
@@ -29,23 +31,25 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 def memory_limit(root: Path = Path("/")) -> int | None:
     """Bytes of memory that this process and those of its groups may use, or None if they are not limited."""
-    limits = []
-    for group in _groups(root, "memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            with suppress(OSError, ValueError):
-                limits.append(int((group / name).read_text()))
-    return min((limit for limit in limits if 0 < limit < _UNLIMITED_BYTES), default=None)
+    return min((limit for limit, _ in _memory_limits(root)), default=None)
 
 
-def memory_used(root: Path = Path("/")) -> int:
-    """Bytes of memory that the limited groups of this process use; 0 if none is limited."""
-    used = []
+def memory_free(root: Path = Path("/")) -> int | None:
+    """Bytes that the limits of this process's groups still leave, or None if they are not limited."""
+    return min((limit - used for limit, used in _memory_limits(root)), default=None)
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Limit and use in bytes of each group of this process whose memory is limited."""
     for group in _groups(root, "memory"):
-        for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        for limit_file, use_file in _MEMORY_FILES:
             with suppress(OSError, ValueError):
-                if int((group / limit).read_text()) < _UNLIMITED_BYTES:
-                    used.append(int((group / usage).read_text()))
-    return max(used, default=0)
+                limit = int((group / limit_file).read_text())
+                if 0 < limit < _UNLIMITED_BYTES:
+                    used = 0
+                    with suppress(OSError, ValueError):
+                        used = int((group / use_file).read_text())
+                    yield limit, used
 
 
 def memory_bytes() -> int:

@@ -41,9 +41,9 @@ def append(file: Path, data: bytes) -> None:
         if not stat.S_ISREG(before.st_mode):
             raise OSError(errno.EINVAL, "Is no file", str(file))
         try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(descriptor, left) :]
+            unwritten = memoryview(data)
+            while unwritten:
+                unwritten = unwritten[os.write(descriptor, unwritten) :]
         except OSError:
             os.ftruncate(descriptor, before.st_size)
             raise

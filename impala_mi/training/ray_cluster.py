@@ -32,7 +32,7 @@ from impala_mi.host.signals import Interrupted
 from impala_mi.host.tempdirs import sweep
 from impala_mi.host.threads import KEEP_FREED_MEMORY
 from impala_mi.training.preflight import check_ray_version, object_store_bytes, processors
-from impala_mi.training.ray_start import PATIENCE, TOKEN, check_cluster, start_node
+from impala_mi.training.ray_start import PATIENCE, TOKEN, check_cluster, first_line, start_node
 
 END_S = 2.0
 """Seconds that processes of Ray have to end before they are killed."""
@@ -91,8 +91,8 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
             raise
         except Exception as e:  # of any type
             where = f"on RAY_ADDRESS={address}" if address else "on this machine"
-            reason = (str(e).strip() or repr(e)).splitlines()[0]
-            raise StartError(f"Ray does not start {where}: {reason}{f'; {TOKEN}' if address else ''}") from None
+            advice = f"; {TOKEN}" if address else ""
+            raise StartError(f"Ray does not start {where}: {first_line(e)}{advice}") from None
         resources = ray.cluster_resources()
         if resources.get("CPU", 0) < cpus or resources.get("GPU", 0) < gpus:
             print(

@@ -41,7 +41,7 @@ TOKEN = "its token belongs into RAY_AUTH_TOKEN or the file of RAY_AUTH_TOKEN_PAT
 """Advice for a process that a cluster refuses."""
 _POLL_S = 0.5
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
-"""What a client of HTTP/2 says first: the preface and an empty SETTINGS frame (RFC 9113, section 3.4)."""
+"""First bytes of a client of HTTP/2: the preface and an empty SETTINGS frame (RFC 9113, section 3.4)."""
 _FRAME_HEADER_BYTES, _FRAME_TYPE, _SETTINGS = 9, 3, 4
 
 
@@ -76,9 +76,13 @@ def check_cluster(address: str) -> None:
             with _silent_stderr():
                 GcsClient(address=full)
         except Exception as e:  # of any type
-            reason = (str(e).strip() or repr(e)).splitlines()[0]
-            message = f"RAY_ADDRESS={address}: the cluster refuses this process: {reason}; {TOKEN}"
+            message = f"RAY_ADDRESS={address}: the cluster refuses this process: {first_line(e)}; {TOKEN}"
             raise StartError(message) from None
+
+
+def first_line(error: Exception) -> str:
+    """First line of an error's message, or the error itself if it has none."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _gone(address: str, reason: str) -> StartError:
@@ -135,10 +139,10 @@ def start_node(end: Callable[[], None], **options: Any) -> None:
                 ray.init(**options)
             return
         except (ValueError, TypeError) as e:  # of an argument, such as the size of the object store
-            raise UserError(f"Ray does not start on this machine: {str(e).strip().splitlines()[0]}") from None
+            raise UserError(f"Ray does not start on this machine: {first_line(e)}") from None
         except Exception as e:  # of any type
             end()
-            reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+            reason = first_line(e)
             load = f"load {os.getloadavg()[0]:.1f} on {cores()} cores"
             if attempt == ATTEMPTS:
                 advice = "; try again when the machine is less busy" if os.getloadavg()[0] > cores() else ""

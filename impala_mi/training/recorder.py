@@ -302,9 +302,8 @@ class Recorder:
 
         What a full disk refuses is written later.
         """
-        details = redact_values(details)
         self._attempt("an event", lambda: self._events.append(event_line(kind, details)))
-        self._attempt("an event", lambda: self._sinks.event(kind, details))
+        self._attempt("an event", lambda: self._sinks.event(kind, redact_values(details)))
 
     def _attempt(self, what: str, write: Callable[[], None]) -> None:
         """Write to files that keep what a full disk refuses; warn of it once in `RETRY_S` seconds."""

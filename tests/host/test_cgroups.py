@@ -54,6 +54,21 @@ def test_limits_of_memory_of_version_2(tmp_path, files, limit):
     assert cgroups.memory_limit(root) == limit
 
 
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({"a/b/memory.max": str(4 * GIB), "a/b/memory.current": str(3 * GIB)}, GIB),
+        ({"a/memory.max": str(8 * GIB), "a/memory.current": str(6 * GIB), "a/b/memory.max": str(4 * GIB),
+          "a/b/memory.current": str(GIB)}, 2 * GIB),  # other groups fill the parent
+        ({"a/b/memory.max": "max", "a/b/memory.current": str(GIB)}, None),
+        ({"a/b/memory.max": str(GIB)}, GIB),
+    ],
+)  # fmt: skip
+def test_free_memory_is_what_the_tightest_group_leaves(tmp_path, files, free):
+    root = tree(tmp_path, ["0::/a/b"], [V2.format(mounted="/")], files)
+    assert cgroups.memory_free(root) == free
+
+
 def test_version_1_has_a_tree_for_each_controller(tmp_path):
     own = ["4:memory:/m", "1:cpu,cpuacct:/job", "0::/"]
     files = {

@@ -35,7 +35,7 @@ CLAIM = (
 def interference_data(
     runs: Sequence[Run], plan: Sequence[tuple[Point, Sequence[str]]], transfers: Sequence[Transfer] = ()
 ) -> dict[str, Any]:
-    """What a report needs: the points with their arms, and all results."""
+    """Data of a report: the points with their arms, and all results."""
     return {
         "plan": [{"point": asdict(point), "arms": list(arms)} for point, arms in plan],
         "runs": [asdict(run) for run in runs],

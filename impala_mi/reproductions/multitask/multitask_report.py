@@ -34,7 +34,7 @@ Gain = tuple[float, float, float]
 def multitask_data(
     runs: Path, scores: Mapping[str, Sequence[Mapping[str, float]]], seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """What a report needs: the scores [seeds, levels] of each head, and its learning curve if it has records."""
+    """Data of a report: the scores [seeds, levels] of each head, and its learning curve if it has records."""
     levels = list(scores[HEADS[0]][0])
     curves = {}
     for name in HEADS:

@@ -68,7 +68,7 @@ def log_errors(curve: np.ndarray) -> np.ndarray:
 
 
 def curve_data(curve: np.ndarray, parameters: Sequence[int]) -> dict[str, Any]:
-    """What a report needs of training errors [models, P, R, 2], by model, in log10.
+    """Data of a report, made of training errors [models, P, R, 2], by model, in log10.
 
     For each kind of tasks: mean [P] and standard error [P] of the curve and its values [R] at the end. Over all
     tasks: `throughout` [R], the means over the curve.
