@@ -55,6 +55,7 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
     if ray.is_initialized():
         raise UserError("Ray is already running in this process; call ray.shutdown() first")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # the run reports failures itself, in one line each
     # Threads of the learner that wait for each other sleep, so that the actors can use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     address, per_run = os.environ.get("RAY_ADDRESS"), processors(config, len(suite.levels))
@@ -113,13 +114,14 @@ def _reaped(folder: str) -> Iterator[None]:
         [sys.executable, "-I", reaper.__file__, folder],
         stdin=read_end,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     os.close(read_end)
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):  # the reaper was killed
+            os.write(write_end, reaper.ENDS)
         os.close(write_end)
         process.wait()
 

@@ -81,6 +81,10 @@ class Cluster:
         """End all processes of a node at once, as a machine that is switched off."""
         _kill(self._nodes[number])
 
+    def process(self, number: int, name: str) -> psutil.Process:
+        """Process of a node by its name, such as `raylet`; the head is node 0."""
+        return next(p for p in processes_of(self._nodes[number].pid) if p.name() == name)
+
     def close(self) -> None:
         """End all nodes and remove what they wrote."""
         for node in reversed(self._nodes):
