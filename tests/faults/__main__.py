@@ -1,5 +1,6 @@
 """python -m tests.faults [FAULTS [FOLDER [SEED]]]: a hundred random faults on a Ray cluster of three nodes."""
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -12,7 +13,7 @@ UNDISTURBED = 3
 
 
 def main() -> None:
-    """Make faults, report, compare with undisturbed runs; exits with 1 if anything is left behind."""
+    """Make faults until Ctrl-C, report, compare with undisturbed runs; exits with 1 if anything is left behind."""
     faults = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp(prefix="faults-")).resolve()
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else 1
@@ -21,10 +22,11 @@ def main() -> None:
     try:
         campaign.start()
         campaign.wait(lambda: campaign.frames() > 0, "the first frames")
-        for number, kind in enumerate(campaign.plan(faults), 1):
-            print(f"{number:4} {kind:12}", end="", flush=True)
-            campaign.hit(kind)
-            print(f" {campaign.deaths[-1].recovered_s:6.1f} s", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # ends the campaign early
+            for number, kind in enumerate(campaign.plan(faults), 1):
+                print(f"{number:4} {kind:12}", end="", flush=True)
+                campaign.hit(kind)
+                print(f" {campaign.deaths[-1].recovered_s:6.1f} s", flush=True)
         campaign.wait(campaign.whole, "all actors and ranks")
         code = campaign.stop()
         frames, leaks = campaign.frames(), campaign.leaks()
@@ -32,7 +34,9 @@ def main() -> None:
         campaign.close()
     leaks += [f"shared memory {name}" for name in set(os.listdir("/dev/shm")) - shared]
     print(campaign.report())
-    print(f"exit code {code}, {frames:,} frames; left behind: {leaks or 'nothing'}")
+    print(
+        f"exit code {code}, {frames:,} frames; left behind: {leaks or 'nothing'}; nodes that Ray ended: {campaign.nodes_ended}"
+    )
     runs = {"disturbed": campaign.run}
     for other in range(1, UNDISTURBED + 1):
         runs[f"undisturbed, seed {other}"] = campaign.undisturbed(frames, other)

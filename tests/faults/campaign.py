@@ -21,6 +21,8 @@ from tests.faults.kinds import KINDS, WORKERS
 from tests.integration.cluster import Cluster
 from tests.integration.session import ROOT, processes_of
 
+PATIENCE = {"RAY_health_check_failure_threshold": "10"}
+"""Environment variables of the cluster: a busy machine's nodes are not taken for dead."""
 TIMEOUT_S = 240.0
 """Timeout of a recovery."""
 CONFIG = {
@@ -68,6 +70,8 @@ class Campaign:
     nodes_wanted: int = 0
     overrides: tuple[str, ...] = ()
     nodes: list[int] = field(default_factory=list)
+    nodes_ended: int = 0
+    """Nodes that Ray has ended by itself."""
     deaths: list[Death] = field(default_factory=list)
     drivers: list[int] = field(default_factory=list)
 
@@ -99,7 +103,7 @@ class Campaign:
     def start_cluster(self) -> None:
         """Start a Ray cluster, in place of one that may exist."""
         self.close()
-        self._cluster = Cluster(head_cpus=1, env={"TMPDIR": str(self.temporary)})
+        self._cluster = Cluster(head_cpus=1, env=PATIENCE | {"TMPDIR": str(self.temporary)})
         self.nodes = [self._cluster.add_node(4) for _ in range(self.nodes_wanted)]
         self.env = self._cluster.env | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)}
 
@@ -209,8 +213,16 @@ class Campaign:
             lost = sum(e.get("frames_lost", 0) for e in self.lines("events.jsonl")[seen:])
         self.deaths.append(Death(name, time.monotonic() - start, lost))
 
+    def replace_nodes(self) -> None:
+        """Replace nodes that Ray has ended by itself."""
+        for number in [n for n in self.nodes if not self.cluster.alive(n)]:
+            self.nodes.remove(number)
+            self.nodes.append(self.cluster.add_node(4))
+            self.nodes_ended += 1
+
     def whole(self) -> bool:
-        """Whether all actors and ranks are alive again."""
+        """Whether all actors and ranks are alive again; replaces nodes that Ray has ended."""
+        self.replace_nodes()
         ranks, actors = len(self.victims("learner")), self.lines("metrics.jsonl")[-1]["actors/alive"]
         return (ranks, actors) == (CONFIG["learner"]["ranks"], CONFIG["actors"]["count"])
 

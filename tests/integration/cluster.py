@@ -81,6 +81,10 @@ class Cluster:
         """End all processes of a node at once, as a machine that is switched off."""
         _kill(self._nodes[number])
 
+    def alive(self, number: int) -> bool:
+        """Whether a node has not ended; Ray ends one that did not answer for a while, as on a busy machine."""
+        return self._nodes[number].poll() is None
+
     def process(self, number: int, name: str) -> psutil.Process:
         """Process of a node by its name, such as `raylet`; the head is node 0."""
         return next(p for p in processes_of(self._nodes[number].pid) if p.name() == name)
