@@ -34,9 +34,8 @@ def main() -> None:
         campaign.close()
     leaks += [f"shared memory {name}" for name in set(os.listdir("/dev/shm")) - shared]
     print(campaign.report())
-    print(
-        f"exit code {code}, {frames:,} frames; left behind: {leaks or 'nothing'}; nodes that Ray ended: {campaign.nodes_ended}"
-    )
+    print(f"exit code {code}, {frames:,} frames; left behind: {leaks or 'nothing'}")
+    print(f"nodes that Ray ended by itself: {campaign.nodes_ended}")
     runs = {"disturbed": campaign.run}
     for other in range(1, UNDISTURBED + 1):
         runs[f"undisturbed, seed {other}"] = campaign.undisturbed(frames, other)
