@@ -137,6 +137,10 @@ class Campaign:
         self._lossless = lossless
         self.start()
 
+    def count(self, message: str) -> int:
+        """How often the drivers have printed a message."""
+        return (self.folder / "out.txt").read_text().count(message)
+
     def output(self) -> str:
         """End of what the drivers have printed."""
         return (self.folder / "out.txt").read_text()[-3000:]
