@@ -42,7 +42,8 @@ def add_current_folder() -> None:
     for package in (Path(path) / PACKAGE for path in sys.path):
         if (package / ORIGIN).is_file():
             origin, modules = os.fsdecode((package / ORIGIN).read_bytes()), str(package / MODULES)
-            sys.path[:] = [*(path for path in sys.path if path not in (origin, modules)), modules]
+            if modules not in sys.path:
+                sys.path[:] = [*(path for path in sys.path if path != origin), modules]
             break
     folder = str(Path.cwd())
     if folder not in sys.path:

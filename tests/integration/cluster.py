@@ -77,6 +77,10 @@ class Cluster:
         self._start(f"--address={self.address}", f"--num-cpus={cpus}", env=env)
         return len(self._nodes) - 1
 
+    def pid(self, number: int) -> int:
+        """Process that leads a node's session."""
+        return self._nodes[number].pid
+
     def kill_node(self, number: int) -> None:
         """End all processes of a node at once, as a machine that is switched off."""
         _kill(self._nodes[number])
