@@ -105,8 +105,8 @@ def _lies_in(folder: Path, name: str) -> bool:
     if not name.isidentifier() or name == "impala_mi" or name in sys.builtin_module_names:
         return False
     importlib.invalidate_caches()
-    others = [path for path in sys.path if Path(path or ".").resolve() != folder]
-    spec = PathFinder.find_spec(name, [*others, str(folder)])
+    before = [path for path in sys.path if Path(path or ".").resolve() != folder]
+    spec = PathFinder.find_spec(name, [*before, str(folder)])
     if spec is None:
         return False
     places = list(spec.submodule_search_locations or ()) or [spec.origin or ""]

@@ -12,7 +12,7 @@ import pytest
 from impala_mi.hooks import MODULES, PACKAGE
 from tests.integration.cluster import Cluster
 from tests.integration.population import consistent, count
-from tests.integration.session import PACED, processes_of, wait_for
+from tests.integration.session import PACED, wait_for
 
 pytestmark = pytest.mark.integration
 RAY = str(Path(sys.executable).parent / "ray")
@@ -91,12 +91,8 @@ def test_modules_of_the_drivers_folder_are_found_on_every_node(cluster, session)
     for file in session.folder.glob("own_*.py"):
         file.unlink()  # whoever starts from now on has only what was sent
 
-    def actors():
-        parts = [p for node in cluster.nodes for p in processes_of(cluster.pid(node))]
-        return [p for p in parts if p.name().startswith("ray::_Actor")]
-
-    wait_for(lambda: len(actors()) == 2 and len(noted("game")) == 10)
-    actors()[0].kill()
+    wait_for(lambda: len(noted("game")) == 10)
+    cluster.actors()[0].kill()
     wait_for(lambda: len(noted("game")) == 15)
     session.goes_on()
     session.stop(process)
