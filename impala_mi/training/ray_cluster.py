@@ -33,6 +33,7 @@ from impala_mi.host.tempdirs import sweep
 from impala_mi.host.threads import KEEP_FREED_MEMORY
 from impala_mi.training.preflight import check_ray_version, object_store_bytes, processors
 from impala_mi.training.ray_start import PATIENCE, TOKEN, check_cluster, first_line, start_node
+from impala_mi.training.shipped_code import runtime_env
 
 END_S = 2.0
 """Seconds that processes of Ray have to end before they are killed."""
@@ -71,7 +72,9 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
         try:
             if address:
                 check_cluster(address)
-                ray.init(log_to_driver=True)
+                # Ray combines the code with the environment of a submitted job, instead of refusing both.
+                with runtime_env(config) as code, _environment({"RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}):
+                    ray.init(log_to_driver=True, runtime_env=code)
             else:
                 stack.enter_context(_environment(KEEP_FREED_MEMORY))  # the learner needs it from its start
                 with _without_unused_processes(), _environment({reaper.MARK: session, **PATIENCE}):

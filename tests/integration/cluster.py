@@ -77,6 +77,11 @@ class Cluster:
         self._start(f"--address={self.address}", f"--num-cpus={cpus}", env=env)
         return len(self._nodes) - 1
 
+    def actors(self) -> list[psutil.Process]:
+        """Processes of a run's actors on all nodes."""
+        found = [p for node in self._nodes for p in processes_of(node.pid)]
+        return [p for p in found if "_Actor" in " ".join(p.cmdline())]
+
     def kill_node(self, number: int) -> None:
         """End all processes of a node at once, as a machine that is switched off."""
         _kill(self._nodes[number])
