@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from impala_mi.host import reaper
 from tests.integration.session import wait_for
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ LATEST_START_S = 15.0
 """Latest time after the start of a driver or a reader at which it is hit."""
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask a command to end."""
+RAY_ENDED = "(the raylet of its node, or the cluster's GCS)"
+"""Part of what a run says when Ray ends it, or when it notices that Ray has ended."""
 READERS = (["eval", "--episodes", "5"], ["report"], ["tsne"], ["watch", "--once"])
 """Commands that read the run while it is going on."""
 
@@ -137,10 +138,10 @@ def kill_head(name: str) -> Callable[["Campaign"], None]:
     """Fault that kills a process of Ray's head node: the run ends, and is submitted to another cluster."""
 
     def strike(campaign: "Campaign") -> None:
-        said = campaign.count(reaper.ENDED)
+        said = campaign.count(RAY_ENDED)
         campaign.cluster.process(0, name).kill()
         assert campaign.driver.wait(timeout=120) == 1
-        wait_for(lambda: campaign.count(reaper.ENDED) > said, 30)
+        wait_for(lambda: campaign.count(RAY_ENDED) > said, 30)
         campaign.start_cluster()
         campaign.resubmit(1)
 
