@@ -12,7 +12,7 @@ from impala_mi.errors import TrainingError
 
 @contextlib.contextmanager
 def _connected() -> Iterator[None]:
-    """Raise `TrainingError` if Ray raises an `OSError` of its own: its process on this node, or the GCS, has ended."""
+    """Raise `TrainingError` if Ray has lost the connection to its processes, which it reports as an `OSError`."""
     try:
         yield
     except ray.exceptions.RayError:  # some are an OSError too: a timeout, the error of a remote call

@@ -21,7 +21,7 @@ def raising(error):
 @pytest.mark.parametrize("name", CALLS)
 def test_a_lost_connection_is_said_to_be_one(name, monkeypatch):
     monkeypatch.setattr(ray, name, raising(OSError("Broken pipe")))
-    with pytest.raises(TrainingError, match="process of Ray that the run needs has ended .*: Broken pipe"):
+    with pytest.raises(TrainingError, match=r"process of Ray that the run needs has ended .*: Broken pipe"):
         CALLS[name]()
 
 
