@@ -31,7 +31,7 @@ def write_atomically(file: Path, content: str | bytes) -> None:
 
 
 def _open(file: Path, flags: int) -> int:
-    """Descriptor of a regular file; raises `OSError` for a pipe or a device, which may be waited for without end."""
+    """Descriptor of a regular file; raises `OSError` for a pipe or a device: waiting for them may never end."""
     descriptor = os.open(file, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor

@@ -185,8 +185,9 @@ def start_node(end: Callable[[], None], **options: Any) -> None:
             load = f"load {os.getloadavg()[0]:.1f} on {cores()} cores"
             if attempt == ATTEMPTS or late:
                 advice = "; try again when the machine is less busy" if os.getloadavg()[0] > cores() else ""
+                times = f"{attempt} time{'s' * (attempt > 1)}"
                 raise StartError(
-                    f"Ray did not start on this machine, tried {attempt} time{'s' * (attempt > 1)} ({load}): {reason}{advice}"
+                    f"Ray did not start on this machine, tried {times} ({load}): {reason}{advice}"
                 ) from None
             warnings.warn(f"Ray did not start on this machine ({load}): {reason}; starting it again", stacklevel=2)
 

@@ -15,7 +15,7 @@ pytest.importorskip("moto.server")
 
 from tests.integration.s3 import BUCKET, S3, files_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture

@@ -450,7 +450,7 @@ def test_other_files_that_are_none_are_never_waited_for(run, name, kind):
         ):
             assert load_map(file) is None
     else:
-        files = write_report([read(str(run))], "x", run / "report")
+        files = write_report([read(str(run))], "x", run.parent)
         assert files[0].exists()
         assert ("pictures and videos are left out" in files[1].read_text()) == (file.suffix != ".json")
 
