@@ -452,7 +452,7 @@ def test_other_files_that_are_none_are_never_waited_for(run, name, kind):
     else:
         files = write_report([read(str(run))], "x", run.parent)
         assert files[0].exists()
-        assert ("pictures and videos are left out" in files[1].read_text()) == (file.suffix != ".json")
+        assert ("pictures and videos are left out" in files[0].read_text()) == (file.suffix != ".json")
 
 
 def test_counts_of_games_may_be_any_finite_numbers(run):
