@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from impala_mi.envs.faults import FORGIVE_AFTER_STEPS, FaultLog
+from impala_mi.envs.faults import FORGIVE_AFTER_STEPS, HANGS_OF_A_SEED, FaultLog
 from impala_mi.envs.faults import GameFault as GameFault
 from impala_mi.envs.faults import GiveUp as GiveUp
 from impala_mi.envs.faults import LevelBroken as LevelBroken
@@ -278,9 +278,10 @@ class Environment:
     def reset(self, seed: int | None = None) -> Step:
         """Start the next episode, with `seed` or the next of its own seeds; drops the current episode.
 
-        Raises `LevelBroken` if the level is abandoned.
+        A seed whose reset hangs is tried `HANGS_OF_A_SEED` times: other processes may need the same map, and what was
+        compiled of it may lie in a cache. Raises `LevelBroken` if the level is abandoned.
         """
-        start = time.monotonic()
+        start, hangs = time.monotonic(), 0
         while True:
             self._faults.check_interrupt()
             self._seed, seed = (self._seeds.take() if seed is None else seed), None
@@ -292,6 +293,9 @@ class Environment:
                 break
             except Exception as e:  # a game can raise anything
                 self._add_fault(e)
+                hangs = hangs + 1 if isinstance(e, GameFault) and e.kind == "hang" else 0
+                if hangs % HANGS_OF_A_SEED:
+                    seed = self._seed
         self._return, self._length = 0.0, 0
         self._stats.reset_s.append(time.monotonic() - start)
         return Step(self._last_obs, first=True)
