@@ -182,8 +182,9 @@ def check_folder(folder: Path) -> None:
         )
 
     key = f"check {os.getpid()} {random.random()}"
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    created: list[Path] = []
     try:
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if (free := _free_bytes(folder)) is not None and free < MIN_FREE_BYTES:
             reserved = MIN_FREE_BYTES // 2**20

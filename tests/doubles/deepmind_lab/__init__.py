@@ -163,7 +163,10 @@ class Lab:
         self._frames = frames
         # The first episode of an instance differs from later episodes with its seed, on most levels at once.
         later = min(self._resets, 1)
-        self._start = (mixed + 7 * later * (self._level != "rooms_watermaze")) % len(frames)
+        self._start = mixed % len(frames)
+        if later and self._level != "rooms_watermaze":
+            others = (i % len(frames) for i in range(self._start, self._start + len(frames)))
+            self._start = next(i for i in others if (frames[i] != frames[self._start]).any())
         self._rng = random.Random(f"{self._level} {mixed} {later}")
         self._resets += 1
         self._steps, self._running, self._at = 0, True, self._start
