@@ -163,6 +163,8 @@ class Suite:
     """Step one half of an actor's environments while the network acts for the other half.
 
     Helps games whose own process does all the work; work in the actor's process would slow the network down."""
+    compiles: tuple[str, ...] = ()
+    """Names of the levels that compile a map before an episode, which takes about a minute unless it is cached."""
     picture: Callable[[np.ndarray], np.ndarray] = lambda frame: frame
     """Makes a picture of a frame, for pages and videos; needed where frames of several channels are no pictures."""
     scores_note: str = ""

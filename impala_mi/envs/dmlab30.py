@@ -119,6 +119,7 @@ def dmlab30(config: EnvConfig) -> Suite:
         truncation_is_terminal=True,
         step_threads=256,
         alternate=True,
+        compiles=tuple(level.name for level in chosen if level.name.startswith(CACHED)),
         scores_note=f"human scores of the lasertag levels: env.dmlab.human_scores={lab.human_scores}",
         variant=f"held-out levels, mixer seed {HELD_OUT_MIXER_SEED:#x}" if lab.held_out else "training levels",
         held_out=functools.partial(dmlab30, held_out),

@@ -9,6 +9,7 @@ same map, once each: locks are unreliable on network file systems and absent fro
 """
 
 import fcntl
+import math
 import os
 import stat
 import tempfile
@@ -22,12 +23,20 @@ from impala_mi.envs.hang import beat
 from impala_mi.envs.level_cache import LevelCache
 from impala_mi.host.threads import cores
 
+MAP_CPU_S = (40.0, 80.0)
+"""CPU seconds of a map: least and most of most levels, measured with software of 2023 on one core."""
 _POLL_S = 0.2
 """Seconds between two attempts to get a lock."""
 MAX_WAIT_S = 1200.0
 """Seconds after which a compile starts without its turn, in case the run that holds it was suspended."""
 _MAP_LOCKS = 1024
 """Number of locks that stand for maps; two maps with the same lock are compiled one after the other."""
+
+
+def compile_s(maps: int, at_once: int) -> tuple[float, float]:
+    """Least and most seconds that maps take of which some number is compiled at once, each on a core of its own."""
+    rounds = math.ceil(maps / at_once)
+    return rounds * MAP_CPU_S[0], rounds * MAP_CPU_S[1]
 
 
 def locks_folder() -> Path:
