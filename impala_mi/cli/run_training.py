@@ -54,7 +54,10 @@ def _startup(config: Config, suite: Suite) -> str:
     with_maps = {k for k, level in enumerate(suite.levels) if level.name in suite.compiles}
     games = sum(k in with_maps for levels in assign_levels(config.actors, len(suite.levels)) for k in levels)
     low, high = compile_s(games, cores())
+    limit = config.actors.timeout_s
+    advice = f"; raise actors.timeout_s={limit:g} above that" if high > limit else ""
     return (
         f"maps: {len(with_maps)} of {len(suite.levels)} levels compile one for each environment first; "
-        f"{games} maps on {cores()} cores take {duration(low)} to {duration(high)}, or seconds if they are cached"
+        f"{games} maps on this machine's {cores()} cores take {duration(low)} to {duration(high)}, "
+        f"or seconds if they are cached{advice}"
     )

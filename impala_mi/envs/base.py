@@ -280,8 +280,8 @@ class Environment:
     def reset(self, seed: int | None = None) -> Step:
         """Start the next episode, with `seed` or the next of its own seeds; drops the current episode.
 
-        A seed whose reset hangs is tried `HANGS_OF_A_SEED` times: other processes may need the same map, and what was
-        compiled of it may lie in a cache. Raises `LevelBroken` if the level is abandoned.
+        A seed whose reset hangs is tried `HANGS_OF_A_SEED` times, since its maps may be in a cache by then. Raises
+        `LevelBroken` if the level is abandoned.
         """
         start, hangs = time.monotonic(), 0
         while True:

@@ -4,8 +4,8 @@ A map takes 40 to 80 s of CPU time, and an engine compiles whenever it needs one
 many turns as there are cores, and for a process that compiles the same map, which it then takes from the cache.
 
 Turns and maps are locks on files (flock) in a folder of the user. The kernel releases the locks of a process that
-dies, so there is nothing to clean up and no server. Processes of several machines that share a cache may compile the
-same map, once each: locks are unreliable on network file systems and absent from mounted buckets.
+dies, so there is nothing to clean up and no server. Machines that share a cache may compile the same map once each:
+locks are unreliable on network file systems and absent from mounted buckets.
 """
 
 import fcntl

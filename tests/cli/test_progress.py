@@ -38,15 +38,19 @@ def test_many_levels_are_counted_and_few_are_named(suite):
 @pytest.mark.parametrize(
     ("cores", "overrides", "says"),
     [
-        (2, (), "19 of 28 levels compile one for each environment first; 19 maps on 2 cores take 0:06:40 to 0:13:20"),
-        (16, (), "19 maps on 16 cores take 0:01:20 to 0:02:40"),
-        (4, ("actors.envs=2",), "38 maps on 4 cores take 0:06:40 to 0:13:20"),
+        (2, (), "19 of 28 levels compile one for each environment first"),
+        (2, (), "19 maps on this machine's 2 cores take 0:06:40 to 0:13:20, or seconds if they are cached"),
+        (16, (), "19 maps on this machine's 16 cores take 0:01:20 to 0:02:40"),
+        (4, ("actors.envs=2",), "38 maps on this machine's 4 cores take 0:06:40 to 0:13:20"),
+        (1, ("actors.envs=2",), "0:50:40, or seconds if they are cached; raise actors.timeout_s=1800 above that"),
     ],
 )
 def test_the_time_until_all_maps_are_compiled_is_said_before(monkeypatch, cores, overrides, says):
     monkeypatch.setattr(run_training, "cores", lambda: cores)
     config = load("dmlab30_single", overrides)
-    assert says in run_training._startup(config, make_suite(config.env))
+    said = run_training._startup(config, make_suite(config.env))
+    assert says in said
+    assert ("actors.timeout_s" in said) == (cores == 1)
 
 
 def test_levels_whose_maps_are_ready_are_counted_until_all_are():

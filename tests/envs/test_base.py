@@ -158,7 +158,7 @@ def test_a_level_that_never_works_is_given_up(slept, give_up, worked):
     at = range(6, 1000) if worked else range(3, 1000)  # after an episode, or in the middle of the first
     env = Environment(Faulting("terminates", at), 7, EpisodeSeeds([1], "x"), True, give_up)
     env.reset()
-    with pytest.raises(LevelBroken, match="a level failed 10 times in a row: call .*\n.*:\nprinted$") as e:
+    with pytest.raises(LevelBroken, match=r"a level failed 10 times in a row: call .*\n.*:\nprinted$") as e:
         [env.step(0) for _ in range(5)]
     assert max(slept) == 60
     copy = pickle.loads(pickle.dumps(e.value))  # as it arrives from an actor

@@ -84,7 +84,9 @@ def test_a_strict_timeout_counts_every_second(call):
     assert call.wait(watch(call, 60, computing_counts=False), share=1.0, for_s=60) == "in 60 s"
 
 
-@pytest.mark.parametrize(("program", "busy"), [("computes", True), ("starts what computes", True), ("sleeps", False)])
+@pytest.mark.parametrize(
+    ("program", "busy"), [("computes", True), ("starts what computes", True), ("sleeps", False)]
+)
 def test_cpu_time_is_that_of_the_whole_group_and_of_children_that_ended(program, busy):
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", PROGRAMS[program]], start_new_session=True, stdout=subprocess.PIPE
