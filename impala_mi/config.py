@@ -385,10 +385,14 @@ def build_as(model: type[C], name: str, values: Any, overrides: Sequence[str] = 
     except ValidationError as e:
         raise UserError("; ".join(explain(name, e, list(keys(model))))) from None
     if not code_allowed():
-        for key, text in _texts(config.model_dump(mode="json")):
-            if names_code(key, text):
-                raise UserError(f"{shorten(name)}: {refusal(key, text)}")
+        for key, text in named_code(config):
+            raise UserError(f"{shorten(name)}: {refusal(key, text)}")
     return config
+
+
+def named_code(config: Config) -> list[tuple[str, str]]:
+    """Dotted keys and texts of the values that can make this program import a module."""
+    return [(key, text) for key, text in _texts(config.model_dump(mode="json")) if names_code(key, text)]
 
 
 def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from impala_mi.errors import UserError, shorten
+from impala_mi.host.files import open_file
 from impala_mi.paths import local_path
 from impala_mi.redaction import redact_url
 from impala_mi.yaml_text import MAX_BYTES, parse_yaml
@@ -39,7 +40,7 @@ def find(path: str) -> tuple[str, str]:
 def read_config(file: Path) -> str:
     """Text of a file with a configuration; raises `UserError`."""
     try:
-        with open(file, "rb") as opened:
+        with open_file(file) as opened:
             content = opened.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise UserError(f"{shorten(str(file))}: more than {MAX_BYTES:,} bytes, which are read at most")

@@ -1,6 +1,7 @@
 """Hooks: names in the configuration that select an entry of a registry or a user's own `package.module:name`."""
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,11 @@ from impala_mi.code_permission import code_allowed, refusal
 from impala_mi.errors import UserError
 
 V = TypeVar("V")
+
+PACKAGE = "impala_mi_working_folder"
+"""Package of a process of a cluster that holds the modules of the driver's current folder."""
+MODULES, ORIGIN = "modules", "origin"
+"""Entries of `PACKAGE`: a folder of modules, and a file with the path of the driver's current folder."""
 
 
 def load_hook(target: str, key: str) -> Any:
@@ -28,7 +34,17 @@ def load_hook(target: str, key: str) -> Any:
 
 
 def add_current_folder() -> None:
-    """Make modules of the current folder importable, behind all others."""
+    """Make modules of the current folder importable, behind all others.
+
+    In a process of a cluster that was sent the modules of the driver's current folder, these go before the
+    process's own folder. They replace the driver's, which may not exist on this node, or hold something else.
+    """
+    for package in (Path(path) / PACKAGE for path in sys.path):
+        if (package / ORIGIN).is_file():
+            origin, modules = os.fsdecode((package / ORIGIN).read_bytes()), str(package / MODULES)
+            if modules not in sys.path:
+                sys.path[:] = [*(path for path in sys.path if path != origin), modules]
+            break
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)

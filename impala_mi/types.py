@@ -242,12 +242,12 @@ class Episode:
 
 @dataclass(frozen=True)
 class Fault:
-    """A game that crashed, hung or failed, and cost an episode."""
+    """A game that crashed, hung or failed, and cost an episode, or that left its bounds, which costs none."""
 
     seed: int
     """Seed of the episode."""
     kind: str
-    """One of crash, hang, error."""
+    """One of crash, hang, error, range."""
     message: str
     output: str = ""
     """The last lines that the game printed, if it has a process of its own."""

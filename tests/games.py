@@ -11,9 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from impala_mi.config import EnvConfig
+from impala_mi.config_suites import InterferenceConfig
 from impala_mi.envs.base import BatchOutcome, Game, GameBatch, Level, Observation, Outcome, Suite
 from impala_mi.envs.batch import BatchedGame
 from impala_mi.envs.choose import choose_levels
+from impala_mi.envs.interference import interference
 from impala_mi.envs.process import ProcessGame
 from impala_mi.envs.tiny import tiny
 from impala_mi.errors import TrainingError
@@ -195,6 +197,17 @@ def paced(config: EnvConfig) -> Suite:
 def tiny_processes(config: EnvConfig) -> Suite:
     """The suite `tiny` with each game in a child process, as for DeepMind Lab."""
     return _in_processes(tiny(config), "tiny_processes")
+
+
+def contradictions(config: EnvConfig) -> Suite:
+    """Five tasks of the suite `interference` that contradict each other everywhere."""
+    tasks = InterferenceConfig(tasks=5, contradiction=1.0)
+    return replace(interference(config.model_copy(update={"interference": tasks})), name="contradictions")
+
+
+def contradictions_processes(config: EnvConfig) -> Suite:
+    """The suite `contradictions` with each game in a child process."""
+    return _in_processes(contradictions(config), "contradictions_processes")
 
 
 def paced_processes(config: EnvConfig) -> Suite:

@@ -141,6 +141,27 @@ class FloatImage(Odd):
     observation_space = spaces.Box(0, 1, (8, 8, 3), np.float32)
 
 
+class FirstOutside(Odd):
+    def show(self):
+        return np.array([0, 0, 7.5, 0], np.float32)
+
+
+class LaterOutside(Odd):
+    def show(self):
+        return np.array([0, 1.00005, -3 * (self.time > 0), 0], np.float32)
+
+
+class Unbounded(Odd):
+    observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+
+class BrightMask(Odd):
+    observation_space = spaces.Box(0, 1, (3, 24, 28), np.uint8)
+
+    def show(self):
+        return np.full((3, 24, 28), 255, np.uint8)
+
+
 class ClosesBadly(Odd):
     def close(self):
         raise RuntimeError("already closed")
@@ -148,7 +169,8 @@ class ClosesBadly(Odd):
 
 ODD = (
     Odd, LateNan, FirstNan, NanReward, HugeReward, NoReward, Raises, Short, FloatPicture, SignedPicture,
-    FramesFirst, FourAxes, FourAxesPicture, FloatImage, ClosesBadly,
+    FramesFirst, FourAxes, FourAxesPicture, FloatImage, FirstOutside, LaterOutside, Unbounded, BrightMask,
+    ClosesBadly,
 )  # fmt: skip
 for _kind in ODD:
     gymnasium.register(f"{_kind.__name__}-v0", _kind)

@@ -11,6 +11,7 @@ from impala_mi.analysis.play import play
 from impala_mi.analysis.recording import head_vectors, note_instructions
 from impala_mi.envs.base import Suite
 from impala_mi.errors import UserError, shorten
+from impala_mi.host.files import open_file
 from impala_mi.nn.agent import Action, Agent
 from impala_mi.types import AgentInput, Discrete, Episode
 
@@ -73,7 +74,7 @@ def load_map(file: Path) -> TsneMap | None:
     from sklearn.neighbors import NearestNeighbors
 
     try:
-        with np.load(file, allow_pickle=False) as kept:
+        with open_file(file) as opened, np.load(opened, allow_pickle=False) as kept:
             points, level, kind = kept["points"], kept["level"], str(kept["kind"])
             vectors = kept[kind]
         _check_map(points, level, vectors)

@@ -10,6 +10,7 @@ import torch
 
 from impala_mi.analysis.play import OnEpisode, max_columns, play
 from impala_mi.envs.base import Game, Observation, Outcome, Suite
+from impala_mi.host.files import replacing
 from impala_mi.nn.agent import Action, Agent
 from impala_mi.tokenizer import tokenize
 from impala_mi.types import AgentInput
@@ -55,7 +56,8 @@ class Recording:
         arrays = {k: getattr(self, k) for k in ("level", "episode", "time", "instruction")} | self.vectors | extra
         if self.frame is not None:
             arrays["frame"] = self.frame
-        np.savez_compressed(file, names=np.array(self.names), **arrays)
+        with replacing(file) as aside, open(aside, "wb") as opened:
+            np.savez_compressed(opened, names=np.array(self.names), **arrays)
 
 
 @dataclass

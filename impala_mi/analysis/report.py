@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from impala_mi.analysis.compare import (
 )
 from impala_mi.analysis.pages import figure_html, render_page
 from impala_mi.errors import printable
-from impala_mi.host.files import write_atomically
+from impala_mi.host.files import open_file, write_atomically
 from impala_mi.paths import local_path
 from impala_mi.runs.history import History
 
@@ -202,11 +203,12 @@ def _pictures(runs: Sequence[History]) -> tuple[list[tuple[str, str, str]], list
         folder = Path(run.path) if "://" in run.path else local_path(run.path)
         for file in [*_newest(folder, "tsne/*.png"), *_newest(folder, "videos/*.mp4", "videos/*.gif")]:
             try:
-                if (size := file.stat().st_size * 4 // 3) > free:
-                    left_out += 1
-                    continue
-                data = base64.b64encode(file.read_bytes()).decode()
-            except OSError:  # a link to nowhere, or a file that this user may not read
+                with open_file(file) as opened:
+                    if (size := os.fstat(opened.fileno()).st_size * 4 // 3) > free:
+                        left_out += 1
+                        continue
+                    data = base64.b64encode(opened.read()).decode()
+            except OSError:  # a link to nowhere, a pipe, or a file that this user may not read
                 left_out += 1
                 continue
             free -= size

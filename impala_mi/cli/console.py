@@ -1,10 +1,12 @@
 """Console output and output folders that several commands share."""
 
+import contextlib
 import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -51,11 +53,22 @@ def list_written(console: Console, files: Iterable[Path]) -> None:
 
 
 def check_writable(folder: Path, hint: str = "") -> Path:
-    """Make a folder, before anything expensive is done; raises `UserError` if files cannot be written to it."""
+    """Make a folder, before anything expensive is done; raises `UserError` if files cannot be written to it.
+
+    A folder that is still empty when the command ends, because it was refused or failed, is removed again.
+    """
     folder = local_path(folder)
     try:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
+        if made and (context := click.get_current_context(silent=True)) is not None:
+            context.call_on_close(lambda: _remove_if_empty(folder))
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
         raise UserError(f"'{shorten(str(folder))}': cannot be written to: {e.strerror}{hint}") from None
     return folder
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

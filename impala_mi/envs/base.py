@@ -5,6 +5,8 @@ The author of a suite writes a `Game`, which plays one level, and a `Suite`, whi
 An engine that steps many games at once is a `GameBatch`, which `batch.BatchPlayers` plays in the same way.
 """
 
+import math
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +20,7 @@ from impala_mi.envs.faults import FORGIVE_AFTER_STEPS, HANGS_OF_A_SEED, FaultLog
 from impala_mi.envs.faults import GameFault as GameFault
 from impala_mi.envs.faults import GiveUp as GiveUp
 from impala_mi.envs.faults import LevelBroken as LevelBroken
-from impala_mi.envs.outcome_checks import OutcomeChecks
+from impala_mi.envs.outcome_checks import FrameBounds, OutcomeChecks
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.errors import TrainingError
 from impala_mi.types import EnvStats, Episode, Fault, Spaces
@@ -51,7 +53,8 @@ class Game(Protocol):
     other exception but `TrainingError` and `UserError`, which end the run, loses the episode too, and the game is
     closed and made anew. No method is called after `close`. Two methods are optional: `counts() -> dict[str, int]`
     returns counters since the last call (cache hits, for example); `interrupt()` is called by another thread before
-    `close` and should make a call in progress raise.
+    `close` and should make a call in progress raise. So is an attribute: `bounds`, the smallest and the largest
+    numbers of frames, two arrays [*frame_shape] of the frames' dtype.
     """
 
     def reset(self, seed: int) -> Observation:
@@ -238,6 +241,10 @@ class Step(NamedTuple):
     """Final observation of an episode that was truncated."""
 
 
+BOUNDS_STEPS = 100
+"""Mean number of steps between two checks of a game's bounds, besides one at every reset."""
+
+
 class Environment:
     """A game with automatic resets: the end of an episode and the start of the next are the same step.
 
@@ -246,6 +253,10 @@ class Environment:
     if faults repeat, or the level is abandoned; see `FaultLog`. An exception of the game is a fault, and so are
     observations and rewards that are not what the suite says; training's own errors are not. After an exception
     other than `GameFault` the game is closed and made anew.
+
+    A first observation outside the game's bounds is a fault like these. Later ones are looked at every
+    `BOUNDS_STEPS` steps on average. The first that is outside is reported as a fault of kind "range" and costs no
+    episode: environments in wide use leave their bounds in normal play (LunarLander-v3 by five times their range).
 
     Args:
         game: the game to play; closed with the environment.
@@ -276,6 +287,9 @@ class Environment:
         self._seed = 0
         self._return, self._length = 0.0, 0
         self._faults, self._stats = FaultLog(level, give_up), EnvStats(level)
+        bounds: tuple[np.ndarray, np.ndarray] | None = getattr(game, "bounds", None)
+        self._bounds = None if bounds is None else FrameBounds(*bounds)
+        self._gaps, self._until_bounds_check = random.Random(level), 1.0
 
     def reset(self, seed: int | None = None) -> Step:
         """Start the next episode, with `seed` or the next of its own seeds; drops the current episode.
@@ -291,6 +305,8 @@ class Environment:
                 self._length = 0
                 observation = self._working_game().reset(self._seed)
                 self._rules.check(observation.frame)
+                if self._bounds is not None:
+                    self._bounds.check(observation.frame)
                 self._last_obs = observation
                 break
             except Exception as e:  # a game can raise anything
@@ -314,6 +330,8 @@ class Environment:
             self._rules.check_reward(reward)
             if observation is not None:
                 self._rules.check(observation.frame)
+                if self._bounds is not None:
+                    self._check_bounds(self._bounds, observation.frame)
             elif not (terminated or truncated):
                 raise ValueError("no observation in the middle of an episode")
         except Exception as e:  # a game can raise anything
@@ -335,9 +353,24 @@ class Environment:
         next_obs = self.reset().observation if auto_reset else self._last_obs
         return Step(next_obs, reward, terminated, not terminated, True, episode, final_observation)
 
+    def _check_bounds(self, bounds: FrameBounds, frame: np.ndarray) -> None:
+        """Check the frame of one step in `BOUNDS_STEPS`; the first that is out of bounds is reported."""
+        self._until_bounds_check -= 1
+        if self._until_bounds_check > 0:
+            return
+        self._until_bounds_check = self._gaps.randrange(1, 2 * BOUNDS_STEPS)
+        try:
+            bounds.check(frame)
+        except ValueError as e:
+            self._faults.report("range", self._seed, f"{self._place()}: {e}")
+            self._until_bounds_check = math.inf
+
     def _add_fault(self, error: Exception) -> None:
         self._spoilt |= not isinstance(error, GameFault)
-        self._faults.add(error, self._seed, f"level {self._rules.level!r}, seed {self._seed}, step {self._length}")
+        self._faults.add(error, self._seed, self._place())
+
+    def _place(self) -> str:
+        return f"level {self._rules.level!r}, seed {self._seed}, step {self._length}"
 
     def _working_game(self) -> Game:
         """The game, made anew if the last one raised an exception."""

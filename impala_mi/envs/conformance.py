@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from impala_mi.envs.base import MakeBatch, Observation, Suite
+from impala_mi.envs.outcome_checks import FrameBounds
 from impala_mi.errors import UserError
 from impala_mi.types import Discrete
 
@@ -28,6 +29,12 @@ def check_game(suite: Suite, level: str, steps: int = 200, seed: int = 1) -> Non
         expect(dtype == spaces.frame_dtype, f"a frame has dtype {dtype}, the suite says {spaces.frame_dtype}")
         expect(isinstance(observation.instruction, str), "the instruction must be a str")
         expect(spaces.instructions or not observation.instruction, "an instruction, but the suite says none")
+        bounds = getattr(game, "bounds", None)
+        if bounds is not None:
+            try:
+                FrameBounds(*bounds).check(frame)
+            except ValueError as e:
+                expect(False, str(e))
 
     expect(level in suite.level_names, f"no such level; there are {', '.join(suite.level_names)}")
     expect(suite.spaces.num_levels == len(suite.levels), "spaces.num_levels is not the number of levels")

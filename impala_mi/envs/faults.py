@@ -75,7 +75,7 @@ class FaultLog:
             raise error
         message = f"{place}: {type(error).__name__}: {error}"[:MAX_FAULT_CHARS] if own else str(error)
         kind, output = (error.kind, error.output) if isinstance(error, GameFault) else ("error", "")
-        self._faults.append(Fault(seed, kind, message, output))
+        self.report(kind, seed, message, output)
         self._in_a_row += 1
         self._errors += own
         most = MAX_FAULTS_IN_A_ROW
@@ -87,6 +87,10 @@ class FaultLog:
             raise LevelBroken(self._level, f"a level failed {most} times before an episode ended: {message}")
         if pause_s := backoff(self._in_a_row, MAX_PAUSE_S):
             self.interrupted.wait(pause_s)
+
+    def report(self, kind: str, seed: int, message: str, output: str = "") -> None:
+        """Record a fault that costs no episode, or whose episode is ended elsewhere."""
+        self._faults.append(Fault(seed, kind, message[:MAX_FAULT_CHARS], output))
 
     def forgive(self, episode_ended: bool) -> None:
         """Begin to count anew: an episode ended, or has had `FORGIVE_AFTER_STEPS` steps."""

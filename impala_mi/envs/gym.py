@@ -13,6 +13,7 @@ from impala_mi.code_permission import code_allowed, refusal
 from impala_mi.config import EnvConfig
 from impala_mi.config_suites import GymConfig
 from impala_mi.envs.base import Game, Level, Observation, Outcome, Suite
+from impala_mi.envs.outcome_checks import FrameBounds
 from impala_mi.errors import MissingPackageError, UserError, shorten
 from impala_mi.hooks import add_current_folder, load_hook
 from impala_mi.types import ActionSpace, Box, Discrete, MultiDiscrete, Spaces
@@ -41,6 +42,11 @@ class GymGame(Game):
         self._space = space
         self._shape, self._kinds = space.shape, "u" if dtype == "uint8" else "fiub"
         self._channels_first = dtype == "uint8" and _channels_first(space.shape)
+        with np.errstate(over="ignore"):  # bounds of float64
+            low, high = self._arranged(space.low), self._arranged(space.high)
+        info = np.iinfo(np.uint8) if dtype == "uint8" else np.finfo(np.float32)
+        self.bounds = (low, high) if (low > info.min).any() or (high < info.max).any() else None
+        """Smallest and largest numbers of frames; None where the dtype says them all."""
 
     def reset(self, seed: int) -> Observation:
         """Start an episode; raises `ValueError` as `step`."""
@@ -74,12 +80,16 @@ class GymGame(Game):
                 f"an observation of shape {list(shown.shape)} and dtype {shown.dtype}; the environment's space has "
                 f"{list(self._space.shape)} {self._space.dtype}"
             )
-        frame = np.array(shown, self._dtype)
+        return Observation(self._arranged(shown))
+
+    def _arranged(self, array: np.ndarray) -> np.ndarray:
+        """Copy of an array of the environment's space in the dtype and the axes of frames."""
+        frame = np.array(array, self._dtype)
         if self._dtype != "uint8":
-            return Observation(frame.reshape(-1))
+            return frame.reshape(-1)
         if self._channels_first:
-            return Observation(np.ascontiguousarray(frame.transpose(1, 2, 0)))
-        return Observation(frame[..., None] if frame.ndim == 2 else frame)
+            return np.ascontiguousarray(frame.transpose(1, 2, 0))
+        return frame[..., None] if frame.ndim == 2 else frame
 
 
 def _channels_first(shape: tuple[int, ...]) -> bool:
@@ -161,9 +171,12 @@ def _try_out(config: EnvConfig, dtype: str) -> None:
     for env_id in config.levels:
         env = _make(config.gym, env_id)
         try:
-            observation = GymGame(env, 1, dtype).reset(0)
+            game = GymGame(env, 1, dtype)
+            observation = game.reset(0)
             if dtype != "uint8" and not np.isfinite(observation.frame).all():
                 raise ValueError(f"an observation that is not finite: {observation.frame.tolist()}")
+            if game.bounds is not None:
+                FrameBounds(*game.bounds).check(observation.frame)
         except Exception as e:  # an environment can raise anything
             raise UserError(
                 f"env.levels: {env_id!r}, first reset: {shorten(f'{type(e).__name__}: {e}', 400)}"

@@ -1,4 +1,4 @@
-"""Rules of observations and rewards: the suite's shape and dtype, and finite numbers."""
+"""Rules of observations and rewards: the suite's shape and dtype, finite numbers, and a game's own bounds."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,10 @@ from impala_mi.types import Spaces
 
 MAX_REWARD = 3e38
 """Rewards that are not below it are infinite in float32."""
+
+
+RANGE_SLACK = 1e-4
+"""Share of a bound (of 1 for smaller ones) by which numbers in float32 may exceed it: rounding."""
 
 
 class Breach(ValueError):
@@ -80,3 +84,34 @@ class OutcomeChecks:
         if not (allowed := np.abs(reward) < MAX_REWARD).all():
             game = int(np.flatnonzero(~allowed)[0])
             raise Breach(game, f"a reward of {reward[game]}, which is not finite in float32")
+
+
+class FrameBounds:
+    """Check of the numbers of frames against the bounds of a game.
+
+    Args:
+        low: smallest numbers [*frame_shape], -inf where there are none.
+        high: largest numbers [*frame_shape], inf where there are none.
+    """
+
+    def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
+        self._low, self._high = low, high
+        self._least, self._most = low, high
+        if low.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                self._least, self._most = low - _slack(low), high + _slack(high)
+
+    def check(self, frame: np.ndarray) -> None:
+        """Raise `ValueError` that names a number outside its bounds; NaN is left to `OutcomeChecks`."""
+        outside = (frame < self._least) | (frame > self._most)
+        if outside.any():
+            place = tuple(np.argwhere(outside)[0].tolist())
+            raise ValueError(
+                f"an observation with {frame[place]} at {list(place)}, where the environment's space has "
+                f"{self._low[place]} to {self._high[place]}; {np.count_nonzero(outside)} of {frame.size} numbers "
+                "are outside (a wrapper can clip them or widen the space)"
+            )
+
+
+def _slack(bound: np.ndarray) -> np.ndarray:
+    return RANGE_SLACK * np.maximum(np.abs(np.where(np.isfinite(bound), bound, 0)), 1).astype(bound.dtype)

@@ -30,16 +30,28 @@ def write_atomically(file: Path, content: str | bytes) -> None:
         aside.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
+def _open(file: Path, flags: int) -> int:
+    """Descriptor of a regular file; raises `OSError` for a pipe or a device: waiting for them may never end."""
+    descriptor = os.open(file, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "Is no file", str(file))
+
+
+def open_file(file: Path) -> IO[bytes]:
+    """Open a regular file for reading; raises `OSError` for a pipe or a device, whose reading may never end."""
+    return open(_open(file, os.O_RDONLY), "rb")
+
+
 def append(file: Path, data: bytes) -> None:
     """Append to a file, which is created, or leave it as it was.
 
-    Raises `OSError` if not all can be written, or the path is no file: writing to a pipe may never end.
+    Raises `OSError` if not all can be written, or the path is no regular file.
     """
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    descriptor = _open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
-            raise OSError(errno.EINVAL, "Is no file", str(file))
         try:
             unwritten = memoryview(data)
             while unwritten:
@@ -93,7 +105,7 @@ def lock(file: Path) -> IO[str]:
     Raises `BlockingIOError` if another process holds the lock, and other kinds of `OSError` if the file cannot be
     written.
     """
-    opened = open(file, "w", encoding="utf-8")  # noqa: SIM115
+    opened = open(_open(file, os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8")  # noqa: SIM115
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException:

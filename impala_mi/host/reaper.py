@@ -1,8 +1,10 @@
 """Cleans up after the Ray of a killed run: `python reaper.py FOLDER`, started as a child of the run.
 
 It waits until its standard input closes, which happens however the run ends. Then it kills every process that has
-the folder in its environment or a file of the folder open, and removes the folder. It runs as a plain script and
-imports nothing of this package, to stay small.
+the folder in its environment or a file of the folder open, and removes the folder. If the run has not written
+`ENDS` before, it also says on the terminal that the run was ended: Ray ends the process of a run without a message
+when the node or the cluster that it uses dies. It runs as a plain script and imports nothing of this package, to
+stay small.
 """
 
 import contextlib
@@ -14,6 +16,13 @@ import time
 
 MARK = "IMPALA_MI_SESSION"
 """Environment variable that names the folder."""
+ENDS = b"."
+"""Written by a run that ends by itself, whether it is done or has failed."""
+ENDED = (
+    "failed: the run was ended at once: it was killed, or a process of Ray that it needs was (the raylet of its "
+    "node, or the cluster's GCS); resume it to continue from its last checkpoint"
+)
+"""Message about a run that was ended from outside."""
 _ROUNDS, _EVERY_S = 20, 0.25
 
 
@@ -45,6 +54,9 @@ def _has_open_files(pid: str, folder: str) -> bool:
 def main() -> None:
     """Wait for the end of the run, kill its processes, remove its folder."""
     folder = sys.argv[1]
+    if os.read(0, 1) != ENDS:
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            print(ENDED, file=sys.stderr, flush=True)
     while os.read(0, 1):
         pass
     for _ in range(_ROUNDS):  # processes that were just being started appear late

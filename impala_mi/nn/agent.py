@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from impala_mi.config import AgentConfig
-from impala_mi.errors import UserError
+from impala_mi.errors import UserError, shorten
 from impala_mi.hooks import pick
 from impala_mi.nn.core import FeedForwardCore, HighwayCore, LSTMCore, StatesBefore
 from impala_mi.nn.distributions import ActionEncoder, Distribution, distribution
@@ -77,6 +77,26 @@ class Agent(nn.Module):
         normaliser = make_normaliser(config, spaces.num_levels)
         self.head = make_head(config, spaces.action_space.num_params, spaces.num_levels, normaliser.value_per_level)
         self.normaliser = normaliser
+        self._check_extra_state()
+
+    def _check_extra_state(self) -> None:
+        """Raise `UserError` unless extra states of own modules are tensors that can be loaded again.
+
+        They are published to the actors and saved with the weights; nothing else of them could be read without
+        unpickling.
+        """
+        state = self.state_dict()
+        for name in (name for name in state if name.endswith("_extra_state")):
+            if not isinstance(state[name], Tensor):
+                raise UserError(
+                    f"agent: {name.removesuffix('._extra_state')}.get_extra_state returns a "
+                    f"{type(state[name]).__name__}; only a tensor of constant shape is saved, or use buffers"
+                )
+            try:
+                self.load_state_dict(state)
+            except Exception as e:  # code of the user
+                reason = " ".join(str(e).split())
+                raise UserError(f"agent: {name} cannot be loaded again: {shorten(reason, 200)}") from None
 
     def _make_film(self) -> FeatureFilm | None:
         """Conditioning of the torso's features, or None."""

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from impala_mi.errors import UserError
+from impala_mi.host.files import open_file
 from impala_mi.pbt.exploit import Decision, Ranking, decide, make_rule
 from impala_mi.pbt.explore import sample
 from impala_mi.pbt.settings import Parameters, PbtConfig
@@ -35,7 +36,8 @@ def read(folder: Path) -> list[Line]:
     """Lines of a folder's journal, without a last line that is incomplete; raises `UserError`."""
     file = folder / JOURNAL
     try:
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        with open_file(file) as opened:
+            lines = opened.read().decode().splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{file}: cannot be read: {e}") from None
     parsed = []

@@ -1,13 +1,14 @@
 """Lineage of a population: histories of members from the journal, and the ancestry of their weights."""
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from impala_mi.host.files import open_file
 from impala_mi.pbt.journal import FITNESS, Line
 from impala_mi.pbt.settings import Parameters
+from impala_mi.runs.log_lines import parse_record
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,13 @@ def _add_fitness(history: MemberHistory, line: Line) -> None:
 
 
 def _read_fitness(history: MemberHistory, file: Path) -> None:
-    if not file.exists():
+    if not file.is_file():
         return
-    with open(file, encoding="utf-8") as lines:
-        for text in lines:
-            if FITNESS not in text:
-                continue
-            try:
-                record = json.loads(text)
-            except ValueError:
-                continue  # the line is being written
+    with open_file(file) as lines:
+        for line in lines:
+            record = parse_record(line) if FITNESS.encode() in line else None
+            if record is None or FITNESS not in record:
+                continue  # damaged, or still being written
             history.frames.append(record["env_frames"])
             history.fitness.append(record[FITNESS])
     order = sorted(range(len(history.frames)), key=history.frames.__getitem__)

@@ -6,8 +6,8 @@ import queue
 import shutil
 import threading
 import uuid
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -42,9 +42,10 @@ class Mirror:
         self._url, self._folder, self._root = url, folder, f"{root}/{folder.name}"
         self._made = set[str]()
         self._copied: dict[str, tuple[int, int]] = {}
-        self._listed = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
+        self._one_copy_at_a_time = threading.Lock()
         self._copying: Future[None] | None = None
+        self.failures = 0
+        """Number of copies in a row that failed, as far as `push` and `close` have told."""
 
     def newest(self) -> str | None:
         """Name of the newest whole checkpoint of the copy, or None; raises `UserError`."""
@@ -74,52 +75,77 @@ class Mirror:
 
     def push(self) -> str | None:
         """Start copying changed files unless a copy is in progress; returns why the last copy failed, if it did."""
-        if self._copying is not None and not self._copying.done():
-            return None
-        failed = self._copying.exception() if self._copying is not None else None
-        self._copying = self._thread.submit(self._copy)
-        return self._reason(failed)
+        if self._copying is not None:
+            if not self._copying.done():
+                return None
+            reason = self._outcome(self._copying.exception())
+        else:
+            reason = None
+        self._copying = self._start()
+        return reason
 
     def close(self) -> str | None:
         """Copy changed files and wait for it; returns why that failed, if it did."""
-        last = self._thread.submit(self._copy)
-        self._thread.shutdown(wait=False)
         try:
-            return self._reason(last.exception(timeout=CLOSE_S))
+            return self._outcome(self._start().exception(timeout=CLOSE_S))
         except TimeoutError:
+            self.failures += 1
             return f"it has not ended within {CLOSE_S:.0f} s"
 
-    def _reason(self, error: BaseException | None) -> str | None:
+    def _outcome(self, error: BaseException | None) -> str | None:
+        """Reason of a copy's failure, which is counted, or None."""
+        self.failures = 0 if error is None else self.failures + 1
         return _reason(self._url, error) if isinstance(error, Exception) else None
 
-    def _copy(self) -> None:
-        files = self._files()
-        for name in sorted(files, key=lambda name: (name.endswith(LAST), name)):
-            if self._copied.get(name) != files[name]:
+    def _start(self) -> Future[None]:
+        """Copy in a thread of its own, after the copy in progress; one that hangs does not keep the process."""
+        result = Future[None]()
+
+        def run() -> None:
+            with self._one_copy_at_a_time:
                 try:
-                    self._make_folder(f"{self._root}/{name}".rpartition("/")[0])
-                    self._remote.put_file(str(self._folder / name), f"{self._root}/{name}")
-                except FileNotFoundError:
-                    if (self._folder / name).exists():  # the copy's folder or bucket is gone, with all in it
-                        self._copied.clear()
-                        self._made.clear()
-                        raise
-                    continue  # a checkpoint that was removed meanwhile
-                self._copied[name] = files[name]
-        # Copies of an earlier process too: a checkpoint that was set aside must not count as the newest.
-        removed = self._copied.keys() - files.keys()
-        if not self._listed:
-            removed |= {name for name in self._names() if name not in files}
-        for name in removed:
+                    self._copy()
+                except Exception as e:  # file systems raise anything
+                    result.set_exception(e)
+                else:
+                    result.set_result(None)
+
+        threading.Thread(target=run, name="mirror", daemon=True).start()
+        return result
+
+    def _copy(self) -> None:
+        """Copy changed files, then those whose copies are gone, and remove copies of files that are gone.
+
+        Copies of an earlier process are removed too: a checkpoint that was set aside must not count as the newest.
+        """
+        files = self._files()
+        if not files:
+            raise FileNotFoundError(f"{self._folder} has no files; its copy is left as it is")
+        self._put(files, [name for name in files if self._copied.get(name) != files[name]])
+        copies = set(self._names())
+        self._put(files, files.keys() - copies)  # a bucket that was emptied, or made anew
+        for name in _meta_last(copies - files.keys())[::-1]:  # a copy without meta.json is no checkpoint
             self._remote.rm_file(f"{self._root}/{name}")
             self._copied.pop(name, None)
-        self._listed = True
+
+    def _put(self, files: Mapping[str, tuple[int, int]], names: Iterable[str]) -> None:
+        for name in _meta_last(names):
+            try:
+                self._make_folder(f"{self._root}/{name}".rpartition("/")[0])
+                self._remote.put_file(str(self._folder / name), f"{self._root}/{name}")
+            except FileNotFoundError:
+                if (self._folder / name).exists():  # the copy's folder or bucket is gone, with all in it
+                    self._copied.clear()
+                    self._made.clear()
+                    raise
+                continue  # a checkpoint that was removed meanwhile
+            self._copied[name] = files[name]
 
     def _names(self) -> list[str]:
         """Paths of the files of the copy, relative to it."""
+        self._remote.invalidate_cache()
         if not self._remote.exists(self._root):
             return []
-        self._remote.invalidate_cache()
         prefix = len(self._remote._strip_protocol(self._root)) + 1
         return sorted(path[prefix:] for path in self._remote.find(self._root))
 
@@ -141,8 +167,9 @@ class Mirror:
         for path in self._folder.rglob("*"):
             name = path.relative_to(self._folder)
             if not any(part.startswith(".") for part in name.parts) and path.is_file():
-                stat = path.stat()
-                files[name.as_posix()] = (stat.st_size, stat.st_mtime_ns)
+                with contextlib.suppress(FileNotFoundError):  # a checkpoint that was removed meanwhile
+                    stat = path.stat()
+                    files[name.as_posix()] = (stat.st_size, stat.st_mtime_ns)
         return files
 
 
@@ -211,6 +238,11 @@ def _error(url: str, problem: str, error: Exception) -> UserError:
 def _reason(url: str, error: Exception) -> str:
     """Kind and message of a file system's error, without secrets."""
     return shorten(redact_own(f"{type(error).__name__}: {error}", url), MAX_REASON)
+
+
+def _meta_last(names: Iterable[str]) -> list[str]:
+    """Names in the order in which files are copied: a copy of a checkpoint that has `LAST` is whole."""
+    return sorted(names, key=lambda name: (name.endswith(LAST), name))
 
 
 def _is_checkpoint(name: str) -> bool:

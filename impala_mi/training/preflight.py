@@ -19,6 +19,7 @@ from impala_mi.host.threads import cores
 from impala_mi.nn.agent import Agent, meta_agent
 from impala_mi.runs.mirror import check_mirror
 from impala_mi.runs.sinks import check_sinks
+from impala_mi.training.shipped_code import files_to_ship
 from impala_mi.types import leaves, transitions_buffer
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -66,6 +67,7 @@ def check(config: Config, runs: int = 1) -> Suite:
     suite = make_suite(config.env)
     suite.check()
     check_sinks(config.logging)
+    files_to_ship(config)  # raises if they are too many for the nodes of a cluster
     actors, levels = config.actors, len(suite.levels)
     environments = actors.number(levels) * actors.envs
     if environments < levels:

@@ -33,6 +33,7 @@ from impala_mi.host.tempdirs import sweep
 from impala_mi.host.threads import KEEP_FREED_MEMORY
 from impala_mi.training.preflight import check_ray_version, object_store_bytes, processors
 from impala_mi.training.ray_start import PATIENCE, TOKEN, check_cluster, first_line, start_node
+from impala_mi.training.shipped_code import runtime_env
 
 END_S = 2.0
 """Seconds that processes of Ray have to end before they are killed."""
@@ -55,6 +56,7 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
     if ray.is_initialized():
         raise UserError("Ray is already running in this process; call ray.shutdown() first")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # the run reports failures itself, in one line each
     # Threads of the learner that wait for each other sleep, so that the actors can use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     address, per_run = os.environ.get("RAY_ADDRESS"), processors(config, len(suite.levels))
@@ -70,7 +72,9 @@ def running_ray(config: Config, suite: Suite, runs: int = 1) -> Iterator[None]:
         try:
             if address:
                 check_cluster(address)
-                ray.init(log_to_driver=True)
+                # Ray combines the code with the environment of a submitted job, instead of refusing both.
+                with runtime_env(config) as code, _environment({"RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}):
+                    ray.init(log_to_driver=True, runtime_env=code)
             else:
                 stack.enter_context(_environment(KEEP_FREED_MEMORY))  # the learner needs it from its start
                 with _without_unused_processes(), _environment({reaper.MARK: session, **PATIENCE}):
@@ -113,13 +117,14 @@ def _reaped(folder: str) -> Iterator[None]:
         [sys.executable, "-I", reaper.__file__, folder],
         stdin=read_end,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     os.close(read_end)
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):  # the reaper was killed
+            os.write(write_end, reaper.ENDS)
         os.close(write_end)
         process.wait()
 

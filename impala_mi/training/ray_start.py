@@ -1,7 +1,9 @@
 """Start of Ray on a machine that may be busy, and a question whether the cluster of RAY_ADDRESS still exists."""
 
 import contextlib
+import math
 import os
+import signal
 import socket
 import sys
 import threading
@@ -28,6 +30,8 @@ ANSWER_S = 6.0
 """Seconds that a cluster has to answer a connection."""
 NODE_S = 180.0
 """Seconds that the node of a private Ray has to start; Ray alone gives up after 30."""
+START_S = 600.0
+"""Seconds that all starts of a private Ray for a run may take together."""
 ATTEMPTS = 3
 """Times that a private Ray is started before the run fails."""
 AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
@@ -40,6 +44,8 @@ PATIENCE = {
 TOKEN = "its token belongs into RAY_AUTH_TOKEN or the file of RAY_AUTH_TOKEN_PATH"
 """Advice for a process that a cluster refuses."""
 _POLL_S = 0.5
+_ALARM_S = 5.0
+"""Seconds between alarms of a start whose time is up."""
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 """First bytes of a client of HTTP/2: the preface and an empty SETTINGS frame (RFC 9113, section 3.4)."""
 _FRAME_HEADER_BYTES, _FRAME_TYPE, _SETTINGS = 9, 3, 4
@@ -80,7 +86,7 @@ def check_cluster(address: str) -> None:
             raise StartError(message) from None
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """First line of an error's message, or the error itself if it has none."""
     return (str(error).strip() or repr(error)).splitlines()[0]
 
@@ -124,8 +130,35 @@ def _ask(host: str, port: int, errors: list[str]) -> None:
         errors.append(e.strerror or str(e))
 
 
+class _TooLong(BaseException):
+    """The time for a start is up; no `except Exception` of Ray's keeps it."""
+
+
+@contextlib.contextmanager
+def _limit(seconds: float) -> Iterator[None]:
+    """Raise `_TooLong` in the `with` block after some seconds, as Ctrl-C would raise KeyboardInterrupt.
+
+    A thread would leave Ray half started, so this is an alarm: it ends Python code of the main thread, and compiled
+    code only when that returns. In other threads there is no limit but the deadline of `patient_node`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), _ALARM_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def start_node(end: Callable[[], None], **options: Any) -> None:
-    """Start a private Ray with `ray.init(**options)`, and again, more patiently, if that fails.
+    """Start a private Ray with `ray.init(**options)`, and again, more patiently, if that fails within `START_S`.
 
     Args:
         end: ends the processes of a start that failed.
@@ -133,35 +166,43 @@ def start_node(end: Callable[[], None], **options: Any) -> None:
 
     Raises `StartError` if Ray does not start, and `UserError` if it does not accept an option.
     """
+    deadline = time.monotonic() + START_S
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with patient_node(), contextlib.nullcontext() if attempt == 1 else known_ports():
+            with (
+                patient_node(deadline),
+                contextlib.nullcontext() if attempt == 1 else known_ports(),
+                _limit(deadline - time.monotonic()),
+            ):
                 ray.init(**options)
             return
         except (ValueError, TypeError) as e:  # of an argument, such as the size of the object store
             raise UserError(f"Ray does not start on this machine: {first_line(e)}") from None
-        except Exception as e:  # of any type
+        except (Exception, _TooLong) as e:  # of any type
             end()
-            reason = first_line(e)
+            late = time.monotonic() >= deadline
+            reason = f"it took longer than {START_S:.0f} s" if late else first_line(e)
             load = f"load {os.getloadavg()[0]:.1f} on {cores()} cores"
-            if attempt == ATTEMPTS:
+            if attempt == ATTEMPTS or late:
                 advice = "; try again when the machine is less busy" if os.getloadavg()[0] > cores() else ""
+                times = f"{attempt} time{'s' * (attempt > 1)}"
                 raise StartError(
-                    f"Ray did not start on this machine, tried {ATTEMPTS} times ({load}): {reason}{advice}"
+                    f"Ray did not start on this machine, tried {times} ({load}): {reason}{advice}"
                 ) from None
             warnings.warn(f"Ray did not start on this machine ({load}): {reason}; starting it again", stacklevel=2)
 
 
 @contextlib.contextmanager
-def patient_node() -> Iterator[None]:
+def patient_node(latest: float = math.inf) -> Iterator[None]:
     """Let a node of Ray that starts inside the `with` block take `NODE_S` seconds, while its raylet lives.
 
-    Ray has no option for this: it asks for the node's entry for 30 seconds, here each question waits longer.
+    Ray has no option for this: it asks for the node's entry for 30 seconds, here each question waits longer, but
+    not beyond the monotonic time `latest`.
     """
     ask = services.get_node
 
     def ask_patiently(*args: Any) -> Any:
-        deadline = time.monotonic() + NODE_S
+        deadline = min(time.monotonic() + NODE_S, latest)
         while True:
             try:
                 return ask(*args)

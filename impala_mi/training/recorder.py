@@ -274,9 +274,7 @@ class Recorder:
         meta = {"env_frames": counters.env_frames, "updates": counters.updates, "score": self.score()}
         path = checkpoints.save(self._folder.checkpoints, state, run, meta, self._config.train.keep_checkpoints)
         self.event("checkpoint", env_frames=counters.env_frames, path=path.name)
-        if self._mirror is not None and (reason := self._mirror.push()) is not None:
-            self.event("mirror_failed", error=reason)
-            _warn(f"no copy to run.mirror: {reason}; training goes on, and each checkpoint tries again")
+        self._start_copy()
         self._saved_at = self._now()
         try:
             if (rollout := preview()) is not None:
@@ -284,6 +282,22 @@ class Recorder:
         except Exception as e:  # no reason to stop training
             self.event("sample_failed", error=f"{type(e).__name__}: {e}")
         return path
+
+    def _start_copy(self) -> None:
+        """Start a copy to run.mirror. Each failed one is an event; the terminal shows the first and the last."""
+        if self._mirror is None:
+            return
+        failures = self._mirror.failures
+        if (reason := self._mirror.push()) is not None:
+            self.event("mirror_failed", error=reason)
+            if failures == 0:
+                _warn(
+                    f"no copy to run.mirror: {reason}; training goes on, each checkpoint tries again, and the "
+                    "first copy that succeeds is told"
+                )
+        elif failures and not self._mirror.failures:
+            self.event("mirror_recovered", failures=failures)
+            _say(f"note: the copy in run.mirror is whole again, after {failures} that failed")
 
     def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
         """Show hyperparameters beside a metric."""
@@ -340,4 +354,8 @@ class Recorder:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {redact(text)}", file=sys.stderr, flush=True)
+    _say(f"warning: {text}")
+
+
+def _say(text: str) -> None:
+    print(redact(text), file=sys.stderr, flush=True)

@@ -313,6 +313,11 @@ def test_report_of_what_is_none(run, tmp_path):
 def test_video(run):
     cwd = run.parent.parent
     refused(impala("video", "runs/x", "--level", "nowhere", cwd=cwd), "plays catch, memory")
+    (run / "tsne").mkdir()
+    (run / "tsne" / f"{next((run / 'checkpoints').glob('0*')).name}.npz").write_bytes(b"")
+    refused(impala("video", "runs/x", "--level", "catch", cwd=cwd), "recreate it with impala-mi tsne")
+    assert not (run / "videos").exists(), "empty folders are not left"
+    shutil.rmtree(run / "tsne")
     done = impala("video", "runs/x", "--level", "catch", "--episodes", "2", cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert len(list((run / "videos").glob("*-catch-[12].mp4"))) == 2

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from impala_mi.config import EnvConfig, build
-from impala_mi.envs import faults
+from impala_mi.envs import base, faults
 from impala_mi.envs.base import LevelBroken
+from impala_mi.envs.outcome_checks import RANGE_SLACK, FrameBounds
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import UserError
@@ -39,6 +42,11 @@ def faults_of(name: str, steps: int):
         ("SignedPicture", "dtype int16; the environment's space has .* uint8"),
         ("FloatImage", "only images .uint8.* a wrapper in env.gym.wrappers"),
         ("FourAxesPicture", "only images .uint8.* a wrapper in env.gym.wrappers"),
+        (
+            "FirstOutside",
+            r"an observation with 7.5 at \[2\], where the environment's space has -1.0 to 1.0; 1 of 4 ",
+        ),
+        ("BrightMask", r"an observation with 255 at \[0, 0, 0\], .* has 0 to 1; 2016 of 2016 numbers are outside"),
         ("ClosesBadly", "'tests.gym_envs:ClosesBadly-v0' cannot be closed: RuntimeError: already closed"),
     ],
 )
@@ -62,6 +70,68 @@ def test_an_episode_is_lost_with_its_level_seed_and_step(name, step, says, monke
     assert fault.kind == "error"
     assert f"level 'tests.gym_envs:{name}-v0', seed {fault.seed}, step {step}: " in fault.message
     assert says in fault.message
+
+
+def test_numbers_that_leave_their_bounds_later_are_told_once_and_cost_no_episode(monkeypatch):
+    monkeypatch.setattr(base, "BOUNDS_STEPS", 2)
+    environment = odd("LaterOutside").make_environment(0, EpisodeSeeds([1], "x"), "first")
+    environment.reset()
+    steps = [environment.step(1) for _ in range(20)]
+    assert [step.terminated for step in steps] == [False] * 19 + [True]
+    for _ in range(40):
+        environment.step(1)
+    [fault] = environment.take_stats().faults
+    assert fault.kind == "range"
+    assert (
+        f"level 'tests.gym_envs:LaterOutside-v0', seed {fault.seed}, step 0: an observation with -3.0 at [2], "
+        in (fault.message)
+    )
+    assert "the environment's space has -1.0 to 1.0; 1 of 4 numbers" in fault.message, "rounding is allowed"
+
+
+def test_steps_are_looked_at_at_random_times_and_the_checks_are_few(monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(FrameBounds, "check", lambda self, frame: looked_at.append(frame))
+    environment = make_suite(EnvConfig(suite="gym", levels=["Pendulum-v1"])).make_environment(
+        0, EpisodeSeeds([1], "x"), "first"
+    )
+    environment.reset()
+    for _ in range(30 * base.BOUNDS_STEPS):
+        environment.step(np.zeros(1, np.float32))
+    resets = 1 + 30 * base.BOUNDS_STEPS // 200
+    assert 20 < len(looked_at) - resets < 45
+
+
+@pytest.mark.parametrize("frame_dtype", ["uint8", "float32"])
+def test_bounds_that_the_dtype_has_anyway_are_not_looked_at(frame_dtype):
+    name = "FramesFirst" if frame_dtype == "uint8" else "Unbounded"
+    assert odd(name).make_game(f"tests.gym_envs:{name}-v0").bounds is None
+
+
+@given(bound=st.floats(-(2.0**126), 2.0**126, width=32), exponent=st.integers(-20, 6))
+def test_rounding_may_leave_bounds_and_more_may_not(bound, exponent):
+    low, high = np.float32([bound]), np.float32([np.inf])
+    slack = RANGE_SLACK * max(abs(bound), 1)
+    FrameBounds(low, high).check(np.float32([bound - slack / 2]))
+    FrameBounds(low, high).check(np.float32([bound + 2.0**exponent]))
+    with pytest.raises(ValueError, match="numbers are outside"):
+        FrameBounds(low, high).check(np.float32([bound - 2 * slack]))
+    with pytest.raises(ValueError, match="numbers are outside"):
+        FrameBounds(-high, low).check(np.float32([bound + 2 * slack]))
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "MountainCar-v0", "Acrobot-v1", "Pendulum-v1"])
+def test_gymnasiums_own_environments_keep_their_bounds(name, monkeypatch):
+    monkeypatch.setattr(base, "BOUNDS_STEPS", 1)
+    suite = make_suite(EnvConfig(suite="gym", levels=[name]))
+    suite.check()
+    environment = suite.make_environment(0, EpisodeSeeds([1], name), "first")
+    assert environment._bounds is not None
+    environment.reset()
+    space, rng = suite.spaces.action_space, np.random.default_rng(0)
+    for action in space.env_actions(space.random(rng, 1000)):
+        environment.step(action)
+    assert not environment.take_stats().faults
 
 
 @pytest.mark.parametrize(("name", "says"), [("HugeReward", r"a reward of 1e\+39"), ("NoReward", "NoneType")])

@@ -14,6 +14,14 @@ def sleeping(**env):
     return subprocess.Popen(["sleep", "600"], env=os.environ | env, start_new_session=True)
 
 
+@pytest.mark.parametrize(("last", "said"), [(b"", reaper.ENDED + "\n"), (reaper.ENDS, "")])
+def test_a_run_that_was_ended_from_outside_is_reported(tmp_path, last, said):
+    done = subprocess.run(
+        [sys.executable, "-I", reaper.__file__, str(tmp_path / "none")], input=last, capture_output=True, check=True
+    )
+    assert (done.stderr.decode(), done.stdout) == (said, b"")
+
+
 @pytest.mark.slow
 def test_processes_below_a_run_end_with_it_and_others_stay(tmp_path):
     folder = tmp_path / "session"

@@ -77,9 +77,22 @@ class Cluster:
         self._start(f"--address={self.address}", f"--num-cpus={cpus}", env=env)
         return len(self._nodes) - 1
 
+    def actors(self) -> list[psutil.Process]:
+        """Processes of a run's actors on all nodes."""
+        found = [p for node in self._nodes for p in processes_of(node.pid)]
+        return [p for p in found if "_Actor" in " ".join(p.cmdline())]
+
     def kill_node(self, number: int) -> None:
         """End all processes of a node at once, as a machine that is switched off."""
         _kill(self._nodes[number])
+
+    def alive(self, number: int) -> bool:
+        """Whether a node has not ended; Ray ends one that did not answer for a while, as on a busy machine."""
+        return self._nodes[number].poll() is None
+
+    def process(self, number: int, name: str) -> psutil.Process:
+        """Process of a node by its name, such as `raylet`; the head is node 0."""
+        return next(p for p in processes_of(self._nodes[number].pid) if p.name() == name)
 
     def close(self) -> None:
         """End all nodes and remove what they wrote."""

@@ -1,4 +1,5 @@
-"""A Ray cluster of three nodes: a population, and a job of `ray job submit`, where a node dies and one comes."""
+"""A Ray cluster of three nodes: a population and a run with modules of the driver's folder, and a job of
+`ray job submit`, where a node dies and one comes."""
 
 import importlib.util
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from impala_mi.hooks import MODULES, PACKAGE
 from tests.integration.cluster import Cluster
 from tests.integration.population import consistent, count
 from tests.integration.session import PACED, wait_for
@@ -28,11 +30,75 @@ def cluster():
         made.close()
 
 
+OWN_GAMES = """
+import functools, os
+from dataclasses import replace
+import own_helper
+from impala_mi.config import EnvConfig
+from impala_mi.envs.process import ProcessGame
+from tests.games import paced
+
+def note(where):
+    with open({log!r}, "a") as log:
+        print(where, os.getpid(), own_helper.__file__, file=log)
+
+def suite(config):
+    note("suite")
+    return replace(paced(config), make_game=lambda level: ProcessGame(functools.partial(game, level), level, 60.0))
+
+def game(level, folder):
+    note("game")
+    return paced(EnvConfig(levels=[level])).make_game(level)
+"""
+"""Module of the suite `paced` with games in processes of their own, which notes who imports what."""
+
+
+def add_own_games(session):
+    """Write modules into the driver's folder; returns a function that reads what was noted."""
+    log = session.folder / "noted"
+    (session.folder / "own_games.py").write_text(OWN_GAMES.format(log=str(log)))
+    (session.folder / "own_helper.py").write_text("")
+
+    def noted(kind):
+        lines = [line.split(maxsplit=2) for line in log.read_text().splitlines()] if log.exists() else []
+        return [(int(pid), Path(file)) for where, pid, file in lines if where == kind]
+
+    return noted
+
+
+def shipped(file):
+    return file.parts[-3:] == (PACKAGE, MODULES, "own_helper.py")
+
+
 def test_a_population_on_a_cluster_that_was_started_in_another_folder(cluster, population):
+    noted = add_own_games(population)
     population.env = cluster.env | {"PYTHONPATH": population.env["PYTHONPATH"]}
-    population.run("pbt", "pbt.yaml", "run.name=p", "train.env_frames=8000", "pbt.ready_episodes=100")
+    population.run(
+        "pbt", "pbt.yaml", "run.name=p", "train.env_frames=8000", "pbt.ready_episodes=100",
+        "env.suite=own_games:suite", "actors.envs=5", "learner.batch_size=5",
+    )  # fmt: skip
     assert count(population, "done") == 2
     assert consistent(population)
+    elsewhere = [file for _, file in noted("suite") + noted("game") if not shipped(file)]
+    assert set(elsewhere) == {population.folder / "own_helper.py"}, "the driver's own"
+    assert len(noted("game")) >= 10
+
+
+def test_modules_of_the_drivers_folder_are_found_on_every_node(cluster, session):
+    noted = add_own_games(session)
+    session.env = cluster.env | {"PYTHONPATH": session.env["PYTHONPATH"], "TMPDIR": str(session.folder)}
+    process = session.train("env.suite=own_games:suite", "actors.envs=5", "learner.batch_size=10")
+    for file in session.folder.glob("own_*.py"):
+        file.unlink()  # whoever starts from now on has only what was sent
+
+    wait_for(lambda: len(noted("game")) == 10)
+    cluster.actors()[0].kill()
+    wait_for(lambda: len(noted("game")) == 15)
+    session.goes_on()
+    session.stop(process)
+    assert all(shipped(file) for pid, file in noted("suite") if pid != process.pid)
+    assert all(shipped(file) for _, file in noted("game"))
+    assert not list(session.folder.glob("impala-mi-*")), "the copies that were sent"
 
 
 def submit(cluster, folder, *arguments):

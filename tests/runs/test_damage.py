@@ -1,8 +1,10 @@
 """A hundred kinds of damage to a run's folder: the checkpoint before is taken, lines are skipped and counted."""
 
+import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import warnings
@@ -27,6 +29,7 @@ from impala_mi.runs import checkpoint_checks
 from impala_mi.runs.folder import RunFolder, create, open_run
 from impala_mi.runs.history import read, read_run
 from impala_mi.runs.sinks import JsonLines, RunInfo
+from tests.commands import impala
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.slow
@@ -385,6 +388,71 @@ def test_pipes_and_devices_are_never_read(run, name):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def fifo(file: Path) -> None:
+    os.mkfifo(file)
+
+
+NO_FILES: dict[str, Callable[[Path], object]] = {
+    "fifo": fifo, "zeros": lambda file: file.symlink_to("/dev/zero"), "folder": Path.mkdir, "loop": loop,
+    "nowhere": lambda file: file.symlink_to("/nowhere/file"), "unreadable": lambda file: file.touch(0),
+}  # fmt: skip
+"""What lies in the place of a file, and is none that can be read."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """End of a wait for a FIFO or a device, which has none of its own."""
+
+    def hangs(*_: object) -> None:
+        pytest.fail("it is waited for")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.usefixtures("alarm")
+def test_a_configuration_that_is_no_file_is_named(run, kind):
+    (run / "config.yaml").unlink()
+    NO_FILES[kind](run / "config.yaml")
+    for command in ("eval", "tsne", "video", "units", "resume"):
+        done = impala(command, str(run), cwd=run.parent)
+        if kind != "unreadable" or not os.access(run / "config.yaml", os.R_OK):  # root may read all
+            assert done.returncode == 2, done
+            assert re.match(r"error: .*config.yaml[^\n]*\n$", done.stderr), done.stderr
+        else:
+            assert (done.returncode, len(done.stderr.splitlines())) in ((2, 1), (0, 0)), done
+    for command in (("report",), ("watch", "--once")):
+        done = impala(*command, str(run), cwd=run.parent)
+        assert (done.returncode, done.stderr) == (0, ""), done
+
+
+@pytest.mark.parametrize("name", ["tsne/{}.npz", "tsne/{}.png", "videos/{}-catch-1.mp4", "eval/{}.json", ".lock"])
+@pytest.mark.parametrize("kind", [kind for kind in NO_FILES if kind != "unreadable"])
+@pytest.mark.usefixtures("alarm")
+def test_other_files_that_are_none_are_never_waited_for(run, name, kind):
+    file = run / name.format(NEW)
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    NO_FILES[kind](file)
+    if name == ".lock":
+        locked = pytest.raises(UserError, match="cannot be written to: ")
+        with locked, RunFolder(run).locked():
+            pass
+    elif name.endswith("npz"):
+        with (
+            contextlib.nullcontext() if kind in ("nowhere", "loop") else pytest.raises(UserError, match="recreate")
+        ):
+            assert load_map(file) is None
+    else:
+        files = write_report([read(str(run))], "x", run.parent)
+        assert files[0].exists()
+        assert ("pictures and videos are left out" in files[0].read_text()) == (file.suffix != ".json")
 
 
 def test_counts_of_games_may_be_any_finite_numbers(run):

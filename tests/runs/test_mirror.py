@@ -1,6 +1,10 @@
 """A run's folder is copied whole, and comes back."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import ClassVar
@@ -150,6 +154,59 @@ def test_a_copy_whose_folder_vanished_is_made_whole_again(tmp_path):
     assert "metrics.jsonl" in tree(there / "run")
 
 
+def test_a_bucket_that_was_emptied_between_two_copies_is_filled_again(url, tmp_path):
+    run = tmp_path / "a" / "run"
+    write(run, RUN)
+    mirror = Mirror(url, run)
+    mirror.push()
+    assert mirror._copying.exception() is None
+    remote, root = open_url(url)
+    remote.rm(root, recursive=True)
+    remote.makedirs(root)  # made anew at once, as a bucket would be
+    write(run, {"metrics.jsonl": "1\n2\n"})
+    assert mirror.close() is None
+    fetch(url, tmp_path / "b" / "run")
+    assert tree(tmp_path / "b" / "run") == tree(run)
+
+
+def test_a_folder_that_is_gone_takes_nothing_with_it(url, tmp_path):
+    run = tmp_path / "a" / "run"
+    write(run, RUN)
+    mirror = Mirror(url, run)
+    assert mirror.push() is None
+    assert mirror._copying.exception() is None
+    run.rename(tmp_path / "moved")
+    assert re.search(r"FileNotFoundError: .* has no files; its copy is left as it is", mirror.close())
+    assert Mirror(url, run).newest() == "000001"
+
+
+def test_a_checkpoint_is_removed_with_its_meta_first(tmp_path, monkeypatch):
+    run, removed = tmp_path / "run", []
+    write(run, RUN)
+    mirror = Mirror("memory://removed", run)
+    mirror.push()
+    assert mirror._copying.exception() is None
+    shutil.rmtree(run / "checkpoints")
+    monkeypatch.setattr(mirror._remote, "rm_file", lambda path: removed.append(path.rpartition("/")[2]))
+    assert mirror.close() is None
+    assert removed == ["meta.json", "state.pt"]
+
+
+@pytest.mark.slow
+def test_a_copy_that_hangs_is_waited_for_in_vain_and_does_not_keep_the_process(tmp_path):
+    write(tmp_path / "run", RUN)
+    program = (
+        "import time; from pathlib import Path; from impala_mi.runs import mirror; mirror.CLOSE_S = 0.1; "
+        "m = mirror.Mirror('memory://hangs', Path('run')); m._remote.put_file = lambda *_: time.sleep(1000); "
+        "m.push(); print(m.close(), m.failures)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "it has not ended within 0 s 1\n", done.stderr
+
+
 @pytest.mark.parametrize("url", ["nonsense://x", "s4:/x"])
 def test_an_unknown_kind_of_url_is_named(url, tmp_path):
     with pytest.raises(UserError, match=r"run.mirror='(nonsense|s4)"):
@@ -247,7 +304,8 @@ def test_a_wrong_password_is_refused_and_not_repeated(buckets):
         check_mirror("buckets://me:hunter23@bucket/runs")
 
 
-def test_credentials_that_were_left_out_are_asked_for(buckets):
+def test_credentials_that_were_left_out_are_asked_for(buckets, monkeypatch):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # s3fs would ask the network for some
     with pytest.raises(UserError, match=r"again, or set FSSPEC_BUCKETS_USERNAME and FSSPEC_BUCKETS_PASSWORD$"):
         check_mirror("buckets://***@bucket/runs")
     with pytest.raises(UserError, match=r"again, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY$|s3fs"):

@@ -1,6 +1,7 @@
 """Start of Ray on a busy machine, and clusters that are gone; without Ray's processes."""
 
 import contextlib
+import signal
 import socket
 import threading
 import time
@@ -234,3 +235,47 @@ def test_a_cluster_that_is_gone_leaves_ray_alone(monkeypatch):
         ray_cluster.running_ray(config, make_suite(config.env)),
     ):
         pass
+
+
+def hanging(started):
+    def init(**options):
+        started.append(time.monotonic())
+        while True:
+            with contextlib.suppress(Exception):  # as Ray does at places
+                time.sleep(0.01)
+
+    return init
+
+
+def test_all_starts_together_have_a_limit(monkeypatch, ended):
+    started, before = [], signal.getsignal(signal.SIGALRM)
+    monkeypatch.setattr(ray_start, "START_S", 0.1)
+    monkeypatch.setattr(ray, "init", hanging(started))
+    with pytest.raises(StartError, match=r"^Ray did not start .*, tried 1 time \(.*: it took longer than 0 s"):
+        ray_start.start_node(lambda: ended.append("ended"))
+    assert (len(started), ended) == (1, ["ended"])
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_no_start_begins_after_the_limit_and_a_node_is_not_waited_for_beyond_it(monkeypatch, clock, ended):
+    def init(**options):
+        clock.append(clock.pop() + 350)
+        raise SLOW
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.warns(UserWarning, match="starting it again"),
+        pytest.raises(StartError, match=r"tried 2 times \(.*: it took longer than 600 s"),
+    ):
+        ray_start.start_node(lambda: None)
+
+    def missing(*args):
+        raise RuntimeError("no node")
+
+    monkeypatch.setattr(services, "get_node", missing)
+    monkeypatch.setattr(ray_start, "_raylet_lives", lambda: True)
+    now = clock[0]
+    with ray_start.patient_node(now + 7), pytest.raises(RuntimeError):
+        services.get_node("address", "1")
+    assert clock[0] <= now + 8

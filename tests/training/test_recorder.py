@@ -94,10 +94,12 @@ class FailingMirror:
     """Mirror whose copies fail for the reasons given in turn."""
 
     def __init__(self, *reasons):
-        self.reasons = list(reasons)
+        self.reasons, self.failures = list(reasons), 0
 
     def push(self):
-        return self.reasons.pop(0)
+        reason = self.reasons.pop(0)
+        self.failures = 0 if reason is None else self.failures + 1
+        return reason
 
     close = push
 
@@ -113,21 +115,24 @@ def test_a_copy_that_fails_is_said_on_the_terminal_and_in_the_events(monkeypatch
         def event(self, kind, details):
             said.append((kind, details.get("error")))
 
-    reasons = [None, "OSError: ftp://me:hunter22@host is gone", None, None]
+    gone = "OSError: ftp://me:hunter22@host is gone"
+    reasons = [None, gone, gone, gone, None, None, None]
     monkeypatch.setattr(recorders, "make_sinks", lambda *_: Sinks([Said()]))
     monkeypatch.setattr(recorders, "Mirror", lambda *_: FailingMirror(*reasons))
     config = tiny_config("run.mirror=memory://x")
     suite = make_suite(config.env)
     recorder = Recorder(config, suite, RunFolder(tmp_path), None, lambda record: None)
-    for _ in range(3):
+    for _ in range(6):
         recorder.save(state_of(config, suite))
     recorder.close()
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     failed = [event["error"] for event in events if event["event"] == "mirror_failed"]
     assert failed == [error for kind, error in said if kind == "mirror_failed"]
-    assert failed == ["OSError: ftp://***@host is gone"]
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: no copy to run.mirror: OSError: ftp://***@host is gone; training goes on")
+    assert failed == ["OSError: ftp://***@host is gone"] * 3
+    assert [event["failures"] for event in events if event["event"] == "mirror_recovered"] == [3]
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: no copy to run.mirror: OSError: ftp://***@host is gone; training goes on")
+    assert last == "note: the copy in run.mirror is whole again, after 3 that failed"
     assert not recorder.mirror_failed, "a later copy held everything"
 
 
