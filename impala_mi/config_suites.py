@@ -53,7 +53,8 @@ class DmlabConfig(Section):
     level_cache_gib: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Size of the level cache above which the least recently used maps are removed; by default unlimited."""
     timeout_s: Seconds = 600.0
-    """Seconds without an answer after which a level counts as hung; at most 60 for a step that builds no map."""
+    """Seconds without an answer and without CPU time after which a level counts as hung; a step that builds no map
+    has 60 s at most, with CPU time or without."""
 
 
 class EnvpoolConfig(Section):

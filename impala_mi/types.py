@@ -249,6 +249,8 @@ class Fault:
     kind: str
     """One of crash, hang, error, range."""
     message: str
+    output: str = ""
+    """The last lines that the game printed, if it has a process of its own."""
 
 
 @dataclass(frozen=True)

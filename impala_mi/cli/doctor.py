@@ -1,11 +1,13 @@
 """Command `impala-mi doctor`."""
 
+import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -85,6 +87,20 @@ def command(overrides: tuple[str, ...]) -> int:
     return 1 if failed else 0
 
 
+@contextlib.contextmanager
+def _progress(work: str) -> Iterator[None]:
+    """Show what is being done and for how long, on a terminal; elsewhere one line."""
+    console = make_console()
+    if not console.is_terminal:
+        console.print(f"{work} ...")
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(work, total=None)
+        yield
+
+
 def _check_lab(overrides: tuple[str, ...], row: Row) -> None:
     """Check DeepMind Lab if it is installed: one frame, the images, the cache."""
     import importlib.util
@@ -115,12 +131,13 @@ def _check_lab(overrides: tuple[str, ...], row: Row) -> None:
         game = suite.make_game(level)
         started = time.monotonic()
         try:
-            frame = game.reset(1).frame
+            with _progress(f"DMLab {action}" + (", for about a minute" if level == compiled else "")):
+                frame = game.reset(1).frame
             finding = f"{action}: {frame.shape[1]}x{frame.shape[0]}, {time.monotonic() - started:.1f} s"
             remedy = "the frame is black: try the other renderer"
             row(bool(frame.any()), f"DMLab {env.dmlab.renderer}", finding, remedy)
         except GameFault as e:
-            row(False, f"DMLab {action}", str(e), "docs/dmlab.md; maps need zip and bash")
+            row(False, f"DMLab {action}", f"{e}\n{e.output}".strip(), "docs/dmlab.md; maps need zip and bash")
         finally:
             game.close()
     if env.dmlab.dataset_path is None:

@@ -58,6 +58,12 @@ def line(config: "Config", record: Mapping[str, float]) -> str:
     )
 
 
+def maps(suite: "Suite", record: Mapping[str, float]) -> str:
+    """Note on the levels whose first maps are not ready, for the end of a line; empty once all are."""
+    compiling, total = record.get("levels/compiling", 0), len(suite.compiles)
+    return f"  maps ready on {total - compiling:.0f} of {total} levels" if compiling else ""
+
+
 def table(suite: "Suite", record: Mapping[str, float]) -> Table:
     """Table of returns by level."""
     out = make_table(
@@ -87,7 +93,8 @@ def reporting(config: "Config", suite: "Suite", console: Console) -> "Iterator[R
                 returns = "  ".join(f"{name} {value:.2f}" for name, value in known.items())
             else:
                 returns = f"episodes of {len(known)} of {len(keys)} levels"
-            console.print(f"{line(config, record)}  {returns}", soft_wrap=True, highlight=False)
+            text = f"{line(config, record)}{maps(suite, record)}  {returns}"
+            console.print(text, soft_wrap=True, highlight=False)
 
         yield plain
         return
@@ -101,6 +108,6 @@ def reporting(config: "Config", suite: "Suite", console: Console) -> "Iterator[R
             if config.train.max_time_s is not None:
                 done = max(done, record["time_s"] / config.train.max_time_s)
             progress.update(task, completed=min(done, 1.0) * config.train.env_frames)
-            live.update(Group(progress, line(config, record), table(suite, record)))
+            live.update(Group(progress, line(config, record) + maps(suite, record), table(suite, record)))
 
         yield show

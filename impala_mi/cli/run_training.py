@@ -3,10 +3,14 @@
 import shlex
 import time
 
+from impala_mi.actors.rollout import assign_levels
 from impala_mi.cli.console import make_console
 from impala_mi.cli.progress import duration, reporting
 from impala_mi.config import Config
+from impala_mi.envs.base import Suite
+from impala_mi.envs.map_compiles import compile_s
 from impala_mi.envs.suites import make_suite
+from impala_mi.host.threads import cores
 from impala_mi.runs.checkpoint import Checkpoint
 from impala_mi.runs.folder import RunFolder
 from impala_mi.training import trainer
@@ -30,6 +34,8 @@ def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) 
         console.print(suite.scores_note)
     if environments % count:
         console.print(f"note: {environments} environments are not a multiple of {count} levels: some get one more")
+    if suite.compiles:
+        console.print(_startup(config, suite), soft_wrap=True)
     started = time.monotonic()
     with reporting(config, suite, console) as report:
         result = trainer.train(config, folder, resumed, report)
@@ -41,3 +47,17 @@ def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) 
         console.print(f"continue with: impala-mi resume {shlex.quote(str(folder.path))}", soft_wrap=True)
         return 130
     return 0 if result.mirrored else 1
+
+
+def _startup(config: Config, suite: Suite) -> str:
+    """Note on the time until all levels play, if no map that they begin with is cached."""
+    with_maps = {k for k, level in enumerate(suite.levels) if level.name in suite.compiles}
+    games = sum(k in with_maps for levels in assign_levels(config.actors, len(suite.levels)) for k in levels)
+    low, high = compile_s(games, cores())
+    limit = config.actors.timeout_s
+    advice = f"; raise actors.timeout_s={limit:g} above that" if high > limit else ""
+    return (
+        f"maps: {len(with_maps)} of {len(suite.levels)} levels compile one for each environment first; "
+        f"{games} maps on this machine's {cores()} cores take {duration(low)} to {duration(high)}, "
+        f"or seconds if they are cached{advice}"
+    )

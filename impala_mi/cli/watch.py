@@ -146,7 +146,8 @@ def _levels(run: "History") -> Table:
 def _machine(run: "History") -> Text:
     parts = []
     for label, key, form in (
-        ("actors", "actors/alive", ".0f"), ("restarts", "actors/restarts", ".0f"), ("lag", "lag_mean", ".1f"),
+        ("actors", "actors/alive", ".0f"), ("restarts", "actors/restarts", ".0f"),
+        ("levels compiling", "levels/compiling", ".0f"), ("lag", "lag_mean", ".1f"),
         ("updates", "updates", ",.0f"), ("entropy", "loss/entropy", ".2f"),
         ("learning rate", "learner/learning_rate", ".2g"), ("skipped updates", "learner/skipped_updates", ",.0f"),
     ):  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from impala_mi.envs.faults import FORGIVE_AFTER_STEPS, FaultLog
+from impala_mi.envs.faults import FORGIVE_AFTER_STEPS, HANGS_OF_A_SEED, FaultLog
 from impala_mi.envs.faults import GameFault as GameFault
 from impala_mi.envs.faults import GiveUp as GiveUp
 from impala_mi.envs.faults import LevelBroken as LevelBroken
@@ -166,6 +166,8 @@ class Suite:
     """Step one half of an actor's environments while the network acts for the other half.
 
     Helps games whose own process does all the work; work in the actor's process would slow the network down."""
+    compiles: tuple[str, ...] = ()
+    """Names of the levels that compile a map before an episode, which takes about a minute unless it is cached."""
     picture: Callable[[np.ndarray], np.ndarray] = lambda frame: frame
     """Makes a picture of a frame, for pages and videos; needed where frames of several channels are no pictures."""
     scores_note: str = ""
@@ -292,9 +294,10 @@ class Environment:
     def reset(self, seed: int | None = None) -> Step:
         """Start the next episode, with `seed` or the next of its own seeds; drops the current episode.
 
-        Raises `LevelBroken` if the level is abandoned.
+        A seed whose reset hangs is tried `HANGS_OF_A_SEED` times, since its maps may be in a cache by then. Raises
+        `LevelBroken` if the level is abandoned.
         """
-        start = time.monotonic()
+        start, hangs = time.monotonic(), 0
         while True:
             self._faults.check_interrupt()
             self._seed, seed = (self._seeds.take() if seed is None else seed), None
@@ -308,6 +311,9 @@ class Environment:
                 break
             except Exception as e:  # a game can raise anything
                 self._add_fault(e)
+                hangs = hangs + 1 if isinstance(e, GameFault) and e.kind == "hang" else 0
+                if hangs % HANGS_OF_A_SEED:
+                    seed = self._seed
         self._return, self._length = 0.0, 0
         self._stats.reset_s.append(time.monotonic() - start)
         return Step(self._last_obs, first=True)

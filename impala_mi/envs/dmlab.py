@@ -6,7 +6,6 @@ seed); no call after `close` (it would segfault); no call except `reset` after t
 """
 
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from impala_mi.envs.base import Game, Observation, Outcome
 from impala_mi.envs.level_cache import LevelCache
+from impala_mi.envs.map_compiles import MapCompiles
 
 WIDTH, HEIGHT = 96, 72
 PREFIX = "contributed/dmlab30/"
@@ -64,6 +64,8 @@ class LabSettings:
     dataset_path: str | None
     level_cache: Path | None
     level_cache_bytes: int | None
+    locks: Path
+    """Folder of `map_compiles`."""
 
     def config(self) -> dict[str, str]:
         """Settings in the form that DeepMind Lab expects."""
@@ -95,9 +97,10 @@ class LabGame(Game):
 
         self._actions = np.array(list(ACTIONS[settings.actions].values()), np.intc)  # rows are contiguous
         self._repeat = settings.action_repeat
-        self._cache = None
+        cache = None
         if settings.level_cache is not None:
-            self._cache = LevelCache(settings.level_cache, settings.level_cache_bytes)
+            cache = LevelCache(settings.level_cache, settings.level_cache_bytes)
+        self._maps = MapCompiles(cache, settings.locks, Path(folder))
         lab_folder = Path(folder) / "lab"
         lab_folder.mkdir(exist_ok=True)
         self._lab: Any = deepmind_lab.Lab(
@@ -105,18 +108,24 @@ class LabGame(Game):
             ["RGB_INTERLEAVED", "INSTR"],
             config=settings.config(),
             renderer=settings.renderer,
-            level_cache=self._cache,
+            level_cache=self._maps,
             temp_folder=str(lab_folder),
         )
 
     def reset(self, seed: int) -> Observation:
         """Start an episode; raises whatever the level raises."""
-        self._lab.reset(seed=int(seed))
+        try:
+            self._lab.reset(seed=int(seed))
+        finally:
+            self._maps.release()  # after a compile that failed
         return self._observe()
 
     def step(self, action: int) -> Outcome:
         """Repeat the action for the action repeat. There is no observation at the end of an episode."""
-        reward = float(self._lab.step(self._actions[action], num_steps=self._repeat))
+        try:
+            reward = float(self._lab.step(self._actions[action], num_steps=self._repeat))
+        finally:
+            self._maps.release()
         if self._lab.is_running():
             return Outcome(self._observe(), reward)
         return Outcome(None, reward, terminated=True)  # also at time limits, as in the published results
@@ -127,10 +136,7 @@ class LabGame(Game):
 
     def counts(self) -> dict[str, int]:
         """Hits and misses of the level cache since the last call."""
-        if self._cache is None:
-            return {}
-        counts, self._cache.counts = dict(self._cache.counts), Counter()
-        return counts
+        return self._maps.take_counts()
 
     def _observe(self) -> Observation:
         obs = self._lab.observations()  # draws the frame; the instruction may change at every step

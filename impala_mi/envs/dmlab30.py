@@ -16,6 +16,7 @@ from impala_mi.envs.base import Level, Suite
 from impala_mi.envs.choose import choose_levels
 from impala_mi.envs.dmlab import ACTIONS, HEIGHT, WIDTH, LabGame, LabSettings
 from impala_mi.envs.level_cache import check_folder
+from impala_mi.envs.map_compiles import locks_folder
 from impala_mi.envs.process import ProcessGame
 from impala_mi.errors import UserError
 from impala_mi.paths import local_path
@@ -102,6 +103,7 @@ def dmlab30(config: EnvConfig) -> Suite:
         dataset_path=None if images is None else str(images),
         level_cache=folder,
         level_cache_bytes=None if lab.level_cache_gib is None else int(lab.level_cache_gib * 2**30),
+        locks=locks_folder(),
     )
     if lab.held_out:
         variants = dict(zip(training, levels(lab.human_scores, held_out=True), strict=True))
@@ -117,6 +119,7 @@ def dmlab30(config: EnvConfig) -> Suite:
         truncation_is_terminal=True,
         step_threads=256,
         alternate=True,
+        compiles=tuple(level.name for level in chosen if level.name.startswith(CACHED)),
         scores_note=f"human scores of the lasertag levels: env.dmlab.human_scores={lab.human_scores}",
         variant=f"held-out levels, mixer seed {HELD_OUT_MIXER_SEED:#x}" if lab.held_out else "training levels",
         held_out=functools.partial(dmlab30, held_out),
@@ -125,7 +128,7 @@ def dmlab30(config: EnvConfig) -> Suite:
 
 
 def _make_game(settings: LabSettings, timeout_s: float, level: str) -> ProcessGame:
-    step = timeout_s if level.startswith(CACHED_IN_STEPS) else min(timeout_s, STEP_TIMEOUT_S)
+    step = None if level.startswith(CACHED_IN_STEPS) else min(timeout_s, STEP_TIMEOUT_S)
     return ProcessGame(functools.partial(LabGame, level, settings), level, timeout_s, step)
 
 

@@ -14,6 +14,8 @@ MAX_PAUSE_S = 60.0
 """Longest pause before a game that keeps faulting is restarted."""
 MAX_FAULT_CHARS = 1000
 """Characters of a fault's message."""
+HANGS_OF_A_SEED = 3
+"""Consecutive hangs of a reset after which the next attempt has another seed."""
 FORGIVE_AFTER_STEPS = 100
 """Steps of one episode after which earlier faults are forgiven; the end of an episode forgives them too."""
 
@@ -25,9 +27,11 @@ GiveUp = Literal["never", "first", "always"]
 class GameFault(Exception):
     """A game crashed, hung or raised an error. Its episode is lost; the next `reset` restarts the game."""
 
-    def __init__(self, kind: Literal["crash", "hang", "error"], message: str) -> None:
+    def __init__(self, kind: Literal["crash", "hang", "error"], message: str, output: str = "") -> None:
         super().__init__(message)
         self.kind = kind
+        self.output = output
+        """The last lines that the game printed, if it has a process of its own."""
 
 
 class LevelBroken(TrainingError):
@@ -70,21 +74,23 @@ class FaultLog:
         if isinstance(error, TrainingError | UserError) or (own and self.interrupted.is_set()):
             raise error
         message = f"{place}: {type(error).__name__}: {error}"[:MAX_FAULT_CHARS] if own else str(error)
-        self.report(error.kind if isinstance(error, GameFault) else "error", seed, message)
+        kind, output = (error.kind, error.output) if isinstance(error, GameFault) else ("error", "")
+        self.report(kind, seed, message, output)
         self._in_a_row += 1
         self._errors += own
         most = MAX_FAULTS_IN_A_ROW
         may_give_up = self._give_up == "always" or (self._give_up == "first" and not self._worked)
         if may_give_up and self._in_a_row >= most:
-            raise LevelBroken(self._level, f"a level failed {most} times in a row: {message}")
+            printed = f"\nthe last lines it printed:\n{output}" if output else ""
+            raise LevelBroken(self._level, f"a level failed {most} times in a row: {message}{printed}")
         if self._give_up != "never" and self._errors >= most:
             raise LevelBroken(self._level, f"a level failed {most} times before an episode ended: {message}")
         if pause_s := backoff(self._in_a_row, MAX_PAUSE_S):
             self.interrupted.wait(pause_s)
 
-    def report(self, kind: str, seed: int, message: str) -> None:
+    def report(self, kind: str, seed: int, message: str, output: str = "") -> None:
         """Record a fault that costs no episode, or whose episode is ended elsewhere."""
-        self._faults.append(Fault(seed, kind, message[:MAX_FAULT_CHARS]))
+        self._faults.append(Fault(seed, kind, message[:MAX_FAULT_CHARS], output))
 
     def forgive(self, episode_ended: bool) -> None:
         """Begin to count anew: an episode ended, or has had `FORGIVE_AFTER_STEPS` steps."""

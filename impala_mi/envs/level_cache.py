@@ -31,6 +31,8 @@ _TOUCH_S = 3600.0
 """Shortest time between two updates of an entry's time of last use."""
 _SCAN_SHARE = 0.02
 """Share of `max_bytes` that is written, on average, between two scans for eviction."""
+_ATTEMPTS = 5
+"""Attempts to store a map in a folder from which another process removes empty folders."""
 MIN_FREE_BYTES = 2 * 2**30
 """Free disk space that the cache leaves for checkpoints and logs."""
 
@@ -54,16 +56,20 @@ class LevelCache:
 
     def fetch(self, key: str, pk3_path: str) -> bool:
         """Copy a map to `pk3_path` and return True; return False and leave no file if it is missing or damaged."""
+        hit = self.load(key, pk3_path)
+        self.counts["cache_hits" if hit else "cache_misses"] += 1
+        return hit
+
+    def load(self, key: str, pk3_path: str) -> bool:
+        """`fetch` without counting hits and misses."""
         entry = self._entry(key)
         try:
             content = entry.read_bytes()
         except OSError:
-            self.counts["cache_misses"] += 1
             return False
         digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if _DIGEST(data).digest() != digest:
             self.counts["cache_repairs"] += 1
-            self.counts["cache_misses"] += 1
             with suppress(OSError):
                 entry.unlink(missing_ok=True)
             return False
@@ -72,9 +78,7 @@ class LevelCache:
         except OSError:  # the disk is full: a partial file must not be taken for a map
             with suppress(OSError):
                 os.unlink(pk3_path)
-            self.counts["cache_misses"] += 1
             return False
-        self.counts["cache_hits"] += 1
         with suppress(OSError):
             if time.time() - entry.stat().st_mtime > _TOUCH_S:
                 os.utime(entry)  # time of last use
@@ -94,6 +98,12 @@ class LevelCache:
 
     def store(self, key: str, data: bytes) -> None:
         """Store a map; raises `OSError`."""
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(FileNotFoundError):  # `check_folder` of another process has removed an empty folder
+                return self._store(key, data)
+        return self._store(key, data)
+
+    def _store(self, key: str, data: bytes) -> None:
         self._tmp.mkdir(parents=True, exist_ok=True)
         if (free := _free_bytes(self._folder)) is not None and free < MIN_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -114,8 +124,12 @@ class LevelCache:
             raise
 
     def forget(self, key: str) -> None:
-        """Remove a map."""
-        self._entry(key).unlink(missing_ok=True)
+        """Remove a map, and the folders of maps that are empty then."""
+        entry = self._entry(key)
+        entry.unlink(missing_ok=True)
+        for folder in (entry.parent, self._tmp):
+            with suppress(OSError):
+                folder.rmdir()
 
     def _entry(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()
@@ -168,7 +182,9 @@ def check_folder(folder: Path) -> None:
         )
 
     key = f"check {os.getpid()} {random.random()}"
+    created: list[Path] = []
     try:
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if (free := _free_bytes(folder)) is not None and free < MIN_FREE_BYTES:
             reserved = MIN_FREE_BYTES // 2**20
@@ -181,3 +197,7 @@ def check_folder(folder: Path) -> None:
             cache.forget(key)
     except OSError as e:
         raise refusal(f"cannot be written: {e.strerror or e}") from None
+    finally:
+        for path in created:
+            with suppress(OSError):  # another process has put something there
+                path.rmdir()

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from impala_mi.envs.base import Game, GameFault, Observation, Outcome, game_counts
+from impala_mi.envs.hang import HangWatch
 from impala_mi.host.tempdirs import tempdir
 
 PACKET_BYTES = 2**17
@@ -35,6 +36,8 @@ _HEADER = struct.Struct("<Q")
 """Bytes of a message, at the start of its first packet."""
 _CLOSE_S = 5.0
 """Timeout of an orderly close."""
+LOG_LINES, MAX_LINE_CHARS = 20, 300
+"""Lines of a game's output that a fault reports, and characters of each."""
 _LOG_BYTES, _LOG_EVERY = 2**20, 100
 """Size beyond which the output of a game is truncated, and the number of calls between checks of that size."""
 
@@ -81,15 +84,15 @@ class ProcessGame(Game):
     Args:
         make: makes the game in the child, given a folder for temporary files; it is pickled.
         name: name of the level, for messages.
-        timeout_s: seconds after which a reset counts as a hang.
-        step_timeout_s: the same for a step; `timeout_s` by default.
+        timeout_s: seconds without an answer or CPU time after which a call counts as a hang; see `HangWatch`.
+        step_timeout_s: seconds after which a step counts as a hang, even if it computes; None: as for a reset.
     """
 
     def __init__(
         self, make: Callable[[str], Game], name: str, timeout_s: float, step_timeout_s: float | None = None
     ) -> None:
         self._make, self._name = make, name
-        self._timeout_s = {"reset": timeout_s, "step": timeout_s if step_timeout_s is None else step_timeout_s}
+        self._timeout_s, self._step_timeout_s = timeout_s, step_timeout_s
         self._child: _Child | None = None
         self._calling, self._interrupted = False, False
         self._counts: Counter[str] = Counter()
@@ -134,22 +137,25 @@ class ProcessGame(Game):
         try:
             if self._interrupted:
                 raise RuntimeError(f"{self._name}: interrupted before {method}")
-            succeeded, answer, counts = child.call((method, argument), self._timeout_s[method])
+            strict_s = self._step_timeout_s if method == "step" else None
+            timeout_s = self._timeout_s if strict_s is None else strict_s
+            succeeded, answer, counts = child.call((method, argument), timeout_s, strict_s is None)
             self._counts.update(counts)
             if succeeded:
                 return answer
             kind, message = "error", answer
-        except TimeoutError:
-            kind, message = "hang", f"no answer to {method} in {self._timeout_s[method]:g} s"
+        except TimeoutError as e:
+            kind, message = "hang", f"no answer to {method} {e}"
         except OSError:
             kind, message = "crash", f"in {method}: {child.describe_exit()}"
         finally:
             self._calling = False
         self._child = None
+        output = child.last_lines()
         child.kill()
         if self._interrupted:
             raise RuntimeError(f"{self._name}: interrupted in {method}")
-        raise GameFault(kind, f"{self._name}: {message}")
+        raise GameFault(kind, f"{self._name}: {message}", output)
 
 
 class _Child:
@@ -201,11 +207,21 @@ class _Child:
                 start_new_session=True,  # Ctrl-C reaches only the parent, which closes the games
             )
 
-    def call(self, message: Any, timeout_s: float) -> Any:
-        """Send a message and return the answer; raises `TimeoutError`, or `OSError` if the child has ended."""
-        self._connection.socket.settimeout(timeout_s)
+    def call(self, message: Any, timeout_s: float, computing_counts: bool = False) -> Any:
+        """Send a message and return the answer; raises `TimeoutError`, or `OSError` if the child has ended.
+
+        See `HangWatch` for the other arguments.
+        """
+        watch = HangWatch(self._process.pid, Path(self._folder.name), timeout_s, computing_counts)
+        self._connection.socket.settimeout(watch.every_s)
         self._connection.send(message)
-        answer = self._connection.receive()
+        while True:
+            try:
+                answer = self._connection.receive()
+                break
+            except TimeoutError:
+                if (problem := watch.problem()) is not None:
+                    raise TimeoutError(problem) from None
         self._calls += 1
         if self._calls % _LOG_EVERY == 0:
             with suppress(OSError):
@@ -227,10 +243,15 @@ class _Child:
         if code < 0:
             known = -code in set(signal.Signals)
             how = f"ended by {signal.Signals(-code).name if known else f'signal {-code}'}"
+        last = self.last_lines(1).strip()
+        return f"{how}: {last}" if last else how
+
+    def last_lines(self, most: int = LOG_LINES) -> str:
+        """The last lines that the processes of the game printed, without empty ones."""
         lines: list[str] = []
         with suppress(OSError):
             lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"{how}: {lines[-1].strip()[:300]}" if lines else how
+        return "\n".join(line.rstrip()[:MAX_LINE_CHARS] for line in lines[-most:])
 
     def close(self) -> None:
         """Close the game in order, or kill it if that takes too long."""

@@ -2,7 +2,8 @@
 
 A record has at least: time_s, env_frames, agent_steps, updates, fps, learner_fps, lag_mean, lag_max, loss/*,
 level/<name>/return_mean (of levels whose episodes have ended), score/capped_mean (where the suite has references).
-Of each level also frames_share, reset_s, lag, faults and what its games count (cache_hits, cache_misses).
+Of each level also frames_share, reset_s, lag, faults and what its games count (cache_hits, cache_misses). Of suites
+that compile maps also levels/compiling: the levels with maps that have delivered no rollout since the start.
 """
 
 import math

@@ -40,13 +40,15 @@ class LevelBalance:
         """
         if not idle:
             return []
+        # A level that has delivered nothing yet may compile maps for minutes: nobody waits for it.
+        alive = {k for k in alive if self._learnt[k] or k in {self._level_of[actor] for actor in queued}}
         # A level that returns may lag by CATCH_UP at most: otherwise all others would wait until it caught up.
         if returned := alive - self._alive:
             least = min((self._learnt[k] for k in self._alive & alive), default=0) - CATCH_UP * self._per_level
             self._learnt.update({k: max(0, least - self._learnt[k]) for k in returned})
         self._alive = alive
         rollouts = self._learnt + Counter(self._level_of[actor] for actor in queued) + in_flight
-        least, allowed = min(rollouts[k] for k in alive), []
+        least, allowed = min((rollouts[k] for k in alive), default=0), []
         for actor in idle:
             level = self._level_of[actor.index]
             if rollouts[level] < least + self._per_level:

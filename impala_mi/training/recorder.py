@@ -60,6 +60,7 @@ class Recorder:
         self._scores = LevelScores(suite.levels, config.train.score_episodes)
         self._counts = LevelCounts(suite.levels)
         self._means = Means()
+        self._compiling = {k for k, level in enumerate(suite.levels) if level.name in suite.compiles}
         self._time_before, self._discarded, self._starts = 0.0, 0, 0
         self._member: dict[str, Any] = {}
         self._extra: dict[str, float] = {}
@@ -163,6 +164,8 @@ class Recorder:
         self._means.add({f"time/actor_{k}_s": v for k, v in info.seconds.items()})
         for env_stats in info.env_stats:
             name = self._suite.levels[env_stats.level].name
+            if env_stats.reset_s:
+                self._compiling.discard(env_stats.level)
             for seconds in env_stats.reset_s:
                 self._means.add({f"level/{name}/reset_s": seconds, f"level/{name}/reset_s_max": seconds})
             self.on_faults(info.actor, [(env_stats.level, fault) for fault in env_stats.faults])
@@ -227,6 +230,7 @@ class Recorder:
             "machine/cpu_percent": psutil.cpu_percent(),
             "machine/memory_percent": psutil.virtual_memory().percent,
             "actors/discarded_unrolls": self._discarded,
+            **({"levels/compiling": len(self._compiling)} if self._suite.compiles else {}),
             **means,
             **self._scores.metrics(),
             **self._counts.metrics(),

@@ -283,6 +283,20 @@ def test_levels_and_doctor(tmp_path):
     assert done.returncode == any(line.split()[0] == "bad" for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
+def test_doctor_says_that_it_compiles_and_leaves_nothing_in_the_cache(tmp_path, monkeypatch, lab_double):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    done = impala("doctor", "env.dmlab.level_cache=cache", cwd=tmp_path)
+    assert "DMLab compiles a map, for about a minute ..." in done.stdout, done.stderr
+    assert "compiles a map: 96x72" in done.stdout
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setenv("DMLAB_DOUBLE_BREAKS", "explore_goal_locations_small:reset:abort")
+    done = impala("doctor", "env.dmlab.level_cache=cache", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "double: abort" in done.stdout, "the cause stands above a traceback"
+
+
 def test_report_of_what_is_none(run, tmp_path):
     cwd = run.parent.parent
     refused(impala("report", "runs/y", cwd=cwd), "no run 'runs/y': there is no such folder")

@@ -55,6 +55,12 @@ def test_a_run_that_trains(folder):
     assert "t2  fault  level=a" in text
 
 
+def test_levels_that_compile_are_counted(folder):
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"env_frames": 51_000, "time_s": 510.0, "levels/compiling": 7}) + "\n")
+    assert "levels compiling 7" in shown(view(read(str(folder)), time.time()))
+
+
 def test_a_record_of_a_later_clock_is_not_negative_seconds_old(folder):
     assert "last record 0:00:00 ago" in shown(view(read(str(folder)), time.time() - 3600))
 

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ RECORDINGS = Path(os.environ.get("DMLAB30_RECORDINGS", Path(__file__).parents[1]
 def _double(lab_double, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("DMLAB_DOUBLE_COMPILES", str(tmp_path / "compiles"))
     others = set(psutil.Process().children())  # Python keeps one of its own after a test that used multiprocessing
     yield
     assert list(tmp_path.glob("impala-mi-*")) == [], "a folder was left behind"
@@ -168,8 +171,8 @@ def test_the_same_seed_gives_the_same_episode_in_another_process_and_other_seeds
     first, later = play(5, before=0), play(5, before=1)
     assert first == play(5, before=0)
     assert later == play(5, before=2)
-    assert first[0] == later[0]
-    assert first != later  # as in the real module
+    assert first[0] != later[0]  # as in the real module
+    assert first[1:] != later[1:]
     assert play(6, before=1) != later
 
 
@@ -216,6 +219,62 @@ def test_without_a_cache_every_map_is_compiled(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_compile_longer_than_the_timeout_goes_on_because_it_uses_cpu_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMLAB_DOUBLE_COMPILE_S", "1.5")
+    level = "explore_goal_locations_small"
+    game = suite(tmp_path, level, timeout_s=0.8).make_game(level)
+    start = time.monotonic()
+    assert game.reset(1).frame.any()
+    assert time.monotonic() - start > 1.5
+    game.close()
+
+
+@pytest.mark.slow
+def test_games_compile_one_after_the_other_on_one_core_and_each_map_once(tmp_path, monkeypatch):
+    """Two games need the same map, and two others one each."""
+    monkeypatch.setenv("DMLAB_DOUBLE_COMPILE_S", "0.1")
+    level = "explore_goal_locations_small"
+    made, cores = suite(tmp_path, level), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # what games find too
+    try:
+        games = [made.make_game(level) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            frames = [o.frame for o in pool.map(lambda game, seed: game.reset(seed), games, (5, 5, 6, 7))]
+    finally:
+        os.sched_setaffinity(0, cores)
+    counts = [game.counts() for game in games]
+    for game in games:
+        game.close()
+    events = (tmp_path / "compiles").read_text().split()
+    assert events[::4] == ["begin"] * 3
+    assert events[2::4] == ["end"] * 3, "two at once"
+    assert len(set(events[1::4])) == 3
+    assert (frames[0] == frames[1]).all()
+    assert sorted(map(str, counts)) == ["{'cache_hits': 1}", *["{'cache_misses': 1}"] * 3]
+
+
+@pytest.mark.slow
+def test_a_compiler_that_dies_leaves_its_map_and_its_turn_to_the_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMLAB_DOUBLE_COMPILE_S", "600")
+    level = "explore_goal_locations_small"
+    made = suite(tmp_path, level)
+    lost, game = made.make_game(level), made.make_game(level)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(lost.reset, 5)
+        while not (tmp_path / "compiles").exists():
+            time.sleep(0.01)
+        monkeypatch.setenv("DMLAB_DOUBLE_COMPILE_S", "0.01")
+        second = pool.submit(game.reset, 5)
+        lost._child.kill_group()
+        with pytest.raises(GameFault, match="ended by SIGKILL"):
+            first.result()
+        assert second.result().frame.any()
+    assert (tmp_path / "compiles").read_text().split()[::2] == ["begin", "begin", "end"]
+    lost.close()
+    game.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["make", "reset", "step", "observations"])
 @pytest.mark.parametrize("kind", ["raise", "abort", "segfault", "exit", "hang"])
 def test_a_fault_anywhere_is_named(place, kind, tmp_path, monkeypatch):
@@ -230,6 +289,10 @@ def test_a_fault_anywhere_is_named(place, kind, tmp_path, monkeypatch):
     with pytest.raises(GameFault, match="rooms_watermaze: ") as e:
         play()
     assert e.value.kind == {"raise": "error", "hang": "hang"}.get(kind, "crash")
+    lines = e.value.output.splitlines()
+    assert f"double: {kind}" in lines, "the cause stands above a traceback"
+    assert lines[-1].strip() == "[C]: in ?" or kind != "exit"
+    assert len(lines) <= 20
     game.close()
 
 

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import stat
+import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -111,6 +112,26 @@ def test_a_map_that_cannot_be_copied_leaves_no_half_of_it(tmp_path):
     assert not copy.is_symlink()
 
 
+def test_folders_that_vanish_while_a_map_is_stored_are_made_anew(tmp_path, monkeypatch):
+    """A check of the same folder, by a run that starts, removes those that are empty."""
+    cache, steps = LevelCache(tmp_path / "cache"), []
+    for name in ("tempfile.mkstemp", "os.replace"):
+        module, _, function = name.partition(".")
+        real = getattr(sys.modules[module], function)
+
+        def vanish(*args, name=name, real=real, **kwargs):
+            if name not in steps:
+                steps.append(name)
+                shutil.rmtree(tmp_path / "cache" / "tmp")
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(name, vanish)
+    store(cache, KEY, b"map", tmp_path)
+    assert len(steps) == 2
+    assert fetched(cache, KEY, tmp_path) == b"map"
+    assert cache.counts == {"cache_hits": 1}
+
+
 @as_root
 def test_a_folder_that_is_not_ours_is_read(tmp_path):
     store(LevelCache(tmp_path / "cache"), KEY, b"map", tmp_path)
@@ -154,7 +175,12 @@ def test_unfinished_entries_are_removed_after_a_day(tmp_path):
 
 def test_the_folder_is_checked_before_anything_starts(tmp_path, monkeypatch):
     check_folder(tmp_path / "a" / "b")
-    assert [p for p in (tmp_path / "a" / "b").rglob("*") if p.is_file()] == []
+    assert not (tmp_path / "a").exists(), "an empty folder was left behind"
+    store(LevelCache(tmp_path / "cache"), KEY, b"map", tmp_path)
+    (tmp_path / "cache" / "tmp").rmdir()
+    before = sorted(tmp_path.rglob("*"))
+    check_folder(tmp_path / "cache")
+    assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "file").write_text("")
     for bad in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/here")):
         with pytest.raises(

@@ -43,7 +43,7 @@ class DyingGame:
         return Outcome(Observation(np.full((72, 96, 3), action, np.uint8)), float(action))
 
     def die(self) -> None:
-        print("the last line", file=sys.stderr, flush=True)
+        print("".join(f"line {i}\n\n" for i in range(30)) + "the last line", file=sys.stderr, flush=True)
         if self.how in ("compile_hang", "compile_abort"):  # a child that outlives the game and keeps writing
             subprocess.Popen(["sh", "-c", f"while sleep 0.1; do mkdir -p {self.folder}/late; done"])
             if self.how == "compile_abort":
@@ -124,12 +124,13 @@ def test_calls_and_answers_pass_through():
 )
 def test_every_death_is_a_fault_that_names_it_and_the_next_reset_starts_anew(how, kind, says):
     g = game(how, timeout_s=600, step_timeout_s=0.3 if kind == "hang" else 30)
-    for _ in range(2):
+    for attempt in range(2):
         g.reset(3)
         start = time.monotonic()
         with pytest.raises(GameFault, match=says) as e:
             g.step(1)
         assert e.value.kind == kind
+        assert e.value.output == "\n".join(f"line {i}" for i in range(11, 30)) + "\nthe last line", attempt
         assert time.monotonic() - start < 10, "its end was noticed late"
         with pytest.raises(GameFault, match="reset first"):
             g.step(2)

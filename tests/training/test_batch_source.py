@@ -75,9 +75,20 @@ def test_rollouts_in_flight_and_in_the_queue_count_too():
     balance = LevelBalance([[0], [0], [1], [1]], per_level=2)
     idle = [ActorSlot(i) for i in range(4)]
     assert [a.index for a in balance.allowed(idle, {0, 1}, [], Counter())] == [0, 1, 2, 3]
+    for actor in (0, 2):
+        balance.count(actor)
     assert [a.index for a in balance.allowed(idle, {0, 1}, [0], Counter({0: 1}))] == [2, 3]
     assert [a.index for a in balance.allowed(idle, {0, 1}, [0, 1, 0], Counter({1: 1}))] == [2, 3]
     assert balance.allowed([], {0, 1}, [], Counter()) == []
+
+
+def test_nobody_waits_for_a_level_that_compiles_its_first_map():
+    balance = LevelBalance([[0], [1], [2]], per_level=1)
+    played = play(balance, 200, [1, 3, 0], {0, 1, 2})
+    assert played[0] == 200
+    assert played[1] in range(199, 202), "those that are ready are balanced"
+    played = play(balance, 500, [1, 3, 1], {0, 1, 2})
+    assert played[2] - played[0] in range(CATCH_UP - 2, CATCH_UP + 2)
 
 
 def test_a_level_that_comes_back_catches_up_for_a_while_only():

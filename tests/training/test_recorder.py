@@ -1,6 +1,7 @@
 """The recorder: what is opened and closed, in which order."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import threading
@@ -16,6 +17,7 @@ from impala_mi.runs.folder import RunFolder
 from impala_mi.runs.sinks import BackgroundSink, Sink, Sinks
 from impala_mi.training import recorder as recorders
 from impala_mi.training.recorder import Recorder
+from impala_mi.types import EnvStats, RolloutInfo
 from tests.tiny import tiny_config
 
 
@@ -44,6 +46,18 @@ def test_skipped_updates_are_an_event_with_their_levels(tmp_path):
     assert (event["event"], event["updates"]) == ("updates_skipped", 2)
     assert event["rollouts_by_level"] == {"memory": 4, "catch": 2}
     assert [record["learner/skipped_updates"] for record in records] == [2, 2]
+
+
+def test_levels_compile_until_the_first_rollout_with_a_reset(tmp_path):
+    config, records = tiny_config("train.log_every_s=0.001"), []
+    suite = make_suite(config.env)
+    suite = dataclasses.replace(suite, compiles=tuple(suite.level_names[1:4]))
+    recorder = Recorder(config, suite, RunFolder(tmp_path), None, records.append)
+    for level, resets in ((0, [1.0]), (1, []), (1, [60.0, 2.0]), (3, [70.0])):
+        recorder.on_rollout(RolloutInfo(0, 1, env_stats=[EnvStats(level, reset_s=resets)]))
+        recorder.log(Counters(env_frames=len(records) + 1), {})
+    recorder.close()
+    assert [record["levels/compiling"] for record in records] == [3, 3, 2, 1]
 
 
 @pytest.mark.parametrize("full_disk", [False, True])

@@ -3,7 +3,8 @@
 Frames and instructions are recordings of the real levels. Environment variables control it:
 
     DMLAB_DOUBLE_FRAMES     frames per episode; by default those of the level
-    DMLAB_DOUBLE_COMPILE_S  seconds that the compilation of a map takes
+    DMLAB_DOUBLE_COMPILE_S  CPU seconds that the compilation of a map takes, in a process of its own
+    DMLAB_DOUBLE_COMPILES   file to which each compiler appends "begin KEY" and "end KEY"
     DMLAB_DOUBLE_FAULTS     FOLDER:TOTAL:RATE, a total number of faults, of all kinds in turn, at random calls; each
                             writes a file to the folder
     DMLAB_DOUBLE_BREAKS     LEVEL:PLACE:KIND, a fault at every call of that place in that level
@@ -46,7 +47,9 @@ def _hang():
 
 
 def _fault(kind):
-    sys.stderr.write(f"double: {kind}\n")
+    # The cause stands above a traceback of Lua, whose end is the last line.
+    sys.stderr.write(f"double: {kind}\nstack traceback:\n")
+    sys.stderr.write("".join(f"\t[C]: in function 'call {i}'\n" for i in range(9)) + "\t[C]: in ?\n")
     sys.stderr.flush()
     if kind == "raise":
         raise RuntimeError('Failed to advance environment "[lua] script error"')
@@ -157,9 +160,14 @@ class Lab:
         if self._level.startswith(CACHED):
             self._make_map(f"{mixed}")
         frames, self._instructions, self._rewards = _recording(self._level)
-        self._frames, self._start = frames, mixed % len(frames)
-        # The first episode of an instance differs from later episodes with its seed.
-        self._rng = random.Random(f"{self._level} {mixed} {min(self._resets, 1)}")
+        self._frames = frames
+        # The first episode of an instance differs from later episodes with its seed, on most levels at once.
+        later = min(self._resets, 1)
+        self._start = mixed % len(frames)
+        if later and self._level != "rooms_watermaze":
+            others = (i % len(frames) for i in range(self._start, self._start + len(frames)))
+            self._start = next(i for i in others if (frames[i] != frames[self._start]).any())
+        self._rng = random.Random(f"{self._level} {mixed} {later}")
         self._resets += 1
         self._steps, self._running, self._at = 0, True, self._start
         return True
@@ -178,6 +186,8 @@ class Lab:
         _maybe_fault(self._level, "step")
         if self._level.startswith("language_") and self._rng.random() < 0.02:
             self._make_map(f"{self._map} {self._steps}")
+        if self._level.startswith("lasertag_") and self._steps == 4 * 32:
+            self._rng = random.Random()  # no seed makes these levels repeatable
         self._at = (self._at + self._rng.randrange(3)) % len(self._frames)
         reward = float(self._rewards[self._steps // 4 % len(self._rewards)])
         self._steps += num_steps
@@ -260,7 +270,9 @@ class Lab:
                 error = e
         # A separate program compiles, and the interpreter's lock is held meanwhile.
         seconds = os.environ.get("DMLAB_DOUBLE_COMPILE_S", "0.01")
-        _LIBC.system(f"sleep {seconds} && touch '{self._folder}/baselab/compiled'".encode())
+        log = os.environ.get("DMLAB_DOUBLE_COMPILES", "/dev/null")
+        burn = f"'{sys.executable}' -I -S -c 'import time\nwhile time.process_time() < {seconds}: pass'"
+        _LIBC.system(f"echo begin {key} >> '{log}'; {burn}; echo end {key} >> '{log}'".encode())
         with open(path, "wb") as file:
             file.write(compiled(key))
         if self._cache is not None and error is None:
