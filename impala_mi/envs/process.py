@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from impala_mi.envs.base import Game, GameFault, Observation, Outcome, RemoteGame, game_counts
 from impala_mi.envs.process_messages import CLOSE, MAKE, RESET, STEP, ActorEnd, GameEnd, GameError
 from impala_mi.host.tempdirs import tempdir
@@ -38,7 +40,7 @@ Method = Literal["reset", "step"]
 _METHODS = {"reset": RESET, "step": STEP}
 
 
-@dataclass
+@dataclass(slots=True)
 class _Call:
     """A call whose answer has not been taken."""
 
@@ -175,7 +177,7 @@ class ProcessGame(RemoteGame):
 
 def _copied(observation: Any) -> Any:
     """An observation of its own, where the frame is a view of shared memory."""
-    if type(observation) is Observation and not observation.frame.flags.writeable:
+    if type(observation) is Observation and isinstance(observation.frame, np.ndarray):
         return observation._replace(frame=observation.frame.copy())
     return observation
 

@@ -45,6 +45,7 @@ class VectorEnv:
     ) -> None:
         self.levels = np.asarray(levels, np.int64)
         self._reward_scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
+        self._scales_rewards = bool((self._reward_scale != 1).any())
         self._length = tokens if suite.spaces.instructions else 0
         self._actions = suite.spaces.action_space
         self._pending: _PendingStep | None = None
@@ -109,9 +110,11 @@ class VectorEnv:
         result, actions, out = self._pending
         self._pending = None
         self._players.finish()
-        result.episodes.sort(key=lambda pair: pair[0])
-        result.final_observations.sort(key=lambda pair: pair[0])
-        result.reward *= self._reward_scale
+        if result.episodes or result.final_observations:
+            result.episodes.sort(key=lambda pair: pair[0])
+            result.final_observations.sort(key=lambda pair: pair[0])
+        if self._scales_rewards:
+            result.reward *= self._reward_scale
         np.logical_or(result.terminated, result.truncated, out=out.first)
         out.tokens[:] = self._tokens
         out.last_action[:] = actions
