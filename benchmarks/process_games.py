@@ -2,10 +2,13 @@
 
 python benchmarks/process_games.py [SECONDS] [GAMES ...]     by default 1 s per measurement; 1, 8 and 30 games
 
-A look-alike burns the CPU time of a real step of DeepMind Lab, goes through more memory than a core caches, and shows a
-frame of 96x72. It is played alone in this process, and through `VectorEnv` with a child process per game, in turns. CPU time of
-this process and its children per step; each the lowest of the rounds, because other programs only ever add to it. On
-cores that are not busy the last column compares steps per second of one core with that of the game alone.
+A look-alike burns the CPU time of a real step of DeepMind Lab, goes through more memory than a core caches, and
+shows a frame of 96x72. It is played alone in this process, and through `VectorEnv` with a child process per game, in
+turns.
+
+Printed are CPU microseconds per step: of the game alone, of this process and its children, the difference, this
+process's part of it, and the ratio. The last column is the ratio of steps per second, of all games to the game
+alone. Each number is the best of the rounds, because other programs only ever add to it.
 """
 
 import functools
@@ -37,9 +40,11 @@ class LookAlike:
         self._place, self._count = 0, 0
 
     def reset(self, seed: int) -> Observation:
+        """Start an episode."""
         return self._observe()
 
     def step(self, action: int) -> Outcome:
+        """Burn `STEP_S` seconds of CPU time."""
         end = time.thread_time() + STEP_S
         while time.thread_time() < end:
             self._place = (self._place + 2**15) % MEMORY_BYTES
@@ -47,7 +52,7 @@ class LookAlike:
         return Outcome(self._observe(), 0.5)
 
     def close(self) -> None:
-        pass
+        """Free nothing."""
 
     def _observe(self) -> Observation:
         self._count += 1

@@ -206,6 +206,7 @@ def paced_processes(config: EnvConfig) -> Suite:
 
 def in_processes(suite: Suite, name: str) -> Suite:
     """The suite with each game in a child process."""
+
     def make(level: str) -> ProcessGame:
         return ProcessGame(functools.partial(in_child, suite.make_game, level), level, timeout_s=60)
 

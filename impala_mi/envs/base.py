@@ -131,8 +131,8 @@ class Suite:
     truncation_is_terminal: bool = False
     """Treat truncation as termination, as published DMLab results do; otherwise the value bootstraps."""
     step_threads: int = 1
-    """Threads of an actor that step its environments. Those of a `RemoteGame` only start episodes: one step begins all
-    games, and waits for them together."""
+    """Threads of an actor that step its environments. `RemoteGame`s step together without threads, but need them to
+    start several episodes at once."""
     alternate: bool = False
     """Step one half of an actor's environments while the network acts for the other half.
 

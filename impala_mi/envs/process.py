@@ -54,8 +54,8 @@ class _Call:
 class ProcessGame(RemoteGame):
     """A game that runs in a child process, which the first `reset` starts.
 
-    An actor with many of them begins all steps before it waits for any. An exception that comes between a call and its
-    answer, like `KeyboardInterrupt`, costs the process: the next call finds none.
+    An actor with many of them begins all steps before it waits for any. If an exception like `KeyboardInterrupt`
+    comes between a call and its answer, the process is killed at the next call, which must not get that answer.
 
     Args:
         make: makes the game in the child, given a folder for temporary files; it is pickled.
@@ -90,7 +90,9 @@ class ProcessGame(RemoteGame):
         """Act; raises `GameFault`."""
         self.begin_step(action)
         outcome: Outcome = self.finish_step()
-        return outcome if type(outcome) is not Outcome else outcome._replace(observation=_copied(outcome.observation))
+        return (
+            outcome if type(outcome) is not Outcome else outcome._replace(observation=_copied(outcome.observation))
+        )
 
     def begin_step(self, action: Any) -> None:
         """Begin to act; see `RemoteGame`."""

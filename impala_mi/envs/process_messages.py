@@ -1,12 +1,12 @@
 """Messages between an actor and a game in a child process: short packets, and frames in memory that both map.
 
-A request to step and its reply are one packet of a few bytes each, with action, reward and flags in fixed places. The
-child copies the frame to shared memory; the actor reads it there. What has no fixed place follows in the same packet
-as a pickle: a shape, dtype or instruction only when it differs from that of the frame before, an error, counters, and
-values of unusual types. A pickle that is too large for a packet lies in memory of its own.
+A request to step and its reply are one packet of a few bytes each, with action, reward and flags in fixed places.
+The child copies the frame to shared memory, and the actor reads it there. What has no fixed place follows in the
+same packet as a pickle: a shape, dtype or instruction when it differs from that of the frame before, an error,
+counters, and values of unusual types. A pickle that is too large for a packet lies in memory of its own.
 
 All memory is anonymous (memfd): it has no name, does not depend on the size of /dev/shm, and is freed with the last
-process that maps it, however that ends. A packet carries the descriptor; both sides close it once the memory is mapped.
+process that maps it, however that ends. A packet carries the descriptor of new memory.
 """
 
 import array
@@ -23,7 +23,7 @@ import numpy as np
 from impala_mi.envs.base import Observation, Outcome
 
 INLINE_BYTES = 8192
-"""Largest pickle that travels in a packet. Linux accepts packets of 200 kB, but the buffer costs time at each step."""
+"""Largest pickle that travels in a packet. Linux accepts packets of 200 kB, but every step allocates a buffer."""
 _REQUEST = struct.Struct("<BBq")
 """Parts, method, argument."""
 _REPLY = struct.Struct("<BBBd")
@@ -31,7 +31,8 @@ _REPLY = struct.Struct("<BBBd")
 _PICKLE, _LARGE_PICKLE, _FRAMES = 1, 2, 4
 """Parts of a packet behind its header: a pickle, the descriptor of a large pickle's memory, and that of frames."""
 _TERMINATED, _TRUNCATED, _FRAME, _RESET, _OTHER = 1, 2, 4, 8, 16
-"""Flags of a reply: the end of an episode, a frame in `slot`, an `Observation` instead of an `Outcome`, a pickled value."""
+"""Flags of a reply: the end of an episode, a frame in the slot, an `Observation` instead of an `Outcome`, and an
+answer that is pickled."""
 MAKE, RESET, STEP, CLOSE = range(4)
 """Methods of a request."""
 _TIMEVAL = struct.Struct("@ll")
@@ -175,9 +176,9 @@ class ActorEnd:
     def reply(self, wait: bool = True) -> tuple[Any, dict[str, int]]:
         """Answer of the game and its counters, waited for unless it must have arrived.
 
-        The frame is a read-only view of shared memory, valid until the game is asked for the next frame but one. Raises
-        `TimeoutError`, `GameError`, `ConnectionResetError` if the child has ended, and other exceptions of `OSError` and
-        `pickle`.
+        The frame is a read-only view of shared memory, valid until the game is asked for the next frame but one.
+        Raises `TimeoutError`, `GameError`, `ConnectionResetError` if the child has ended, and other exceptions of
+        `OSError` and `pickle`.
         """
         try:
             fields, changes, memory = self._channel.receive(_REPLY, 0 if wait else socket.MSG_DONTWAIT)

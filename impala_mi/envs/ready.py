@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Mapping
 
 TOGETHER_S = 0.1
-"""Longest wait for the game whose step was begun last. It usually ends last, and the others are ready with it; an actor
-that woke up for each game would take a core from one that works."""
+"""Longest wait for the game whose step was begun last. It usually ends last, and then all are ready: an actor that
+wakes up for each game interrupts games that work."""
 _MAX_MS = 2**31 - 1
 
 
@@ -15,8 +15,8 @@ def as_ready(awaited: Mapping[int, tuple[int, float] | None]) -> Iterator[tuple[
     """Keys in the order in which there is something to do, and whether an outcome has arrived.
 
     Args:
-        awaited: what `RemoteGame.awaited` returns, by key, in the order in which steps were begun. Without an outcome
-            comes what need not be awaited, whose process has ended, or whose deadline has passed.
+        awaited: what `RemoteGame.awaited` returns, by key, in the order in which steps were begun. No outcome has
+            arrived where it need not be awaited, the process has ended, or the deadline has passed.
     """
     keys, deadlines = {}, {}
     for key, wait in awaited.items():

@@ -61,9 +61,8 @@ def frames() -> st.SearchStrategy[np.ndarray]:
             return flat[::2]
         rows = next(n for n in (7, 4, 3, 2, 1) if count % n == 0)
         wide = flat[:count].reshape(rows, count // rows)
-        return {"flat": flat[:count], "wide": wide, "transposed": wide.T, "empty": flat[:0], "scalar": flat[:1].reshape(())}[
-            layout
-        ]  # fmt: skip
+        layouts = {"flat": flat[:count], "wide": wide, "transposed": wide.T, "empty": flat[:0]}
+        return layouts.get(layout, flat[:1].reshape(()))
 
     sizes = st.sampled_from([1, 12, 4095, 4096, 4097, 20_736, 2**18, 2**21])
     layouts = st.sampled_from(["flat", "wide", "transposed", "strided", "empty", "scalar"])
@@ -116,7 +115,9 @@ def test_an_odd_answer_arrives_as_it_is(ends, answer):
     same(received.frame, np.full(3, 2.0))
 
 
-@pytest.mark.parametrize("action", [0, -1, 2**63 - 1, 2**63, np.int64(3), np.arange(3), 0.5, "x" * 10**6, None, True])
+@pytest.mark.parametrize(
+    "action", [0, -1, 2**63 - 1, 2**63, np.int64(3), np.arange(3), 0.5, "x" * 10**6, None, True]
+)
 def test_an_argument_of_any_type_and_size_arrives(ends, action):
     for method in (MAKE, RESET, STEP):
         ends.actor.request(method, action)

@@ -40,7 +40,9 @@ class MixedGame(DyingGame):
 
 def mixed(*levels: str) -> Suite:
     def make(level: str) -> ProcessGame:
-        return ProcessGame(functools.partial(MixedGame, level.split("-")[0]), level, 60, 60 if level == "well" else 1)
+        return ProcessGame(
+            functools.partial(MixedGame, level.split("-")[0]), level, 60, 60 if level == "well" else 1
+        )
 
     spaces = Spaces((72, 96, 3), "uint8", 9, len(levels), instructions=True)
     return Suite("mixed", tuple(map(Level, levels)), spaces, tuple("abcdefghi"), make, step_threads=256)
