@@ -55,7 +55,7 @@ class ProcessGame(RemoteGame):
     """A game that runs in a child process, which the first `reset` starts.
 
     An actor with many of them begins all steps before it waits for any. If an exception like `KeyboardInterrupt`
-    comes between a call and its answer, the process is killed at the next call, which must not get that answer.
+    comes between a call and its answer, the process is killed: the next call must not get that answer.
 
     Args:
         make: makes the game in the child, given a folder for temporary files; it is pickled.
