@@ -196,7 +196,7 @@ def paced(config: EnvConfig) -> Suite:
 
 def tiny_processes(config: EnvConfig) -> Suite:
     """The suite `tiny` with each game in a child process, as for DeepMind Lab."""
-    return _in_processes(tiny(config), "tiny_processes")
+    return in_processes(tiny(config), "tiny_processes")
 
 
 def contradictions(config: EnvConfig) -> Suite:
@@ -207,17 +207,19 @@ def contradictions(config: EnvConfig) -> Suite:
 
 def contradictions_processes(config: EnvConfig) -> Suite:
     """The suite `contradictions` with each game in a child process."""
-    return _in_processes(contradictions(config), "contradictions_processes")
+    return in_processes(contradictions(config), "contradictions_processes")
 
 
 def paced_processes(config: EnvConfig) -> Suite:
     """The suite `tiny_processes` whose games, which step at the same time, take ten milliseconds for each step."""
     suite = tiny(config)
     paced_games = replace(suite, make_game=functools.partial(PacedGame, suite.make_game, 1e-2))
-    return _in_processes(paced_games, "paced_processes")
+    return in_processes(paced_games, "paced_processes")
 
 
-def _in_processes(suite: Suite, name: str) -> Suite:
+def in_processes(suite: Suite, name: str) -> Suite:
+    """The suite with each game in a child process."""
+
     def make(level: str) -> ProcessGame:
         return ProcessGame(functools.partial(in_child, suite.make_game, level), level, timeout_s=60)
 

@@ -5,6 +5,7 @@ The author of a suite writes a `Game`, which plays one level, and a `Suite`, whi
 An engine that steps many games at once is a `GameBatch`, which `batch.BatchPlayers` plays in the same way.
 """
 
+import functools
 import math
 import random
 import time
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from impala_mi.envs.faults import FORGIVE_AFTER_STEPS, HANGS_OF_A_SEED, FaultLog
 from impala_mi.envs.faults import GameFault as GameFault
 from impala_mi.envs.faults import GiveUp as GiveUp
 from impala_mi.envs.faults import LevelBroken as LevelBroken
+from impala_mi.envs.game_batch import BatchOutcome as BatchOutcome
+from impala_mi.envs.game_batch import GameBatch as GameBatch
+from impala_mi.envs.game_batch import MakeBatch as MakeBatch
 from impala_mi.envs.outcome_checks import FrameBounds, OutcomeChecks
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.errors import TrainingError
@@ -70,6 +74,25 @@ class Game(Protocol):
         ...
 
 
+class RemoteGame(Game, Protocol):
+    """A game that works in another process: an actor begins the steps of many, then waits for all of them."""
+
+    def begin_step(self, action: Any) -> None:
+        """Begin to act; raises nothing: `finish_step`, which must follow, raises what goes wrong."""
+        ...
+
+    def awaited(self) -> tuple[int, float] | None:
+        """Descriptor that becomes readable with the outcome, and deadline on the monotonic clock.
+
+        None if the outcome need not be awaited, because the step could not begin.
+        """
+        ...
+
+    def finish_step(self) -> Outcome:
+        """Wait for the outcome; raises `GameFault`. Its frame is valid until the next step but one begins."""
+        ...
+
+
 def game_counts(game: Game) -> dict[str, int]:
     """Counters of the game since the last call; empty if it has none."""
     counts: Callable[[], dict[str, int]] = getattr(game, "counts", dict)
@@ -79,56 +102,6 @@ def game_counts(game: Game) -> dict[str, int]:
 def _add_counts(stats: EnvStats, game: Game) -> None:
     for name, count in game_counts(game).items():
         stats.counts[name] = stats.counts.get(name, 0) + count
-
-
-class BatchOutcome(NamedTuple):
-    """Result of a step or reset of n games; the next call may reuse its arrays."""
-
-    frame: np.ndarray
-    """[n, *frame_shape] observations; where an episode ends the final ones, never those of the next episode."""
-    reward: np.ndarray
-    """[n] unscaled and unclipped; ignored after a reset."""
-    terminated: np.ndarray
-    """[n] bool."""
-    truncated: np.ndarray
-    """[n] bool, never together with `terminated`; the frame is the final observation."""
-    instructions: Sequence[str] | None = None
-    """n instructions, or None if they are those of the last reset."""
-
-
-class GameBatch(Protocol):
-    """N games of one level in one engine, which step together.
-
-    A call begins work for chosen games, named by distinct indices below N, and `finish` waits for it; between the
-    two the engine may work in threads of its own. Other games stay as they are. A game whose episode has ended is
-    reset before it steps again. An exception but `TrainingError` and `UserError` loses the episodes of all N games;
-    so does a result that is not what the suite says. The batch is closed then, and another one made. No method is
-    called after `close`.
-    """
-
-    def begin_reset(self, games: np.ndarray, seeds: Sequence[int] | None) -> None:
-        """Begin to start episodes of games [n].
-
-        With n seeds, in [0, 2^31), each seed determines the episode of its game and those that follow in the same
-        game; without seeds the next episodes follow. The first reset of a game has a seed.
-        """
-        ...
-
-    def begin_step(self, games: np.ndarray, actions: Sequence[Any]) -> None:
-        """Begin to act in games [n] with n actions, as `ActionSpace.env_actions` returns them."""
-        ...
-
-    def finish(self) -> BatchOutcome:
-        """Wait for the step or reset that was begun; the result has its games in their order."""
-        ...
-
-    def close(self) -> None:
-        """Free threads and memory; called once."""
-        ...
-
-
-MakeBatch = Callable[[str, int], GameBatch]
-"""Function that makes the batch of a level, by its name, with a number of games."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +134,8 @@ class Suite:
     truncation_is_terminal: bool = False
     """Treat truncation as termination, as published DMLab results do; otherwise the value bootstraps."""
     step_threads: int = 1
-    """Threads that step the environments of an actor, for games that run in processes of their own."""
+    """Threads of an actor that step its environments. `RemoteGame`s step together without threads, but need them to
+    start several episodes at once."""
     alternate: bool = False
     """Step one half of an actor's environments while the network acts for the other half.
 
@@ -285,7 +259,10 @@ class Environment:
         self._seeds = seeds
         self._truncation_is_terminal = truncation_is_terminal
         self._seed = 0
+        self._ending: Outcome | Exception | None = None
         self._return, self._length = 0.0, 0
+        self.is_remote = hasattr(game, "begin_step")
+        """The game is a `RemoteGame`; so is the one that is made anew."""
         self._faults, self._stats = FaultLog(level, give_up), EnvStats(level)
         bounds: tuple[np.ndarray, np.ndarray] | None = getattr(game, "bounds", None)
         self._bounds = None if bounds is None else FrameBounds(*bounds)
@@ -325,8 +302,33 @@ class Environment:
         carries the last observation before it.
         """
         assert self._game is not None  # a reset comes before
+        step = self._take(functools.partial(self._game.step, action))
+        return self._end_episode(auto_reset) if step is None else step
+
+    def begin(self, action: Any) -> None:
+        """Begin to act in a `RemoteGame`; `finish` must follow, or `finish_episode`."""
+        self._remote_game().begin_step(action)
+
+    def awaited(self) -> tuple[int, float] | None:
+        """What to wait for before `finish`; see `RemoteGame`."""
+        return self._remote_game().awaited()
+
+    def finish(self) -> Step | None:
+        """The step that was begun, or None if it ends the episode: then `finish_episode` must follow."""
+        return self._take(self._remote_game().finish_step)
+
+    def finish_episode(self, auto_reset: bool = True) -> Step:
+        """The step that was begun, however long it takes; raises what `step` raises."""
+        step = self.finish() if self._ending is None else None
+        return self._end_episode(auto_reset) if step is None else step
+
+    def _remote_game(self) -> RemoteGame:
+        return cast(RemoteGame, self._game)
+
+    def _take(self, play: Callable[[], Outcome]) -> Step | None:
+        """Step with the outcome of `play`; None if that ends the episode, and is kept in `_ending`."""
         try:
-            observation, reward, terminated, truncated = self._game.step(action)
+            observation, reward, terminated, truncated = play()
             self._rules.check_reward(reward)
             if observation is not None:
                 self._rules.check(observation.frame)
@@ -335,9 +337,8 @@ class Environment:
             elif not (terminated or truncated):
                 raise ValueError("no observation in the middle of an episode")
         except Exception as e:  # a game can raise anything
-            self._add_fault(e)
-            final = self._last_obs
-            return Step(self.reset().observation, truncated=True, first=True, final_observation=final)
+            self._ending = e
+            return None
         self._return += reward
         self._length += 1
         if self._length >= FORGIVE_AFTER_STEPS or terminated or truncated:
@@ -346,12 +347,28 @@ class Environment:
             assert observation is not None  # checked above
             self._last_obs = observation
             return Step(observation, reward)
+        self._ending = Outcome(observation, reward, terminated, truncated)
+        return None
+
+    def _end_episode(self, auto_reset: bool) -> Step:
+        """Step at the end of an episode, which `_ending` describes."""
+        ending, self._ending = self._ending, None
+        if isinstance(ending, Exception):
+            self._add_fault(ending)
+            final = self._kept(self._last_obs)
+            return Step(self.reset().observation, truncated=True, first=True, final_observation=final)
+        assert ending is not None
+        observation, reward, terminated, truncated = ending
         if truncated and (observation is None or self._truncation_is_terminal):
             terminated = True  # without a final observation no value can be bootstrapped
         episode = Episode(self.level, self._return, self._length)
-        final_observation = None if terminated else observation
+        final_observation = None if terminated or observation is None else self._kept(observation)
         next_obs = self.reset().observation if auto_reset else self._last_obs
         return Step(next_obs, reward, terminated, not terminated, True, episode, final_observation)
+
+    def _kept(self, observation: Observation) -> Observation:
+        """An observation that outlives the next steps."""
+        return observation._replace(frame=observation.frame.copy()) if self.is_remote else observation
 
     def _check_bounds(self, bounds: FrameBounds, frame: np.ndarray) -> None:
         """Check the frame of one step in `BOUNDS_STEPS`; the first that is out of bounds is reported."""

@@ -1,7 +1,7 @@
 """A game in a child process, so that a crash, abort, exit or hang of the game costs only an episode.
 
 The child is a fresh interpreter, never a fork, because an engine that has drawn a frame hangs in a forked child.
-Parent and child exchange pickled messages over a socket that preserves the boundaries of packets (SOCK_SEQPACKET).
+`process_messages` says what parent and child exchange.
 
 The child and the processes that it starts (DeepMind Lab compiles maps in processes of its own) die with the parent.
 They form one process group. The child holds the read end of a pipe on which nothing is ever written. When the write
@@ -11,29 +11,26 @@ Python.
 
 import fcntl
 import os
-import pickle
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from impala_mi.envs.base import Game, GameFault, Observation, Outcome, game_counts
+import numpy as np
+
+from impala_mi.envs.base import Game, GameFault, Observation, Outcome, RemoteGame, game_counts
 from impala_mi.envs.hang import HangWatch
+from impala_mi.envs.process_messages import CLOSE, MAKE, RESET, STEP, ActorEnd, GameEnd, GameError
 from impala_mi.host.tempdirs import tempdir
 
-PACKET_BYTES = 2**17
-"""Largest packet of a message; Linux accepts less than net.core.wmem_max, by default 212,992 bytes. A message of
-one frame, which has tens of kB, is one packet."""
-_HEADER = struct.Struct("<Q")
-"""Bytes of a message, at the start of its first packet."""
 _CLOSE_S = 5.0
 """Timeout of an orderly close."""
 LOG_LINES, MAX_LINE_CHARS = 20, 300
@@ -42,44 +39,39 @@ _LOG_BYTES, _LOG_EVERY = 2**20, 100
 """Size beyond which the output of a game is truncated, and the number of calls between checks of that size."""
 
 
-class _Connection:
-    """Pickled messages of any size over a socket."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self.socket = end
-        self._buffer = bytearray(PACKET_BYTES)
-
-    def send(self, message: Any) -> None:
-        """Send a message; raises `OSError`."""
-        content = memoryview(pickle.dumps(message, protocol=5))
-        first = PACKET_BYTES - _HEADER.size
-        self.socket.sendmsg([_HEADER.pack(len(content)), content[:first]])
-        for start in range(first, len(content), PACKET_BYTES):
-            self.socket.send(content[start : start + PACKET_BYTES])
-
-    def receive(self) -> Any:
-        """Next message; raises `OSError`, `ConnectionResetError` if the other end is closed."""
-        end = self._receive_packet(0)
-        total = _HEADER.size + _HEADER.unpack_from(self._buffer)[0]
-        if total > len(self._buffer):  # room for a packet behind the last byte
-            self._buffer.extend(bytes(total + PACKET_BYTES - len(self._buffer)))
-        while end < total:
-            end += self._receive_packet(end)
-        return pickle.loads(memoryview(self._buffer)[_HEADER.size : total])
-
-    def _receive_packet(self, start: int) -> int:
-        size = self.socket.recv_into(memoryview(self._buffer)[start:], min(PACKET_BYTES, len(self._buffer) - start))
-        if size == 0:
-            raise ConnectionResetError
-        return size
-
-    def close(self) -> None:
-        """Close the socket."""
-        self.socket.close()
+Method = Literal["reset", "step"]
+_METHODS = {"reset": RESET, "step": STEP}
 
 
-class ProcessGame(Game):
+@dataclass(slots=True)
+class _Call:
+    """A call whose answer has not been taken."""
+
+    method: Method
+    error: Exception | None = None
+    """What prevented it from being sent."""
+    watch: HangWatch | None = None
+    """Watch over the call, if it was sent."""
+    look_at: float = 0.0
+    """Time on the monotonic clock until which an answer is waited for before the watch decides."""
+
+    def answer(self, child: "_Child") -> tuple[Any, dict[str, int]]:
+        """Answer and counters, waited for until the game hangs; raises what `_Child.finish` raises."""
+        assert self.watch is not None
+        while True:
+            try:
+                return child.finish(wait=time.monotonic() < self.look_at)
+            except TimeoutError:
+                if (problem := self.watch.problem()) is not None:
+                    raise TimeoutError(problem) from None
+                self.look_at = time.monotonic() + self.watch.every_s
+
+
+class ProcessGame(RemoteGame):
     """A game that runs in a child process, which the first `reset` starts.
+
+    An actor with many of them begins all steps before it waits for any. If an exception like `KeyboardInterrupt`
+    comes between a call and its answer, the process is killed: the next call must not get that answer.
 
     Args:
         make: makes the game in the child, given a folder for temporary files; it is pickled.
@@ -94,23 +86,46 @@ class ProcessGame(Game):
         self._make, self._name = make, name
         self._timeout_s, self._step_timeout_s = timeout_s, step_timeout_s
         self._child: _Child | None = None
-        self._calling, self._interrupted = False, False
+        self._call: _Call | None = None
+        self._interrupted = False
         self._counts: Counter[str] = Counter()
 
     def reset(self, seed: int) -> Observation:
         """Start an episode, in a new process if necessary; raises `GameFault`."""
+        if self._call is not None:  # an exception came before its answer
+            self._kill()
         if self._child is None:
             try:
                 self._child = _Child(self._make)
             except OSError as e:  # no process, memory or disk is left
                 raise GameFault("crash", f"{self._name}: cannot be started: {e}") from None
-        observation: Observation = self._call("reset", seed)
-        return observation
+        self._begin("reset", seed)
+        return _copied(self._finish())
 
     def step(self, action: Any) -> Outcome:
         """Act; raises `GameFault`."""
-        outcome: Outcome = self._call("step", action)
+        self.begin_step(action)
+        outcome: Outcome = self.finish_step()
+        return (
+            outcome if type(outcome) is not Outcome else outcome._replace(observation=_copied(outcome.observation))
+        )
+
+    def begin_step(self, action: Any) -> None:
+        """Begin to act; see `RemoteGame`."""
+        if self._call is not None:
+            self._kill()
+        self._begin("step", action)
+
+    def finish_step(self) -> Outcome:
+        """Wait for the outcome of `begin_step`; see `RemoteGame`. Raises `GameFault`."""
+        outcome: Outcome = self._finish()
         return outcome
+
+    def awaited(self) -> tuple[int, float] | None:
+        """Descriptor and next look at the outcome; see `RemoteGame`."""
+        if self._call is None or self._child is None or self._call.error is not None:
+            return None
+        return self._child.fileno(), self._call.look_at
 
     def counts(self) -> dict[str, int]:
         """Counters of the game since the last call."""
@@ -120,42 +135,72 @@ class ProcessGame(Game):
     def close(self) -> None:
         """Close the game, end its process and remove its files."""
         if self._child is not None:
-            self._child.close()
-            self._child = None
+            self._child.close(pending=self._call is not None)
+        self._child = self._call = None
 
     def interrupt(self) -> None:
         """Make the call that another thread waits for raise `RuntimeError`, and every later call."""
         self._interrupted = True
-        if self._calling and (child := self._child) is not None:
+        if self._call is not None and (child := self._child) is not None:
             child.kill_group()
 
-    def _call(self, method: str, argument: Any) -> Any:
-        if (child := self._child) is None:
-            raise GameFault("error", f"{self._name}: {method} after a fault; reset first")
-        kind: Literal["crash", "hang", "error"]
-        self._calling = True  # set before `_interrupted` is read, so that `interrupt` misses no call
+    def _begin(self, method: Method, argument: Any) -> None:
+        """Send a call; `_finish` raises what goes wrong."""
+        self._call = call = _Call(method)  # before `_interrupted` is read, so that `interrupt` misses no call
+        strict_s = self._step_timeout_s if method == "step" else None
         try:
+            if self._child is None:
+                raise GameFault("error", f"{self._name}: {method} after a fault; reset first")
             if self._interrupted:
                 raise RuntimeError(f"{self._name}: interrupted before {method}")
-            strict_s = self._step_timeout_s if method == "step" else None
-            timeout_s = self._timeout_s if strict_s is None else strict_s
-            succeeded, answer, counts = child.call((method, argument), timeout_s, strict_s is None)
-            self._counts.update(counts)
-            if succeeded:
-                return answer
-            kind, message = "error", answer
+            call.watch = self._child.watch(self._timeout_s if strict_s is None else strict_s, strict_s is None)
+            call.look_at = time.monotonic() + call.watch.every_s
+            self._child.begin(_METHODS[method], argument, call.watch.every_s)
+        except Exception as e:
+            call.error = e
+
+    def _finish(self) -> Any:
+        """Answer to the call that was sent; raises `GameFault`, and `RuntimeError` after an interrupt."""
+        call, child = self._call, self._child
+        assert call is not None, "no step was begun"
+        kind: Literal["crash", "hang", "error"]
+        try:
+            if call.error is not None:
+                raise call.error
+            assert child is not None
+            answer, counts = call.answer(child)
+            if counts:
+                self._counts.update(counts)
+            self._call = None
+            return answer
+        except GameError as e:
+            kind, message = "error", str(e)
         except TimeoutError as e:
-            kind, message = "hang", f"no answer to {method} {e}"
-        except OSError:
-            kind, message = "crash", f"in {method}: {child.describe_exit()}"
-        finally:
-            self._calling = False
-        self._child = None
+            kind, message = "hang", f"no answer to {call.method} {e}"
+        except OSError as e:
+            assert child is not None
+            how = child.describe_exit() if isinstance(e, ConnectionError) else str(e)
+            kind, message = "crash", f"in {call.method}: {how}"
+        except BaseException:  # the answer of a call that was not waited for must not be that of the next
+            self._kill()
+            raise
         output = child.last_lines()
-        child.kill()
+        self._kill()
         if self._interrupted:
-            raise RuntimeError(f"{self._name}: interrupted in {method}")
+            raise RuntimeError(f"{self._name}: interrupted in {call.method}")
         raise GameFault(kind, f"{self._name}: {message}", output)
+
+    def _kill(self) -> None:
+        child, self._child, self._call = self._child, None, None
+        if child is not None:
+            child.kill()
+
+
+def _copied(observation: Any) -> Any:
+    """An observation of its own, where the frame is a view of shared memory."""
+    if type(observation) is Observation and isinstance(observation.frame, np.ndarray):
+        return observation._replace(frame=observation.frame.copy())
+    return observation
 
 
 class _Child:
@@ -166,11 +211,9 @@ class _Child:
         self._log = Path(self._folder.name) / "log"
         self._calls = 0
         parent_socket, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._connection = _Connection(parent_socket)
+        self._end = ActorEnd(parent_socket)
         read_end, self._write_end = os.pipe()
         try:
-            for end in (parent_socket, child_socket):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * PACKET_BYTES)
             self._process = self._start(child_socket.fileno(), read_end)
         except BaseException:
             self._free()
@@ -179,7 +222,7 @@ class _Child:
             child_socket.close()
             os.close(read_end)
         try:
-            self._connection.send(make)
+            self._end.request(MAKE, make)
         except BaseException:
             self.kill()
             raise
@@ -207,27 +250,28 @@ class _Child:
                 start_new_session=True,  # Ctrl-C reaches only the parent, which closes the games
             )
 
-    def call(self, message: Any, timeout_s: float, computing_counts: bool = False) -> Any:
-        """Send a message and return the answer; raises `TimeoutError`, or `OSError` if the child has ended.
+    def fileno(self) -> int:
+        """Descriptor that becomes readable with an answer, or with the end of the child."""
+        return self._end.fileno()
 
-        See `HangWatch` for the other arguments.
-        """
-        watch = HangWatch(self._process.pid, Path(self._folder.name), timeout_s, computing_counts)
-        self._connection.socket.settimeout(watch.every_s)
-        self._connection.send(message)
-        while True:
-            try:
-                answer = self._connection.receive()
-                break
-            except TimeoutError:
-                if (problem := watch.problem()) is not None:
-                    raise TimeoutError(problem) from None
+    def watch(self, timeout_s: float, computing_counts: bool) -> HangWatch:
+        """Watch over a call that begins now."""
+        return HangWatch(self._process.pid, Path(self._folder.name), timeout_s, computing_counts)
+
+    def begin(self, method: int, argument: Any, timeout_s: float) -> None:
+        """Send a call; raises `OSError` if the child has ended, and exceptions of `pickle`."""
+        self._end.set_timeout(timeout_s)
+        self._end.request(method, argument)
+
+    def finish(self, wait: bool = True) -> tuple[Any, dict[str, int]]:
+        """Answer and counters, waited for unless they must have arrived; raises what `ActorEnd.reply` raises."""
+        reply = self._end.reply(wait)
         self._calls += 1
         if self._calls % _LOG_EVERY == 0:
             with suppress(OSError):
                 if self._log.stat().st_size > _LOG_BYTES:
                     os.truncate(self._log, 0)  # the child appends, so it continues at the start
-        return answer
+        return reply
 
     def describe_exit(self) -> str:
         """How the process ended, and the last line that it printed; called once its socket is closed."""
@@ -253,10 +297,14 @@ class _Child:
             lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return "\n".join(line.rstrip()[:MAX_LINE_CHARS] for line in lines[-most:])
 
-    def close(self) -> None:
-        """Close the game in order, or kill it if that takes too long."""
-        with suppress(OSError):
-            self.call(("close", 0), _CLOSE_S)
+    def close(self, pending: bool) -> None:
+        """Close the game in order, after the answer that is `pending`, or kill it if that takes too long."""
+        with suppress(Exception):
+            if pending:
+                self._end.set_timeout(_CLOSE_S)
+                self.finish()
+            self.begin(CLOSE, 0, _CLOSE_S)
+            self.finish()
         self.kill()
 
     def kill_group(self) -> None:
@@ -271,7 +319,7 @@ class _Child:
         self._free()
 
     def _free(self) -> None:
-        self._connection.close()
+        self._end.close()
         os.close(self._write_end)
         self._folder.cleanup()
 
@@ -304,34 +352,31 @@ def _die_with_parent(life_line: int) -> None:
         sys.exit(1)
 
 
-def _play(connection: _Connection, folder: str) -> None:
-    """Answer calls until `close`, or until the parent closes the socket."""
-    make: Callable[[str], Game] = connection.receive()
+def _play(end: GameEnd, folder: str) -> None:
+    """Answer calls until `CLOSE`, or until the parent closes the socket."""
+    make: Callable[[str], Game] = end.request()[1]
     game: Game | None = None
     while True:
         try:
-            method, argument = connection.receive()
+            method, argument = end.request()
         except ConnectionResetError:
             sys.exit(0)
-        answer: Any = None
-        succeeded, counts = True, {}
+        if method == CLOSE:
+            break
         try:
-            if method == "close":
-                if game is not None:
-                    game.close()
-            elif method == "reset":
-                if game is None:
-                    game = make(folder)
-                answer = game.reset(argument)
-            else:
-                assert game is not None
-                answer = game.step(argument)
-            counts = game_counts(game) if game is not None else {}
+            if method == RESET and game is None:
+                game = make(folder)
+            assert game is not None
+            answer = game.reset(argument) if method == RESET else game.step(argument)
+            end.reply(answer, game_counts(game))
         except Exception as e:  # any error of the game costs an episode
-            succeeded, answer = False, f"{type(e).__name__}: {e}"[:2000]
-        connection.send((succeeded, answer, counts))
-        if method == "close":
-            os._exit(0)  # skips the clean-up of the engine at exit, which may crash
+            end.fail(f"{type(e).__name__}: {e}"[:2000])
+    with suppress(Exception):
+        if game is not None:
+            game.close()
+    with suppress(OSError):
+        end.reply(None)
+    os._exit(0)  # skips the clean-up of the engine at exit, which may crash
 
 
 def main() -> None:
@@ -340,4 +385,4 @@ def main() -> None:
     for end in (connection, life_line):
         os.set_inheritable(end, False)  # otherwise programs that the game starts would keep the socket open
     _die_with_parent(life_line)
-    _play(_Connection(socket.socket(fileno=connection)), folder)
+    _play(GameEnd(socket.socket(fileno=connection)), folder)

@@ -17,8 +17,8 @@ class StepPool:
 
     def __init__(self, threads: int) -> None:
         self._tasks = SimpleQueue[Task | None]()
-        self._done = SimpleQueue[None]()
         self._lock = threading.Lock()
+        self._done = threading.Condition(self._lock)
         self._remaining = 0
         self._error: BaseException | None = None
         self._threads = [
@@ -28,15 +28,18 @@ class StepPool:
             thread.start()
 
     def begin(self, tasks: Sequence[Task]) -> None:
-        """Start the tasks, at least one; call `finish` before the next `begin`."""
-        self._remaining, self._error = len(tasks), None
+        """Start tasks; others may be in progress."""
+        with self._lock:
+            self._remaining += len(tasks)
         for task in tasks:
             self._tasks.put(task)
 
     def finish(self) -> None:
         """Wait until all tasks are done; raises the first error of a task."""
-        self._done.get()
-        error, self._error = self._error, None
+        with self._lock:
+            while self._remaining:
+                self._done.wait()
+            error, self._error = self._error, None
         if error is not None:
             raise error
 
@@ -61,7 +64,6 @@ class StepPool:
                 if self._error is None:
                     self._error = error
                 self._remaining -= 1
-                last = self._remaining == 0
+                if self._remaining == 0:
+                    self._done.notify()
             del task, error  # the arrays of a step must not live until the next one
-            if last:
-                self._done.put(None)

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from impala_mi.envs.base import Environment, Observation, StepResult, Suite
+from impala_mi.envs.base import Environment, Observation, Step, StepResult, Suite
 from impala_mi.envs.batch import BatchPlayers
 from impala_mi.envs.faults import GiveUp
+from impala_mi.envs.ready import as_ready
 from impala_mi.envs.seeds import EpisodeSeeds
 from impala_mi.envs.step_pool import StepPool
 from impala_mi.tokenizer import tokenize
@@ -44,6 +45,7 @@ class VectorEnv:
     ) -> None:
         self.levels = np.asarray(levels, np.int64)
         self._reward_scale = np.array([suite.levels[i].reward_scale for i in levels], np.float32)
+        self._scales_rewards = bool((self._reward_scale != 1).any())
         self._length = tokens if suite.spaces.instructions else 0
         self._actions = suite.spaces.action_space
         self._pending: _PendingStep | None = None
@@ -108,15 +110,19 @@ class VectorEnv:
         result, actions, out = self._pending
         self._pending = None
         self._players.finish()
-        result.episodes.sort(key=lambda pair: pair[0])
-        result.final_observations.sort(key=lambda pair: pair[0])
-        result.reward *= self._reward_scale
+        if result.episodes or result.final_observations:
+            result.episodes.sort(key=lambda pair: pair[0])
+            result.final_observations.sort(key=lambda pair: pair[0])
+        if self._scales_rewards:
+            result.reward *= self._reward_scale
         np.logical_or(result.terminated, result.truncated, out=out.first)
         out.tokens[:] = self._tokens
         out.last_action[:] = actions
-        out.last_action[out.first] = self._actions.no_action
-        out.last_reward[:] = np.where(out.first, 0, result.reward)
+        out.last_reward[:] = result.reward
         out.level[:] = self.levels
+        if out.first.any():
+            out.last_action[out.first] = self._actions.no_action
+            out.last_reward[out.first] = 0
         return result
 
     def take_stats(self) -> list[EnvStats]:
@@ -169,6 +175,7 @@ class GamePlayers:
         threads = min(suite.step_threads, len(levels))
         self._pool = StepPool(threads) if threads > 1 else None
         self._groups = [range(i, len(levels), threads) for i in range(threads)]
+        self._finish_begun: Callable[[], None] | None = None
         self._environments: list[Environment] = []
         try:
             for level, seed in zip(levels, seeds, strict=True):
@@ -176,6 +183,7 @@ class GamePlayers:
         except BaseException:
             self.close()
             raise
+        self._remote = all(environment.is_remote for environment in self._environments)
 
     def begin_reset(self, out: AgentInput, seeds: Mapping[int, int] | None) -> None:
         """Begin a reset; see `VectorEnv.begin_reset`."""
@@ -198,9 +206,10 @@ class GamePlayers:
         """Begin a step with the actions of all environments E, which fills `result`; see `VectorEnv.begin`."""
 
         def step(e: int) -> None:
-            if active is not None and not active[e]:
-                return
-            step = self._environments[e].step(actions[e], auto_reset)
+            if active is None or active[e]:
+                write(e, self._environments[e].step(actions[e], auto_reset))
+
+        def write(e: int, step: Step) -> None:
             self._write(e, step.observation, out)
             result.reward[e] = step.reward
             result.terminated[e], result.truncated[e] = step.terminated, step.truncated
@@ -209,12 +218,38 @@ class GamePlayers:
             if step.final_observation is not None:
                 result.final_observations.append((e, step.final_observation))
 
-        self._begin(step)
+        if not self._remote:
+            self._begin(step)
+            return
+        begun = [e for e in range(len(self._environments)) if active is None or active[e]]
+        for e in begun:
+            self._environments[e].begin(actions[e])
+        self._finish_begun = functools.partial(self._finish_remote, begun, write, auto_reset)
 
     def finish(self) -> None:
         """Wait for the step or reset that was begun."""
+        finish_begun, self._finish_begun = self._finish_begun, None
+        if finish_begun is not None:
+            finish_begun()
         if self._pool is not None:
             self._pool.finish()
+
+    def _finish_remote(self, begun: list[int], write: Callable[[int, Step], None], auto_reset: bool) -> None:
+        """Finish the steps of remote games in this thread; those that end an episode in the threads of the pool."""
+
+        def finish_episode(e: int) -> None:
+            write(e, self._environments[e].finish_episode(auto_reset))
+
+        if len(begun) == 1:
+            return finish_episode(begun[0])
+        for e, arrived in as_ready({e: self._environments[e].awaited() for e in begun}):
+            step = self._environments[e].finish() if arrived else None
+            if step is not None:
+                write(e, step)
+            elif self._pool is None:
+                finish_episode(e)
+            else:
+                self._pool.begin([functools.partial(finish_episode, e)])
 
     def take_stats(self) -> list[EnvStats]:
         """Statistics of each environment since the last call."""

@@ -34,8 +34,8 @@ BASE_FILES = 100
 """Files that the busiest process of a run holds open whatever runs: 58 in Ray's raylet."""
 FILES_PER_PROCESS = 5
 """Files that each process of a run adds: 3 in the raylet, 2 in Ray's GCS."""
-FILES_PER_GAME = 2
-"""Files that each game in a process of its own adds to its actor: a socket and a pipe."""
+FILES_PER_GAME = 3
+"""Files that each game in a process of its own adds to its actor: a socket, a pipe and the memory of frames."""
 BATCH_COPIES = 3
 """Batches that a run holds at once: one learnt from, one staged, one waiting."""
 
