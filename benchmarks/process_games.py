@@ -3,8 +3,8 @@
 python benchmarks/process_games.py [SECONDS] [GAMES ...]     by default 1 s per measurement; 1, 8 and 30 games
 
 A look-alike burns the CPU time of a real step of DeepMind Lab, goes through more memory than a core caches, and
-shows a frame of 96x72. In turns it is played alone in this process, and through `VectorEnv` with a child process per
-game.
+shows a frame of 96x72. In turns it is played alone in this process, and through `VectorEnv` with a child process
+per game.
 
 Printed are CPU microseconds per step: of the game alone, of this process and its children, the difference, the
 part of it in this process, and the ratio. The last column is the ratio of steps per second, of all games to the

@@ -119,7 +119,7 @@ class ProcessGame(RemoteGame):
     def close(self) -> None:
         """Close the game, end its process and remove its files."""
         if self._child is not None:
-            self._child.close(pending=self._call is not None)
+            self._child.close(pending=self._call is not None and self._call.error is None)
         self._child = self._call = None
 
     def interrupt(self) -> None:
