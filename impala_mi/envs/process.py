@@ -135,7 +135,7 @@ class ProcessGame(RemoteGame):
     def close(self) -> None:
         """Close the game, end its process and remove its files."""
         if self._child is not None:
-            self._child.close(pending=self._call is not None)
+            self._child.close(pending=self._call is not None and self._call.error is None)
         self._child = self._call = None
 
     def interrupt(self) -> None:
@@ -184,7 +184,7 @@ class ProcessGame(RemoteGame):
         except BaseException:  # the answer of a call that was not waited for must not be that of the next
             self._kill()
             raise
-        output = child.last_lines()
+        output = "" if child is None else child.last_lines()
         self._kill()
         if self._interrupted:
             raise RuntimeError(f"{self._name}: interrupted in {call.method}")

@@ -1,8 +1,10 @@
 """Many games in processes of their own, stepped together by one actor."""
 
+import dataclasses
 import functools
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -128,6 +130,22 @@ def test_an_interrupt_between_a_call_and_its_answer_does_not_give_the_next_call_
     assert g.reset(4).frame[0, 0, 0] == 4
     g.begin_step(5)
     g.close()  # in order, after the answer that is under way
+
+
+def test_an_interrupt_by_another_thread_ends_the_wait_for_games_that_hang():
+    suite = mixed("well", "compile_hang", "stopped")
+    slow = functools.partial(ProcessGame, timeout_s=600)
+    suite = dataclasses.replace(suite, make_game=lambda k: slow(functools.partial(MixedGame, k), k))
+    v, rows = vector(suite, 3)
+    v.reset(rows[0])
+    v.begin(np.array([2, 1, 1]), rows[1])
+    start = time.monotonic()
+    timer = threading.Timer(0.3, v.interrupt)
+    timer.start()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        v.finish()
+    v.close()
+    assert time.monotonic() - start < 10
 
 
 def test_a_killed_child_is_a_fault_and_its_memory_has_no_name():
