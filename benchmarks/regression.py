@@ -18,6 +18,7 @@ from impala_mi.bench.measure import per_frame
 from impala_mi.bench.parts import acting_cost, update_row
 from impala_mi.config import Config, build
 from impala_mi.host.threads import keep_freed_memory
+from impala_mi.nn.precision import compute_with
 from impala_mi.types import Spaces
 
 CPU = torch.device("cpu")
@@ -74,7 +75,7 @@ def plain_inputs(steps: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 def plain_acting(seconds: float) -> float:
     """CPU microseconds per frame."""
-    torch.set_num_threads(1)
+    compute_with(1)
     net, inputs = Plain(3), plain_inputs(1, E)
     state = [(torch.zeros(1, E, 256), torch.zeros(1, E, 256))]
 
@@ -88,7 +89,7 @@ def plain_acting(seconds: float) -> float:
 
 def plain_learning(seconds: float) -> float:
     """CPU microseconds per frame."""
-    torch.set_num_threads(1)
+    compute_with(1)
     net = Plain(3)
     optimizer = torch.optim.RMSprop(net.parameters(), lr=3e-4, eps=0.1)
     inputs, state = plain_inputs(T + 1, B), (torch.zeros(1, B, 256), torch.zeros(1, B, 256))
@@ -133,7 +134,7 @@ def agent_update(spaces: Spaces, *overrides: str) -> Callable[[float], float]:
     """Measures updates, in CPU microseconds per frame."""
 
     def measure(seconds: float) -> float:
-        torch.set_num_threads(1)
+        compute_with(1)
         return float(update_row(config(*overrides), spaces, CPU, seconds)["cpu us/frame"])
 
     return measure

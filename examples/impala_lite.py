@@ -25,6 +25,7 @@ from impala_mi.learner.optim import Optimizer, make_optimizer
 from impala_mi.learner.update import next_values
 from impala_mi.losses import actor_critic_loss, loss_inputs
 from impala_mi.nn.agent import Agent
+from impala_mi.nn.precision import compute_with
 from impala_mi.types import Episode, FinalObservations, Transitions, map_arrays, transitions_buffer
 
 # Two of these tasks look exactly alike and want opposite actions; the head generates its weights from the task.
@@ -150,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--frames", type=int, default=80_000, help="agent steps to learn from")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from CONFIG")
     options = parser.parse_intermixed_args(arguments)
-    torch.set_num_threads(1)
+    compute_with(1)
     return train(build("lite", copy.deepcopy(CONFIG), options.overrides), options.frames)
 
 

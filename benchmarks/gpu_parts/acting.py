@@ -10,7 +10,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-import torch
 
 from gpu_parts.machine import synchronize
 from gpu_parts.part import Run
@@ -22,6 +21,7 @@ from impala_mi.envs.suites import make_suite
 from impala_mi.host.threads import cores, default_threads
 from impala_mi.learner.transfer import Stager
 from impala_mi.learner.update import Learner
+from impala_mi.nn.precision import compute_with
 from impala_mi.types import AgentInput
 
 WAIT_S = 0.002
@@ -67,7 +67,7 @@ def _act_seconds(run: Run, torso: str, precision: str, batch: int) -> float:
 
 def play(config: Config, actor: int, groups: Sequence[Connection], results: Connection) -> None:
     """Process of an actor: it asks for actions over `groups` and sends its rollouts over `results`."""
-    torch.set_num_threads(1)
+    compute_with(1)
 
     def infer(request: Request) -> Reply:
         connection = groups[request.group[1]]

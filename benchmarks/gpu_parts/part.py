@@ -47,11 +47,13 @@ class Run:
     def __init__(self, report: Report, name: str, end: float) -> None:
         import torch
 
+        from impala_mi.nn.precision import compute_with
+
         self.report, self.name = report, name
         self._end = end
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
-            torch.set_num_threads(1)
+            compute_with(1)
         self.report.set_gpu(torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None)
 
     @property

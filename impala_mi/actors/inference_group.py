@@ -15,6 +15,7 @@ from impala_mi.actors.inference import Batcher, Inference, Reply, Request
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
 from impala_mi.host.threads import default_threads, keep_freed_memory
+from impala_mi.nn.precision import compute_with
 from impala_mi.types import Weights
 
 
@@ -28,7 +29,7 @@ class _InferenceWorker:
         self._loaded = threading.Event()
 
         def infer(requests: Sequence[Request]) -> list[Reply]:
-            torch.set_num_threads(threads)
+            compute_with(threads)
             return self._inference(requests)
 
         # An actor has two groups of environments: one steps while the other asks.

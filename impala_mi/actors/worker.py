@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-import torch
 
 from impala_mi.actors.inference import InferenceLost, Reply, Request
 from impala_mi.actors.rollout import RolloutWorker
 from impala_mi.config import Config
 from impala_mi.envs.suites import make_suite
 from impala_mi.host.threads import KEEP_FREED_MEMORY, keep_freed_memory
+from impala_mi.nn.precision import compute_with
 from impala_mi.types import Fault, RolloutInfo, Transitions, Weights
 
 INFERENCE_TIMEOUT_S = 120.0
@@ -43,7 +43,7 @@ class _Actor:
         """
         if self._broken is not None:
             raise self._broken
-        torch.set_num_threads(1)  # processes are the parallelism
+        compute_with(1)  # processes are the parallelism
         if worker is not None:
             rollout = self._worker.collect(functools.partial(_ask, worker))
         else:

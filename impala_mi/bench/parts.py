@@ -23,7 +23,7 @@ from impala_mi.learner.batching import stack
 from impala_mi.learner.transfer import Stager
 from impala_mi.learner.update import Learner
 from impala_mi.nn.agent import Agent, meta_agent
-from impala_mi.nn.precision import choose_dtype
+from impala_mi.nn.precision import choose_dtype, compute_with
 from impala_mi.types import AgentInput, Spaces, Transitions, leaves, transitions_buffer
 
 
@@ -94,7 +94,7 @@ def environment_rows(config: Config, suite: Suite, seconds: float) -> Iterator[R
 
 def acting_cost(config: Config, spaces: Spaces, batch: int, precision: str, threads: int, seconds: float) -> Cost:
     """Cost of a forward step of the network for a batch of environments, per environment."""
-    torch.set_num_threads(threads)
+    compute_with(threads)
     dtype = choose_dtype(precision, config.agent.torso, CPU)  # type: ignore[arg-type]
     agent = Agent(config.agent, spaces).eval().act_in(dtype)
     data = random_unrolls(spaces, config, 1, batch)
@@ -164,7 +164,7 @@ def update_rows(config: Config, spaces: Spaces, device: torch.device, seconds: f
 def cost_of_parts(config: Config, actor: int, seconds: float) -> dict[str, float]:
     """CPU microseconds per frame of each part of training, with one thread and the games of one actor."""
     keep_freed_memory()
-    torch.set_num_threads(1)
+    compute_with(1)
     suite = make_suite(config.env)
     learner = Learner(config, suite.spaces, suite.action_repeat, CPU)
     rollout = RolloutWorker(config, suite, actor)

@@ -82,11 +82,12 @@ def learner(config: str, overrides: Sequence[str], device: str, **output: Any) -
     import torch
 
     from impala_mi.bench import parts
+    from impala_mi.nn.precision import compute_with
 
     loaded, suite = _load(config, overrides)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device cuda: this PyTorch ({torch.__version__}) sees no GPU")
-    torch.set_num_threads(loaded.learner.num_threads or 1)
+    compute_with(loaded.learner.num_threads or 1)
     rows = _collect(parts.update_rows(loaded, suite.spaces, torch.device(device), output["seconds"]))
     keys = ("torso", "head", "precision", "T", "B", "device")
     _show("learner", keys, rows, "cpu us/frame" if device == "cpu" else "frames/s", output)

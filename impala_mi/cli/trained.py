@@ -3,12 +3,12 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 
-import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from impala_mi.analysis.acting import TrainedAgent, read_agent
 from impala_mi.analysis.play import OnEpisode
+from impala_mi.nn.precision import compute_with
 
 
 def load_trained(run: str, checkpoint: str, overrides: Sequence[str] = ()) -> TrainedAgent:
@@ -16,7 +16,7 @@ def load_trained(run: str, checkpoint: str, overrides: Sequence[str] = ()) -> Tr
 
     Limits PyTorch to one thread, because games have processes of their own. For overrides see `read_agent`.
     """
-    torch.set_num_threads(1)
+    compute_with(1)
     agent = read_agent(run, checkpoint, overrides)
     agent.suite.check()
     return agent

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TypeVar
 
-import torch
-
+from impala_mi.nn.precision import compute_with
 from impala_mi.types import NO_FINALS, FinalObservations, Transitions, map_arrays
 
 R = TypeVar("R")
@@ -48,7 +47,7 @@ class ShardPool:
     def __init__(self, parts: int, threads: int) -> None:
         self._parts = parts
         # The setting also holds for threads that start later: a learner's process computes in no others.
-        self._pool = ThreadPoolExecutor(parts, "shards", torch.set_num_threads, (threads // parts,))
+        self._pool = ThreadPoolExecutor(parts, "shards", compute_with, (threads // parts,))
 
     def map(self, work: Callable[[Transitions], R], batch: Transitions) -> list[R]:
         """Results of `work` on each shard, in the order of columns."""

@@ -18,6 +18,7 @@ from impala_mi.learner.pipeline import UpdatePipeline, UpdateResult
 from impala_mi.learner.preview import one_column, preview
 from impala_mi.learner.transfer import Stager
 from impala_mi.learner.update import Learner
+from impala_mi.nn.precision import compute_with
 from impala_mi.types import RolloutPreview, Transitions, Weights
 
 PREVIEW_EVERY_S = 60.0
@@ -54,7 +55,7 @@ class _Learner:
         """Join the other ranks and continue from `state`; returns the counters and weights to begin with."""
         config, size = self._config, self._config.learner.size
         threads = config.learner.num_threads or max(1, default_threads() // size)
-        torch.set_num_threads(threads)
+        compute_with(threads)
         device = torch.device("cuda" if config.learner.num_gpus else "cpu")
         if address is not None:
             # Longer than the driver's timeout, after which it replaces all ranks.

@@ -4,12 +4,25 @@ Weights are float32. An update may run the torso, which is nearly all of its wor
 actor's copy of the agent, torso and core may be bfloat16 altogether, and the first convolution 8-bit (`packed`).
 The recurrent state, the head, V-trace and the loss are always float32. Behaviour logits are those of the policy
 that acted, so V-trace corrects for the rounding.
+
+On CPUs denormal numbers, below 1.2e-38, count as 0 (`compute_with`). They arise where the optimiser's moments decay
+or a policy has become certain, and some processors compute with them many times slower.
 """
 
 import torch
 from torch import Tensor
 
 from impala_mi.config import Precision
+
+
+def compute_with(threads: int) -> None:
+    """Let this thread and those that it starts compute with a number of threads, and take denormal numbers for 0.
+
+    Call it in a thread before anything is computed there: the threads that share its operations are then started by
+    the first one, and keep the setting that they start with.
+    """
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(threads)
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:

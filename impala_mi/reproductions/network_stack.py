@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from impala_mi.host.threads import keep_freed_memory
+from impala_mi.nn.precision import compute_with
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -31,7 +32,7 @@ def make_seeded(seed: int, make: Callable[[], N]) -> N:
 def prepare_process() -> None:
     """Tune the process for stacks of a few MB: keep freed memory, and use one thread, which is fastest."""
     keep_freed_memory()
-    torch.set_num_threads(1)
+    compute_with(1)
 
 
 def stack_parameters(networks: Sequence[nn.Module], device: torch.device) -> dict[str, Tensor]:

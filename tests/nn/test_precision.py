@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -117,3 +119,32 @@ def test_auto_is_bfloat16_where_it_is_native_and_pays():
     assert choose_dtype("auto", "mlp", cpu) == torch.float32  # features of a vector need their digits
     assert choose_dtype("float32", "deep", cpu) == torch.float32
     assert choose_dtype("bfloat16", "mlp", cpu) == torch.bfloat16
+
+
+DENORMALS = """
+import threading, torch
+from impala_mi.learner.data_parallel import ShardPool
+from impala_mi.nn.precision import compute_with
+
+def denormals(_=None):
+    product = torch.full((300, 300), 1e-20) @ torch.full((300, 300), 1e-20)
+    return int((product != 0).sum() + (torch.full((2_000_000,), 1e-40) * 0.5 != 0).sum())
+
+found = []
+def compute():
+    compute_with(2)
+    found.append(denormals())
+
+thread = threading.Thread(target=compute)
+thread.start()
+thread.join()
+pool = ShardPool(2, 2)
+print(found, list(pool._pool.map(denormals, range(2))), denormals() > 0)
+"""
+
+
+@pytest.mark.slow
+def test_threads_that_compute_take_denormals_for_zero():
+    # In a process of its own: a thread keeps the setting, and the threads that share its operations too.
+    done = subprocess.run([sys.executable, "-c", DENORMALS], capture_output=True, text=True, check=True)
+    assert done.stdout == "[0] [0, 0] True\n", "the main thread, which was not asked to, computes with them"

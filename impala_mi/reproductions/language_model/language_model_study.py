@@ -4,10 +4,9 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from impala_mi.errors import UserError
 from impala_mi.host.threads import keep_freed_memory
+from impala_mi.nn.precision import compute_with
 from impala_mi.reproductions.language_model.corpus import (
     REQUIRED_FILES,
     Corpus,
@@ -51,7 +50,7 @@ def run_study(study: Study) -> StudyReport:
         corpus_files(folder)
     keep_freed_memory()
     if study.quick:
-        torch.set_num_threads(1)  # more help little with products this small, and stall on a busy machine
+        compute_with(1)  # more help little with products this small, and stall on a busy machine
         return train_models(study, python_documentation(), QUICK)
     return train_models(study, read_corpus(folder), FULL)
 
