@@ -252,6 +252,11 @@ class Fault:
     output: str = ""
     """The last lines that the game printed, if it has a process of its own."""
 
+    @property
+    def costs_episode(self) -> bool:
+        """Whether the episode was cut off."""
+        return self.kind != "range"
+
 
 @dataclass(frozen=True)
 class EnvStats:

@@ -215,7 +215,7 @@ class _Player:
 
     def _report_faults(self, vector: VectorEnv) -> None:
         for level, fault in vector.take_faults():
-            if self.on_fault is not None:
+            if self.on_fault is not None and fault.costs_episode:
                 self.on_fault(level, fault)
 
 

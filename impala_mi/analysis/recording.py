@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from impala_mi.analysis.play import OnEpisode, max_columns, play
-from impala_mi.envs.base import Game, Observation, Outcome, Suite
+from impala_mi.envs.base import Game, Observation, Outcome, RemoteGame, Suite
 from impala_mi.host.files import replacing
 from impala_mi.nn.agent import Action, Agent
 from impala_mi.tokenizer import tokenize
@@ -191,7 +191,12 @@ class _NotedGame:
         return observation
 
     def step(self, action: int) -> Outcome:
-        outcome = self._game.step(action)
+        return self._noted(self._game.step(action))
+
+    def finish_step(self) -> Outcome:  # of a game in a process of its own
+        return self._noted(cast(RemoteGame, self._game).finish_step())
+
+    def _noted(self, outcome: Outcome) -> Outcome:
         if outcome.observation is not None:
             self._note(outcome.observation.instruction)
         return outcome

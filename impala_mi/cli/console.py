@@ -55,20 +55,21 @@ def list_written(console: Console, files: Iterable[Path]) -> None:
 def check_writable(folder: Path, hint: str = "") -> Path:
     """Make a folder, before anything expensive is done; raises `UserError` if files cannot be written to it.
 
-    A folder that is still empty when the command ends, because it was refused or failed, is removed again.
+    Folders that are still empty when the command ends, because it was refused or failed, are removed again.
     """
     folder = local_path(folder)
     try:
-        made = not folder.exists()
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if made and (context := click.get_current_context(silent=True)) is not None:
-            context.call_on_close(lambda: _remove_if_empty(folder))
+            context.call_on_close(lambda: _remove_if_empty(made))
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
         raise UserError(f"'{shorten(str(folder))}': cannot be written to: {e.strerror}{hint}") from None
     return folder
 
 
-def _remove_if_empty(folder: Path) -> None:
+def _remove_if_empty(folders: Iterable[Path]) -> None:
     with contextlib.suppress(OSError):
-        folder.rmdir()
+        for folder in folders:  # the innermost first
+            folder.rmdir()

@@ -274,7 +274,7 @@ class Environment:
         A seed whose reset hangs is tried `HANGS_OF_A_SEED` times, since its maps may be in a cache by then. Raises
         `LevelBroken` if the level is abandoned.
         """
-        start, hangs = time.monotonic(), 0
+        start, hangs, self._ending = time.monotonic(), 0, None
         while True:
             self._faults.check_interrupt()
             self._seed, seed = (self._seeds.take() if seed is None else seed), None

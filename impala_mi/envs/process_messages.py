@@ -15,6 +15,7 @@ import os
 import pickle
 import socket
 import struct
+import tempfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,10 +34,13 @@ _PICKLE, _LARGE_PICKLE, _FRAMES = 1, 2, 4
 _TERMINATED, _TRUNCATED, _FRAME, _RESET, _OTHER = 1, 2, 4, 8, 16
 """Flags of a reply: the end of an episode, a frame in the slot, an `Observation` instead of an `Outcome`, and an
 answer that is pickled."""
+_REWARDS = (float, int, np.floating, np.integer)
+"""Types of rewards that are sent as a float64."""
 MAKE, RESET, STEP, CLOSE = range(4)
 """Methods of a request."""
 _TIMEVAL = struct.Struct("@ll")
 """Seconds and microseconds of a socket's timeout."""
+_SHM = "/dev/shm"
 _ANCILLARY_BYTES = socket.CMSG_SPACE(2 * array.array("i").itemsize)
 
 
@@ -68,13 +72,25 @@ class GameError(Exception):
 
 def _allocate(size: int) -> tuple[int, mmap.mmap]:
     """Descriptor and mapping of new memory; raises `OSError` if there is not enough, instead of a SIGBUS later."""
-    descriptor = os.memfd_create("impala-mi-game", os.MFD_CLOEXEC)
+    descriptor = _memory_file()
     try:
         os.posix_fallocate(descriptor, 0, size)
         return descriptor, mmap.mmap(descriptor, size)
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _memory_file() -> int:
+    """Descriptor of an empty file in memory, without a name.
+
+    Pythons that were built for an old C library lack memfd. There it is a file that was removed, in /dev/shm if
+    possible, so the size of /dev/shm or of the folder for temporary files is a limit.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("impala-mi-game", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile(dir=_SHM if os.access(_SHM, os.W_OK) else None) as file:
+        return os.dup(file.fileno())
 
 
 def _slots(memory: mmap.mmap, kind: FrameKind) -> list[np.ndarray]:
@@ -235,9 +251,9 @@ class GameEnd:
         changes = Changes(counts=counts) if counts else _UNCHANGED
         if type(answer) is Observation and _is_plain(answer):
             fields, changes, frames = self._show(_RESET, answer, 0.0, changes)
-        elif type(answer) is Outcome and isinstance(answer.reward, float) and _is_plain(answer.observation):
+        elif type(answer) is Outcome and isinstance(answer.reward, _REWARDS) and _is_plain(answer.observation):
             flags = (_TERMINATED if answer.terminated else 0) | (_TRUNCATED if answer.truncated else 0)
-            fields, changes, frames = self._show(flags, answer.observation, answer.reward, changes)
+            fields, changes, frames = self._show(flags, answer.observation, float(answer.reward), changes)
         else:
             fields, changes, frames = (_OTHER, 0, 0.0), changes._replace(value=answer), -1
         pickled = b"" if changes is _UNCHANGED else pickle.dumps(changes, protocol=5)

@@ -228,9 +228,9 @@ class GamePlayers:
 
     def finish(self) -> None:
         """Wait for the step or reset that was begun."""
-        finish_begun, self._finish_begun = self._finish_begun, None
-        if finish_begun is not None:
-            finish_begun()
+        if self._finish_begun is not None:
+            self._finish_begun()
+            self._finish_begun = None  # not after an error: `close` must know that steps are in progress
         if self._pool is not None:
             self._pool.finish()
 
@@ -266,8 +266,9 @@ class GamePlayers:
 
     def close(self) -> None:
         """Close every environment, even if one fails to close; raises the first error."""
+        if self._pool is not None or self._finish_begun is not None:
+            self.interrupt()  # nobody waits for the steps in progress
         if self._pool is not None:
-            self.interrupt()
             self._pool.close()
         errors = []
         for environment in self._environments:

@@ -90,7 +90,7 @@ class Agent(nn.Module):
             if not isinstance(state[name], Tensor):
                 raise UserError(
                     f"agent: {name.removesuffix('._extra_state')}.get_extra_state returns a "
-                    f"{type(state[name]).__name__}; only a tensor of constant shape is saved, or use buffers"
+                    f"{type(state[name]).__name__}; only a tensor is saved; use one, or buffers"
                 )
             try:
                 self.load_state_dict(state)

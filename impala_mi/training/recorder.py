@@ -175,7 +175,7 @@ class Recorder:
         """Count and report faults of an actor's levels, which are given by index."""
         for level, fault in faults:
             self.event("fault", level=self._suite.levels[level].name, actor=actor, **asdict(fault))
-            self._counts.add(level, {"faults": 1})
+            self._counts.add(level, {"faults": int(fault.costs_episode)})
 
     def on_update(self, metrics: Mapping[str, float], rollouts: Iterable[tuple[Sequence[int], int]]) -> None:
         """Count an update.
@@ -297,7 +297,7 @@ class Recorder:
                 )
         elif failures and not self._mirror.failures:
             self.event("mirror_recovered", failures=failures)
-            _say(f"note: the copy in run.mirror is whole again, after {failures} that failed")
+            _say_recovered(failures)
 
     def hparams(self, values: Mapping[str, float | str], metric: str) -> None:
         """Show hyperparameters beside a metric."""
@@ -347,14 +347,25 @@ class Recorder:
                 close()
 
     def _close_mirror(self) -> None:
-        if self._mirror is not None and (reason := self._mirror.close()) is not None:
+        """Copy what is left; events go to the folder alone, as its sinks are closed."""
+        if self._mirror is None:
+            return
+        failures = self._mirror.failures
+        if (reason := self._mirror.close()) is not None:
             self.mirror_failed = True
-            self._folder.event("mirror_failed", error=reason)  # the sinks of the folder are closed
+            self._folder.event("mirror_failed", error=reason)
             _warn(f"the last copy to run.mirror failed: {reason}; the newest state is in {self._folder.path} only")
+        elif failures:
+            self._folder.event("mirror_recovered", failures=failures)
+            _say_recovered(failures)
 
 
 def _warn(text: str) -> None:
     _say(f"warning: {text}")
+
+
+def _say_recovered(failures: int) -> None:
+    _say(f"note: the copy in run.mirror is whole again, after {failures} that failed")
 
 
 def _say(text: str) -> None:

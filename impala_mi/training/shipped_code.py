@@ -24,6 +24,7 @@ from impala_mi.hooks import MODULES, ORIGIN, PACKAGE
 from impala_mi.host.tempdirs import tempdir
 
 MIB = 2**20
+"""Bytes of a mebibyte."""
 MAX_BYTES = 64 * MIB
 """Largest sum of the files that are shipped."""
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -56,7 +57,7 @@ def files_to_ship(config: Config) -> list[ShippedFile]:
     try:
         files = list(_importable(folder, own))
     except OSError as e:
-        raise UserError(f"current folder {str(folder)!r}: {e.filename!r} cannot be read: {e.strerror}") from None
+        raise _unreadable(folder, e) from None
     total = sum(file.size for file in files)
     if total > MAX_BYTES:
         largest = max(files, key=lambda file: file.size)
@@ -85,9 +86,16 @@ def runtime_env(config: Config) -> Iterator[dict[str, Any] | None]:
         for file in files:
             target = package / MODULES / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file.source, target)
+            try:
+                shutil.copy(file.source, target)
+            except OSError as e:
+                raise _unreadable(Path.cwd(), e) from None
         (package / ORIGIN).write_bytes(os.fsencode(Path.cwd()))
         yield {"py_modules": [*_submitted().get("py_modules", ()), str(package)]}
+
+
+def _unreadable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"current folder {str(folder)!r}: {error.filename!r} cannot be read: {error.strerror}")
 
 
 def _submitted() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from impala_mi.learner.batching import stack
 from impala_mi.learner.update import Learner
 from impala_mi.nn.agent import CORES
 from impala_mi.types import NO_ACTION, Transitions, leaves
-from tests.games import LENGTHS, CountingGame
+from tests.games import LENGTHS, CountingGame, in_processes
 from tests.nn.test_agent import RECURRENT
 from tests.tiny import started, tiny_config
 
@@ -196,8 +196,9 @@ def test_alternating_groups_play_what_one_group_plays():
     """The same games and the same alignment; only the draws of actions come in another order."""
     config = counting()
     played = []
-    for threads, alternate in ((1, False), (1, True), (3, True)):
+    for threads, alternate, apart in ((1, False, False), (1, True, False), (3, True, False), (256, True, True)):
         suite = dataclasses.replace(make_suite(config.env), step_threads=threads, alternate=alternate)
+        suite = in_processes(suite, "apart") if apart else suite
         rollout = started(config, suite, 0, [0])
         unrolls = [copied(rollout.collect().data) for _ in range(4)]
         rollout.close()

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from impala_mi.analysis.evaluation import draw_scores, evaluate, score_episodes, summarise
 from impala_mi.analysis.play import play, waves
 from impala_mi.config import EnvConfig
+from impala_mi.envs import base
 from impala_mi.envs.base import Level, Suite
+from impala_mi.envs.suites import make_suite
 from impala_mi.nn.agent import Agent
 from impala_mi.types import Episode
 from tests.envs.test_base import Faulting
@@ -65,6 +67,15 @@ def test_a_lost_episode_is_replaced_and_reported(suite):
     (played,) = play(None, made, 3, 3, on_fault=lambda level, fault: faults.append((level, fault.kind)))
     assert [e.length for e in played] == [3, 3, 3]
     assert faults == [(0, "crash")] * 6  # two in each of three games
+
+
+def test_a_fault_that_costs_no_episode_is_none(monkeypatch):
+    monkeypatch.setattr(base, "BOUNDS_STEPS", 2)
+    suite = make_suite(EnvConfig(suite="gym", levels=["tests.gym_envs:LaterOutside-v0"]))
+    faults = []
+    (played,) = play(None, suite, 3, 3, on_fault=lambda level, fault: faults.append(fault))
+    assert [e.length for e in played] == [20, 20, 20]
+    assert faults == []
 
 
 def test_an_agent_plays_every_level_the_same_way_under_a_seed(config, suite):

@@ -8,9 +8,12 @@ import torch
 
 from impala_mi.analysis.play import play
 from impala_mi.analysis.recording import head_vectors, note_instructions, octave, record, thumbnail
+from impala_mi.config import EnvConfig
 from impala_mi.envs.tiny import WORDS
 from impala_mi.nn.agent import Agent
 from impala_mi.tokenizer import tokenize
+from tests.envs.test_remote_games import vector
+from tests.games import counting, in_processes
 from tests.tiny import tiny_config
 
 
@@ -101,6 +104,22 @@ def test_games_keep_what_they_have_besides(suite):
     assert game.counts() == {"hits": 3}
     with pytest.raises(AttributeError):
         _ = noted.make_game("catch").interrupt
+
+
+@pytest.mark.slow
+def test_instructions_that_change_are_noted_in_games_with_processes_too():
+    def noted(change):
+        suite, words = note_instructions(change(counting(EnvConfig(levels=["long"]))), 4)
+        games, rows = vector(suite, 2)
+        games.reset(rows[0])
+        for row in rows[1:4]:
+            games.step(np.zeros(2, np.int64), row)
+        games.close()
+        return sorted(words.values())
+
+    assert noted(lambda suite: suite) == noted(lambda suite: in_processes(suite, "apart")) == [
+        "word0", "word1", "word2", "word3",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -180,3 +180,22 @@ def test_an_end_that_waits_notices_a_timeout_and_the_end_of_the_other(ends):
         ends.actor.reply()
     with pytest.raises(ConnectionError):
         ends.actor.request(STEP, 1)
+
+
+@pytest.mark.parametrize("reward", [1, True, 0.5, np.float32(0.1), np.float64(2.5), np.int64(-3)])
+def test_usual_rewards_need_no_pickle(ends, reward, monkeypatch):
+    frame = np.zeros(9, np.uint8)
+    ends.passed(Observation(frame))
+    monkeypatch.setattr(process_messages.pickle, "dumps", lambda *_, **__: pytest.fail("pickled"))
+    outcome, _ = ends.passed(Outcome(Observation(frame), reward))
+    assert outcome.reward == reward
+
+
+@pytest.mark.parametrize("shm", ["/dev/shm", "/no/such/folder"])
+def test_frames_pass_in_pythons_without_memfd(ends, monkeypatch, shm):
+    monkeypatch.delattr("os.memfd_create")
+    monkeypatch.setattr(process_messages, "_SHM", shm)
+    frame = np.arange(100_000)
+    observation, _ = ends.passed(Observation(frame, "word " * INLINE_BYTES))
+    same(observation.frame, frame)
+    assert observation.instruction == "word " * INLINE_BYTES

@@ -72,8 +72,10 @@ def pause(campaign: "Campaign") -> None:
     process = psutil.Process(campaign.driver.pid) if name == "driver" else campaign.victim(name)
     with suppress(psutil.NoSuchProcess):  # the run may replace it meanwhile
         process.suspend()
-        time.sleep(campaign.random.uniform(0.1, LONGEST_PAUSE_S))
-        process.resume()
+        try:
+            time.sleep(campaign.random.uniform(0.1, LONGEST_PAUSE_S))
+        finally:
+            process.resume()
 
 
 def kill_driver(campaign: "Campaign") -> None:

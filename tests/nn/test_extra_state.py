@@ -57,7 +57,7 @@ COUNTING, LISTING, REFUSING, FORGETFUL = map(HeadSpec, (Counting, Listing, Refus
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("LISTING", r"get_extra_state returns a dict; only a tensor of constant shape is saved"),
+        ("LISTING", r"get_extra_state returns a dict; only a tensor is saved"),
         ("REFUSING", r"_extra_state cannot be loaded again: .*laps"),
         ("FORGETFUL", r"_extra_state cannot be loaded again: .*Unexpected key"),
     ],

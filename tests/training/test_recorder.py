@@ -76,6 +76,8 @@ def test_the_files_are_closed_then_copied_and_slow_sinks_are_waited_for_last(mon
             order.append("slow")
 
     class Mirror:
+        failures = 0
+
         def __init__(self, url, folder):
             pass
 
@@ -134,6 +136,18 @@ def test_a_copy_that_fails_is_said_on_the_terminal_and_in_the_events(monkeypatch
     assert first.startswith("warning: no copy to run.mirror: OSError: ftp://***@host is gone; training goes on")
     assert last == "note: the copy in run.mirror is whole again, after 3 that failed"
     assert not recorder.mirror_failed, "a later copy held everything"
+
+
+def test_a_copy_that_succeeds_again_at_the_end_is_said(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(recorders, "Mirror", lambda *_: FailingMirror("OSError: gone", None))
+    config = tiny_config("run.mirror=memory://x")
+    suite = make_suite(config.env)
+    recorder = Recorder(config, suite, RunFolder(tmp_path), None, lambda record: None)
+    recorder.save(state_of(config, suite))
+    recorder.close()
+    assert not recorder.mirror_failed
+    assert json.loads((tmp_path / "events.jsonl").read_text().splitlines()[-1])["event"] == "mirror_recovered"
+    assert capsys.readouterr().err.endswith("note: the copy in run.mirror is whole again, after 1 that failed\n")
 
 
 def test_the_last_copy_that_fails_is_said_and_remembered(monkeypatch, tmp_path, capsys):

@@ -146,6 +146,16 @@ def test_too_much_is_refused_before_anything_starts(folder, monkeypatch):
         preflight.check(configuration.build("test", CODE))
 
 
+def test_a_file_that_cannot_be_copied_is_named(folder, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr(shipped_code.shutil, "copy", refuse)
+    message = r"current folder '.*': '.*' cannot be read: Permission denied"
+    with pytest.raises(UserError, match=message), runtime_env(configuration.build("test", CODE)):
+        pass
+
+
 def test_copies_are_private_and_removed(folder):
     (folder / "my_games/tool").write_text("")
     (folder / "my_games/tool").chmod(0o755)
