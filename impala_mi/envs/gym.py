@@ -46,7 +46,7 @@ class GymGame(Game):
             low, high = self._arranged(space.low), self._arranged(space.high)
         info = np.iinfo(np.uint8) if dtype == "uint8" else np.finfo(np.float32)
         self.bounds = (low, high) if (low > info.min).any() or (high < info.max).any() else None
-        """Smallest and largest numbers of frames; None where the dtype says them all."""
+        """Smallest and largest numbers of frames; None where they are those of the dtype."""
 
     def reset(self, seed: int) -> Observation:
         """Start an episode; raises `ValueError` as `step`."""

@@ -12,7 +12,9 @@ MAX_CPU_TIMEOUTS = 5.0
 _SAMPLES = 4
 """Looks at the game within one timeout."""
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+"""Seconds of the unit in which the kernel counts CPU time."""
 _BEAT = "waits"
+"""Name of the file by which a game says that it waits."""
 
 
 def beat(folder: Path) -> None:

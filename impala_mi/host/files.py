@@ -36,7 +36,7 @@ def _open(file: Path, flags: int) -> int:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "Is no file", str(file))
+    raise OSError(errno.EINVAL, "Not a regular file", str(file))
 
 
 def open_file(file: Path) -> IO[bytes]:

@@ -292,8 +292,8 @@ class Recorder:
             self.event("mirror_failed", error=reason)
             if failures == 0:
                 _warn(
-                    f"no copy to run.mirror: {reason}; training goes on, each checkpoint tries again, and the "
-                    "first copy that succeeds is told"
+                    f"no copy to run.mirror: {reason}; training goes on, each checkpoint tries again, and a "
+                    "note follows once a copy succeeds"
                 )
         elif failures and not self._mirror.failures:
             self.event("mirror_recovered", failures=failures)
