@@ -35,21 +35,22 @@ def command(
     from impala_mi import config
     from impala_mi.actors.rollout import FIRST_SEED_EPOCH
     from impala_mi.analysis.play import evaluation_root
-    from impala_mi.envs.dmlab30 import SCORES
+    from impala_mi.envs.dmlab30 import CACHED, SCORES
     from impala_mi.envs.suites import make_suite
-    from impala_mi.envs.warm_cache import compiles_maps, warm_cache
+    from impala_mi.envs.warm_cache import warm_cache
     from impala_mi.host.threads import cores
 
     allow_only(overrides, (*MACHINE_KEYS, "held_out", "mixer_seed"), "; set the seed with --seed")
     if suite != "dmlab30":
         raise UserError(f"suite {suite!r} compiles no maps; only dmlab30 has a level cache")
-    chosen = [n for n in SCORES if compiles_maps(n)] if levels is None else [n.strip() for n in levels.split(",")]
+    with_maps = [n for n in SCORES if n.startswith(CACHED)]
+    chosen = with_maps if levels is None else [n.strip() for n in levels.split(",")]
     settings = config.build("cache", {"env": {"suite": suite, "levels": chosen}}, overrides)
     if settings.env.dmlab.level_cache is None:
         raise UserError("env.dmlab.level_cache=null: no cache to fill; set its folder")
     made = make_suite(settings.env)
     made.check()
-    names = [name for name in made.level_names if compiles_maps(name)]
+    names = made.compiles
     console = make_console()
     if idle := [name for name in made.level_names if name not in names]:
         console.print(f"no maps to compile: {', '.join(idle)}")

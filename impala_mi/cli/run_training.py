@@ -1,5 +1,6 @@
 """Training of one run with progress output, for `train` and `resume`."""
 
+import os
 import shlex
 import time
 
@@ -52,12 +53,14 @@ def run_training(config: Config, folder: RunFolder, resumed: Checkpoint | None) 
 def _startup(config: Config, suite: Suite) -> str:
     """Note on the time until all levels play, if no map that they begin with is cached."""
     with_maps = {k for k, level in enumerate(suite.levels) if level.name in suite.compiles}
+    start = f"maps: {len(with_maps)} of {len(suite.levels)} levels compile one for each environment first"
+    if os.environ.get("RAY_ADDRESS"):  # how many cores its nodes have is not known here
+        return f"{start}; each node compiles as many at once as it has cores"
     games = sum(k in with_maps for levels in assign_levels(config.actors, len(suite.levels)) for k in levels)
     low, high = compile_s(games, cores())
     limit = config.actors.timeout_s
     advice = f"; raise actors.timeout_s={limit:g} above that" if high > limit else ""
     return (
-        f"maps: {len(with_maps)} of {len(suite.levels)} levels compile one for each environment first; "
-        f"{games} maps on this machine's {cores()} cores take {duration(low)} to {duration(high)}, "
+        f"{start}; {games} maps on this machine's {cores()} cores take {duration(low)} to {duration(high)}, "
         f"or seconds if they are cached{advice}"
     )

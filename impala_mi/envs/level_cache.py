@@ -2,7 +2,7 @@
 
 A map takes seconds to minutes to compile and milliseconds to copy. An entry is one file: a digest, then the map.
 After a crash, on a full disk or on a mounted bucket, a reader gets either the whole map or a miss; a damaged entry
-is removed and written again. `fetch` and `write` never raise, because an exception in a callback would end the
+is removed and written again. `load` and `write` never raise, because an exception in a callback would end the
 episode.
 
     FOLDER/ab/abcdef....map    the first two letters of the key's digest spread the entries over 256 folders
@@ -38,7 +38,7 @@ MIN_FREE_BYTES = 2 * 2**30
 
 
 class LevelCache:
-    """The cache, with `fetch` and `write` as DeepMind Lab calls them.
+    """The cache; `map_compiles` stands between it and DeepMind Lab.
 
     Args:
         folder: created if missing. max_bytes: bound of the size, checked now and then; the least recently used
@@ -49,19 +49,13 @@ class LevelCache:
         self._folder, self._tmp, self._max_bytes = folder, folder / "tmp", max_bytes
         self._evicting: threading.Thread | None = None
         self.counts: Counter[str] = Counter()
-        """cache_hits, cache_misses, cache_repairs (damaged entries removed), cache_failures (maps not stored)."""
+        """cache_repairs (damaged entries removed), cache_failures (maps not stored)."""
         with suppress(OSError):
             self._tmp.mkdir(parents=True, exist_ok=True)
             self._remove_stale()
 
-    def fetch(self, key: str, pk3_path: str) -> bool:
-        """Copy a map to `pk3_path` and return True; return False and leave no file if it is missing or damaged."""
-        hit = self.load(key, pk3_path)
-        self.counts["cache_hits" if hit else "cache_misses"] += 1
-        return hit
-
     def load(self, key: str, pk3_path: str) -> bool:
-        """`fetch` without counting hits and misses."""
+        """Copy a map to `pk3_path` and return True; return False and leave no file if it is missing or damaged."""
         entry = self._entry(key)
         try:
             content = entry.read_bytes()
@@ -192,7 +186,7 @@ def check_folder(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             cache, copy = LevelCache(folder), Path(temporary) / "copy"
             cache.store(key, key.encode())
-            if not cache.fetch(key, str(copy)) or copy.read_bytes() != key.encode():
+            if not cache.load(key, str(copy)) or copy.read_bytes() != key.encode():
                 raise refusal("a file written there cannot be read back")
             cache.forget(key)
     except OSError as e:

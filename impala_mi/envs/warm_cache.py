@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from impala_mi.envs.base import Game, GameFault, Suite, game_counts
-from impala_mi.envs.dmlab30 import CACHED, CACHED_IN_STEPS
+from impala_mi.envs.dmlab30 import CACHED_IN_STEPS
 from impala_mi.envs.seeds import EpisodeSeeds
 
 MAX_FAULTS = 3
@@ -35,11 +35,6 @@ class WarmResult:
         self.seconds += other.seconds
         self.faults += other.faults
         self.last_fault = other.last_fault or self.last_fault
-
-
-def compiles_maps(level: str) -> bool:
-    """Whether a level compiles maps at all."""
-    return level.startswith(CACHED)
 
 
 def warm_cache(

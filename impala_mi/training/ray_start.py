@@ -45,7 +45,7 @@ TOKEN = "its token belongs into RAY_AUTH_TOKEN or the file of RAY_AUTH_TOKEN_PAT
 """Advice for a process that a cluster refuses."""
 _POLL_S = 0.5
 _ALARM_S = 5.0
-"""Seconds between alarms of a start whose time is up."""
+"""Seconds between signals to a start whose time is up."""
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 """First bytes of a client of HTTP/2: the preface and an empty SETTINGS frame (RFC 9113, section 3.4)."""
 _FRAME_HEADER_BYTES, _FRAME_TYPE, _SETTINGS = 9, 3, 4
@@ -138,23 +138,38 @@ class _TooLong(BaseException):
 def _limit(seconds: float) -> Iterator[None]:
     """Raise `_TooLong` in the `with` block after some seconds, as Ctrl-C would raise KeyboardInterrupt.
 
-    A thread would leave Ray half started, so this is an alarm: it ends Python code of the main thread, and compiled
-    code only when that returns. In other threads there is no limit but the deadline of `patient_node`.
+    A start that went on in a thread of its own would be left half done, so a watchdog thread sends SIGUSR2 to the
+    main thread, which runs the block: this ends Python code, and compiled code only when that returns. The alarm of
+    the process stays free, for `host.signals` and for the program around. In other threads, and if compiled code
+    handles SIGUSR2, there is no limit but the deadline of `patient_node`.
     """
-    if threading.current_thread() is not threading.main_thread():
+    main, ended = threading.main_thread(), threading.Event()
+    if threading.current_thread() is not main or signal.getsignal(signal.SIGUSR2) is None:
         yield
         return
 
     def stop(*_: object) -> None:
-        raise _TooLong
+        if not ended.is_set():
+            raise _TooLong
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), _ALARM_S)
+    def watch() -> None:
+        pause_s = max(seconds, 0.0)
+        while not ended.wait(pause_s):
+            signal.pthread_kill(main.ident or 0, signal.SIGUSR2)
+            pause_s = _ALARM_S
+
+    before = signal.signal(signal.SIGUSR2, stop)
+    watchdog = threading.Thread(target=watch, name="start limit", daemon=True)
     try:
-        yield
+        watchdog.start()
+        try:
+            yield
+        finally:
+            ended.set()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        ended.set()  # again: a signal may arrive just before the first
+        watchdog.join()  # no signal comes after this, and without the handler one would end the process
+        signal.signal(signal.SIGUSR2, before)
 
 
 def start_node(end: Callable[[], None], **options: Any) -> None:

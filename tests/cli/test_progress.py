@@ -47,10 +47,21 @@ def test_many_levels_are_counted_and_few_are_named(suite):
 )
 def test_the_time_until_all_maps_are_compiled_is_said_before(monkeypatch, cores, overrides, says):
     monkeypatch.setattr(run_training, "cores", lambda: cores)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = load("dmlab30_single", overrides)
     said = run_training._startup(config, make_suite(config.env))
     assert says in said
     assert ("actors.timeout_s" in said) == (cores == 1)
+
+
+def test_nothing_is_said_of_the_time_that_the_nodes_of_a_cluster_take(monkeypatch):
+    monkeypatch.setattr(run_training, "cores", lambda: 1)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    config = load("dmlab30_single", ("actors.envs=2",))
+    assert run_training._startup(config, make_suite(config.env)) == (
+        "maps: 19 of 28 levels compile one for each environment first; "
+        "each node compiles as many at once as it has cores"
+    )
 
 
 def test_levels_whose_maps_are_ready_are_counted_until_all_are():

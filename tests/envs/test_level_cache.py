@@ -38,7 +38,7 @@ def store(cache: LevelCache, key: str, data: bytes, tmp_path: Path) -> None:
 def fetched(cache: LevelCache, key: str, tmp_path: Path) -> bytes | None:
     copy = tmp_path / "copy.pk3"
     copy.unlink(missing_ok=True)
-    hit = cache.fetch(key, str(copy))
+    hit = cache.load(key, str(copy))
     assert hit == copy.exists(), "the engine ends the process if a hit has no file"
     assert type(hit) is bool
     return copy.read_bytes() if hit else None
@@ -59,7 +59,7 @@ def test_a_miss_is_a_miss(tmp_path):
     assert fetched(cache, KEY, tmp_path) is None
     store(cache, KEY, b"map", tmp_path)
     assert fetched(cache, KEY, tmp_path) == b"map"
-    assert cache.counts == {"cache_misses": 1, "cache_hits": 1}
+    assert not cache.counts
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
@@ -105,10 +105,10 @@ def test_a_cache_that_cannot_store_costs_nothing_but_time(tmp_path, monkeypatch)
 def test_a_map_that_cannot_be_copied_leaves_no_half_of_it(tmp_path):
     cache = LevelCache(tmp_path / "cache")
     store(cache, KEY, b"map", tmp_path)
-    assert cache.fetch(KEY, str(tmp_path / "nowhere" / "copy.pk3")) is False
+    assert cache.load(KEY, str(tmp_path / "nowhere" / "copy.pk3")) is False
     copy = tmp_path / "copy.pk3"
     copy.symlink_to("/dev/full")  # every write fails, as on a full disk
-    assert cache.fetch(KEY, str(copy)) is False
+    assert cache.load(KEY, str(copy)) is False
     assert not copy.is_symlink()
 
 
@@ -129,7 +129,7 @@ def test_folders_that_vanish_while_a_map_is_stored_are_made_anew(tmp_path, monke
     store(cache, KEY, b"map", tmp_path)
     assert len(steps) == 2
     assert fetched(cache, KEY, tmp_path) == b"map"
-    assert cache.counts == {"cache_hits": 1}
+    assert not cache.counts
 
 
 @as_root
@@ -188,7 +188,7 @@ def test_the_folder_is_checked_before_anything_starts(tmp_path, monkeypatch):
         ):
             check_folder(bad)
     with monkeypatch.context() as context:
-        context.setattr("impala_mi.envs.level_cache.LevelCache.fetch", lambda *_: False)
+        context.setattr("impala_mi.envs.level_cache.LevelCache.load", lambda *_: False)
         with pytest.raises(UserError, match="a file written there cannot be read back"):
             check_folder(tmp_path)
     usage = shutil.disk_usage(tmp_path)
@@ -217,7 +217,7 @@ def play(folder: Path, bound: int, seed: int, started: Connection) -> None:
     while True:
         key = f"map{rng.randrange(6)}"
         content = hashlib.sha256(key.encode()).digest() * (1 + 4000 * int(key[-1]))
-        if cache.fetch(key, str(copy)):
+        if cache.load(key, str(copy)):
             assert copy.read_bytes() == content, "a partial map"
             copy.unlink()
         else:

@@ -1,5 +1,6 @@
 """Turns at compiling maps: bounded by cores, one compile a map, and nobody waits for the dead."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ HOLD = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); 
 def _two_cores(monkeypatch):
     monkeypatch.setattr(map_compiles, "cores", lambda: 2)
     monkeypatch.setattr(map_compiles, "_POLL_S", 0.002)
+    monkeypatch.setattr(map_compiles, "_MAX_POLL_S", 0.01)
 
 
 class Engine:
@@ -51,8 +53,8 @@ class Engine:
         assert path.read_bytes() == key.encode()
         return compiles
 
-    def start_all(self, keys: list[str]) -> None:
-        threads = [threading.Thread(target=self.start, args=pair) for pair in enumerate(keys)]
+    def start_all(self, keys: list[str], takes_s: float = 0.01) -> None:
+        threads = [threading.Thread(target=self.start, args=(*pair, takes_s)) for pair in enumerate(keys)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -126,6 +128,65 @@ def test_nobody_waits_for_ever_for_a_run_that_was_suspended(tmp_path, monkeypatc
         assert holder.fetch(f"map {number}", str(tmp_path / "copy")) is False
     engine.start(2, "map 1")
     assert engine.compiled == {"map 1": 1}
+
+
+def test_a_queue_that_takes_longer_than_the_wait_for_a_suspended_run_is_kept(tmp_path, monkeypatch):
+    """Neither the turns nor the maps are given up: those who wait in the queue show signs of life."""
+    monkeypatch.setattr(map_compiles, "MAX_WAIT_S", 0.4)
+    engine, began = Engine(tmp_path), time.monotonic()
+    engine.start_all([f"map {i}" for i in range(24)] * 2, takes_s=0.05)
+    assert time.monotonic() - began > 0.4
+    assert engine.most == 2
+    assert engine.compiled == {f"map {i}": 1 for i in range(24)}
+
+
+def test_one_game_at_a_time_takes_the_place_of_a_run_that_was_suspended(tmp_path, monkeypatch):
+    monkeypatch.setattr(map_compiles, "MAX_WAIT_S", 0.1)
+    engine = Engine(tmp_path)
+    suspended = engine.compiles(99)
+    assert suspended.fetch("map 0", str(tmp_path / "copy")) is False
+    time.sleep(0.15)
+    engine.start_all([f"map {i}" for i in range(12)])
+    assert engine.most == 2
+    assert len(engine.compiled) == 12
+
+
+@pytest.mark.parametrize("mark", [b"", b"\0", b"nan", b"-1", b"1e30", b"0" * 24])
+def test_the_mark_of_the_last_holder_or_no_mark_does_not_count_at_once(tmp_path, monkeypatch, mark):
+    now = [1e6]
+    monkeypatch.setattr(map_compiles.time, "monotonic", lambda: now[0])
+    queue = map_compiles._Queue(tmp_path)
+    assert not queue._suspended("turn-0", b"old")
+    assert not queue._suspended("turn-0", mark)  # seen once
+    now[0] += map_compiles.MAX_WAIT_S
+    assert queue._suspended("turn-0", mark) == (mark == b"0" * 24)
+    now[0] += 1
+    assert queue._suspended("turn-0", mark)
+    assert not queue._suspended("turn-0", b"another")
+
+
+def test_those_who_wait_ask_ever_less_often_and_not_all_for_the_same_turn_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(map_compiles, "cores", lambda: 8)
+    monkeypatch.setattr(map_compiles, "_POLL_S", 0.2)
+    monkeypatch.setattr(map_compiles, "_MAX_POLL_S", 1.0)
+    first, pauses = set(), []
+
+    def take(self, names):
+        first.add(names[0])
+        return None if len(pauses) % 10 else os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
+
+    monkeypatch.setattr(map_compiles._Queue, "take", take)
+    monkeypatch.setattr(map_compiles.time, "sleep", pauses.append)
+    monkeypatch.setattr(map_compiles, "beat", lambda _: None)
+    compiles = Engine(tmp_path, cached=False).compiles(0)
+    for _ in range(20):
+        pauses.append(0.0)
+        compiles.fetch("map", str(tmp_path / "copy"))
+    compiles.release()
+    assert len(first) > 2
+    assert all(0.1 <= pause <= 0.2 for pause in pauses[1::10])
+    assert all(0.5 <= pause <= 1.0 for pause in pauses[9::10])
+    assert len({round(pause, 6) for pause in pauses[9::10]}) > 10
 
 
 @pytest.mark.parametrize("wrong", ["open to others", "a file", "a link"])

@@ -1,8 +1,10 @@
 """Start of Ray on a busy machine, and clusters that are gone; without Ray's processes."""
 
 import contextlib
+import importlib
 import signal
 import socket
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from ray._private.node import Node
 
 from impala_mi.envs.suites import make_suite
 from impala_mi.errors import StartError, UserError
+from impala_mi.host.signals import Interrupted, interrupt
 from impala_mi.runs.folder import new_run
 from impala_mi.training import ray_start
 from tests.tiny import tiny_config
@@ -248,14 +251,108 @@ def hanging(started):
 
 
 def test_all_starts_together_have_a_limit(monkeypatch, ended):
-    started, before = [], signal.getsignal(signal.SIGALRM)
+    started, before = [], signal.getsignal(signal.SIGUSR2)
     monkeypatch.setattr(ray_start, "START_S", 0.1)
     monkeypatch.setattr(ray, "init", hanging(started))
     with pytest.raises(StartError, match=r"^Ray did not start .*, tried 1 time \(.*: it took longer than 0 s"):
         ray_start.start_node(lambda: ended.append("ended"))
     assert (len(started), ended) == (1, ["ended"])
-    assert signal.getsignal(signal.SIGALRM) is before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGUSR2) is before
+    assert "start limit" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_block_that_ends_in_time_is_left_alone_after_it():
+    for _ in range(50):  # the time is up at any place of the end
+        with contextlib.suppress(ray_start._TooLong), ray_start._limit(2e-4):
+            time.sleep(1e-4)
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL, "the next one would end the process"
+    assert "start limit" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_start_that_keeps_the_first_signal_gets_another(monkeypatch):
+    monkeypatch.setattr(ray_start, "_ALARM_S", 0.02)
+    kept = []
+
+    def start():
+        with ray_start._limit(0.02):
+            try:
+                time.sleep(30)
+            except ray_start._TooLong as e:
+                kept.append(e)
+            time.sleep(30)
+
+    with pytest.raises(ray_start._TooLong):
+        start()
+    assert len(kept) == 1
+
+
+@pytest.fixture
+def alarms():
+    """The calls of a handler of SIGALRM, as that of a program around."""
+    calls = []
+    left = signal.setitimer(signal.ITIMER_REAL, 0)  # pytest-timeout's
+    before = signal.signal(signal.SIGALRM, lambda *_: calls.append(time.monotonic()))
+    yield calls
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, *left)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_alarm_of_the_program_around_rings(alarms, late):
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    with contextlib.suppress(ray_start._TooLong), ray_start._limit(0.02 if late else 60):
+        time.sleep(0.04)
+    assert not alarms
+    assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    time.sleep(0.2)
+    assert len(alarms) == 1
+
+
+def test_ctrl_c_that_waits_for_an_import_is_not_lost_in_a_start(alarms):
+    signal.signal(signal.SIGALRM, interrupt)  # as `interrupt` does while a module is imported
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    with pytest.raises(Interrupted), ray_start._limit(60):
+        time.sleep(30)
+
+
+def test_ctrl_c_while_a_start_imports_waits_and_the_limit_stays(tmp_path, monkeypatch, alarms):
+    text = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhole = True\n"
+    (tmp_path / "imported_by_a_start.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    kept = []
+
+    def start():
+        with ray_start._limit(0.2):
+            try:
+                importlib.import_module("imported_by_a_start")
+                time.sleep(30)
+            except Interrupted as e:
+                kept.append(e)
+            time.sleep(30)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(ray_start._TooLong):
+            start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(kept) == 1
+    assert sys.modules.pop("imported_by_a_start").whole
+
+
+def test_other_threads_have_no_limit():
+    done = []
+
+    def start():
+        with ray_start._limit(0.0):
+            time.sleep(0.02)
+        done.append(True)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join(timeout=30)
+    assert done
 
 
 def test_no_start_begins_after_the_limit_and_a_node_is_not_waited_for_beyond_it(monkeypatch, clock, ended):
