@@ -228,7 +228,8 @@ class Campaign:
         """Whether all actors and ranks are alive again; replaces nodes that Ray has ended."""
         self.replace_nodes()
         ranks, actors = len(self.victims("learner")), self.lines("metrics.jsonl")[-1]["actors/alive"]
-        return (ranks, actors) == (CONFIG["learner"]["ranks"], CONFIG["actors"]["count"])
+        config = yaml.safe_load((self.run / "config.yaml").read_text())
+        return (ranks, actors) == (config["learner"]["ranks"], config["actors"]["count"])
 
     def stop(self) -> int:
         """End the run with a checkpoint and return its exit code."""

@@ -31,6 +31,7 @@ def test_a_job_outlives_a_hangup_its_actors_its_learner_its_driver_and_its_folde
     arguments = ("--resume", "auto", "learner.max_restarts=5", f"run.mirror=file://{session.folder}/mirror", PACED)
     process = session.train(*arguments, "train.checkpoint_every_s=1", prefix=("nohup",))
     actors = all_actors_of(process, 2)
+    wait_for(lambda: session.records("a")[-1]["actors/alive"] == 2)  # one that dies before it plays is no restart
     assert not listening_beyond_loopback(process)
     assert not [p for kind in ("dashboard.py", "monitor.py") for p in actors_of(process, f"/{kind}")], "130 MB"
     os.kill(process.pid, signal.SIGHUP)  # nohup is respected: the run goes on
