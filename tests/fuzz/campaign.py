@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from unittest.mock import patch
 
 import click
+import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -76,6 +77,7 @@ def run(args: list[str]) -> str:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        torch.set_flush_denormal(False)  # hypothesis tries such numbers
     return "main returned"
 
 
