@@ -23,7 +23,7 @@ from tests.commands import impala, refused
 
 DOCS = Path(__file__).parents[2] / "docs/reproductions"
 FOLDERS = sorted(file.parent for file in DOCS.glob("*/results.md"))
-WITHOUT_DATA = {"neural-process", "language-model", "multitask"}
+WITHOUT_DATA = {"neural-process", "multitask"}
 """Pages that are older than files of data; docs/reproductions/README.md says so."""
 
 
