@@ -1,6 +1,5 @@
 """Console output and output folders that several commands share."""
 
-import contextlib
 import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from impala_mi.errors import UserError, printable, shorten
+from impala_mi.host.files import missing_folders, remove_if_empty
 from impala_mi.paths import local_path
 
 WIDTH = 140
@@ -59,17 +59,11 @@ def check_writable(folder: Path, hint: str = "") -> Path:
     """
     folder = local_path(folder)
     try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        made = missing_folders(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if made and (context := click.get_current_context(silent=True)) is not None:
-            context.call_on_close(lambda: _remove_if_empty(made))
+            context.call_on_close(lambda: remove_if_empty(made))
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
         raise UserError(f"'{shorten(str(folder))}': cannot be written to: {e.strerror}{hint}") from None
     return folder
-
-
-def _remove_if_empty(folders: Iterable[Path]) -> None:
-    with contextlib.suppress(OSError):
-        for folder in folders:  # the innermost first
-            folder.rmdir()

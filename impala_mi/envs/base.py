@@ -310,7 +310,7 @@ class Environment:
         self._remote_game().begin_step(action)
 
     def awaited(self) -> tuple[int, float] | None:
-        """What to wait for before `finish`; see `RemoteGame`."""
+        """Descriptor and deadline of the step that was begun; see `RemoteGame`."""
         return self._remote_game().awaited()
 
     def finish(self) -> Step | None:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from impala_mi.errors import UserError
+from impala_mi.host.files import missing_folders, remove_if_empty
 
 _DIGEST = hashlib.sha256
 _DIGEST_BYTES = _DIGEST().digest_size
@@ -121,9 +122,7 @@ class LevelCache:
         """Remove a map, and the folders of maps that are empty then."""
         entry = self._entry(key)
         entry.unlink(missing_ok=True)
-        for folder in (entry.parent, self._tmp):
-            with suppress(OSError):
-                folder.rmdir()
+        remove_if_empty((entry.parent, self._tmp))
 
     def _entry(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()
@@ -178,7 +177,7 @@ def check_folder(folder: Path) -> None:
     key = f"check {os.getpid()} {random.random()}"
     created: list[Path] = []
     try:
-        created = [path for path in (folder, *folder.parents) if not path.exists()]
+        created = missing_folders(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if (free := _free_bytes(folder)) is not None and free < MIN_FREE_BYTES:
             reserved = MIN_FREE_BYTES // 2**20
@@ -192,6 +191,4 @@ def check_folder(folder: Path) -> None:
     except OSError as e:
         raise refusal(f"cannot be written: {e.strerror or e}") from None
     finally:
-        for path in created:
-            with suppress(OSError):  # another process has put something there
-                path.rmdir()
+        remove_if_empty(created)

@@ -49,7 +49,7 @@ class _Call:
 
     method: Method
     error: Exception | None = None
-    """What prevented it from being sent."""
+    """Error that kept the call from being sent."""
     watch: HangWatch | None = None
     """Watch over the call, if it was sent."""
     look_at: float = 0.0
@@ -208,7 +208,8 @@ class _Child:
 
     def __init__(self, make: Callable[[str], Game]) -> None:
         self._folder = tempdir("game")
-        self._log = Path(self._folder.name) / "log"
+        self._path = Path(self._folder.name)
+        self._log = self._path / "log"
         self._calls = 0
         parent_socket, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._end = ActorEnd(parent_socket)
@@ -256,7 +257,7 @@ class _Child:
 
     def watch(self, timeout_s: float, computing_counts: bool) -> HangWatch:
         """Watch over a call that begins now."""
-        return HangWatch(self._process.pid, Path(self._folder.name), timeout_s, computing_counts)
+        return HangWatch(self._process.pid, self._path, timeout_s, computing_counts)
 
     def begin(self, method: int, argument: Any, timeout_s: float) -> None:
         """Send a call; raises `OSError` if the child has ended, and exceptions of `pickle`."""

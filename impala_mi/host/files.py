@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -37,6 +37,18 @@ def _open(file: Path, flags: int) -> int:
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EINVAL, "Not a regular file", str(file))
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Folders that `folder.mkdir(parents=True)` would make, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_if_empty(folders: Iterable[Path]) -> None:
+    """Remove those of the folders that are empty, in their order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it is gone, or something lies in it
+            folder.rmdir()
 
 
 def open_file(file: Path) -> IO[bytes]:

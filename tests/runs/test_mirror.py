@@ -59,12 +59,18 @@ def test_a_folder_comes_back_as_it_was(url, tmp_path):
     assert Mirror(url, tmp_path / "another").newest() is None
 
 
-def test_what_is_gone_goes_and_what_changed_is_copied_again(url, tmp_path):
-    run = tmp_path / "a" / "run"
+def copied_once(url, run):
+    """Mirror of a new run whose first copy is complete."""
     write(run, RUN)
     mirror = Mirror(url, run)
     mirror.push()
     assert mirror._copying.exception() is None
+    return mirror
+
+
+def test_what_is_gone_goes_and_what_changed_is_copied_again(url, tmp_path):
+    run = tmp_path / "a" / "run"
+    mirror = copied_once(url, run)
     for name in ("state.pt", "meta.json"):
         (run / "checkpoints/000001" / name).unlink()
     write(
@@ -156,10 +162,7 @@ def test_a_copy_whose_folder_vanished_is_made_whole_again(tmp_path):
 
 def test_a_bucket_that_was_emptied_between_two_copies_is_filled_again(url, tmp_path):
     run = tmp_path / "a" / "run"
-    write(run, RUN)
-    mirror = Mirror(url, run)
-    mirror.push()
-    assert mirror._copying.exception() is None
+    mirror = copied_once(url, run)
     remote, root = open_url(url)
     remote.rm(root, recursive=True)
     remote.makedirs(root)  # made anew at once, as a bucket would be
